@@ -1,0 +1,9 @@
+//! TwinMQ: a highly available message broker of two servers that look like one.
+//!
+//! Decisions are pure machines (`machines`), actors are thin shells round them (`actors`); storage,
+//! codecs and I/O know nothing of either. `ARCHITECTURE.md` is the map.
+
+pub mod machines;
+pub mod proto;
+pub mod storage;
+pub mod time;

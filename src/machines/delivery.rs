@@ -1,0 +1,126 @@
+//! What sessions and destinations say to each other: the one vocabulary of the data path, for every
+//! client protocol.
+
+use bytes::Bytes;
+
+use crate::proto::ids::Lsn;
+use crate::storage::api::Entry;
+
+/// A client connection, for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey(pub u32);
+
+/// A subscription of one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConsumerKey {
+    /// Whose.
+    pub session: SessionKey,
+    /// Counts up within the session, never used twice.
+    pub number: u32,
+}
+
+/// A request of one session that will be answered: counts up from 1 within the session. Zero: no
+/// answer is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestNumber(pub u32);
+
+/// What becomes of delivered messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done with: an ack record.
+    Accepted,
+    /// Back to the queue at its old place, flagged redelivered (NACK).
+    Released,
+}
+
+/// A message on its way to a consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Position and broker message-id.
+    pub lsn: Lsn,
+    /// It may have been delivered before.
+    pub redelivered: bool,
+    /// The canonical message.
+    pub message: Bytes,
+}
+
+/// From a session to a destination.
+#[derive(Clone, Debug)]
+pub enum DestinationCommand {
+    /// Messages to store, in order. Each has a request number of its own (never zero, so that the
+    /// session knows when its permit is free) and is answered with [`SessionEvent::Committed`] or
+    /// [`SessionEvent::Refused`].
+    Publish {
+        /// Who publishes.
+        session: SessionKey,
+        /// In order.
+        messages: Vec<(RequestNumber, Bytes)>,
+    },
+    /// A new consumer; answered with [`SessionEvent::Attached`].
+    Attach {
+        /// Who.
+        consumer: ConsumerKey,
+        /// How many deliveries may be unsettled at once: at least 1.
+        prefetch: u32,
+    },
+    /// The consumer is gone; what it had not settled goes back to its place, flagged redelivered.
+    Detach {
+        /// Who.
+        consumer: ConsumerKey,
+    },
+    /// Deliveries are settled, which also gives the credit back.
+    Settle {
+        /// By whom.
+        consumer: ConsumerKey,
+        /// Which; those that are not unsettled with this consumer are passed over.
+        lsns: Vec<Lsn>,
+        /// How.
+        outcome: Outcome,
+        /// Answered once the outcome is durable (at once for `Released`).
+        request: RequestNumber,
+    },
+}
+
+/// From destinations (and the store, through the directory) to a session.
+#[derive(Clone, Debug)]
+pub enum SessionEvent {
+    /// Answer to `Attach`.
+    Attached {
+        /// `ConsumerKey::number`.
+        consumer: u32,
+    },
+    /// Messages for a consumer.
+    Delivered {
+        /// `ConsumerKey::number`.
+        consumer: u32,
+        /// In order.
+        deliveries: Vec<Delivery>,
+    },
+    /// These requests are durable on every server of the in-sync set.
+    Committed {
+        /// In commit order.
+        requests: Vec<RequestNumber>,
+    },
+    /// This request was not carried out; nothing was stored.
+    Refused {
+        /// Which.
+        request: RequestNumber,
+        /// In words for the client, e.g. that the disk is almost full.
+        reason: String,
+    },
+    /// The server stops serving: close after this.
+    Closing {
+        /// In words.
+        reason: String,
+    },
+}
+
+impl From<Entry> for Delivery {
+    fn from(entry: Entry) -> Self {
+        Self {
+            lsn: entry.lsn,
+            redelivered: false,
+            message: entry.message,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Decisions: pure state machines. Each takes an input (and the time, where it needs it) and appends
+//! effects; none reads a clock, a file or a socket.
+
+pub mod delivery;

@@ -1,0 +1,2 @@
+//! The `twinmq` binary.
+fn main() {}

@@ -1,0 +1,7 @@
+//! Bytes to typed values and back, nothing else: identifiers, records, the canonical message,
+//! the frames of the peer channel and of the client protocols.
+
+pub mod arbiter;
+pub mod ids;
+pub mod log;
+pub mod peer;

@@ -1,0 +1,304 @@
+//! What the rest of the server sees of the store: the trait [`LogStore`], what is handed to it and
+//! what it tells. Calls only queue work; every answer is a [`StoreEvent`] given to the sink that the
+//! store was opened with, on a thread of the store's choosing.
+//!
+//! The life of a batch on the active: units are drained from the queue and cut into a batch with
+//! LSNs, a chain and checksums ([`StoreEvent::Cut`], to the Replicator, before the local commit);
+//! committed and flushed ([`StoreEvent::Durable`]); applied to the index when the commit index
+//! reaches it ([`StoreEvent::Committed`], to the data threads: only now confirms and deliveries
+//! leave). The commit index is `min(local durable, peer durable)` while the gate needs the peer and
+//! `local durable` otherwise; the gate is shared so that whichever side moves it last applies.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::proto::ids::{DestId, Epoch, Lsn, Position, StoreId};
+pub use crate::proto::log::{Batch, EpochStart};
+
+use super::error::StoreError;
+
+/// Returned to whoever submitted a unit when it is committed. The store gives it no meaning.
+/// Zero means that nobody waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ticket(pub u64);
+
+/// Records that become visible together: never split over batches (engine 6.6, decision 2).
+#[derive(Clone, Debug)]
+pub struct Unit {
+    /// Answered in [`Committed::tickets`].
+    pub ticket: Ticket,
+    /// In this order in the log. Never empty.
+    pub records: Vec<Draft>,
+}
+
+/// A record before the writer has given it an LSN.
+#[derive(Clone, Debug)]
+pub enum Draft {
+    /// A message for each of the targets; its body is stored once.
+    Put {
+        /// The destinations that owe it; at least one.
+        targets: Vec<DestId>,
+        /// The canonical message (`proto::message`), opaque to the store.
+        message: Bytes,
+    },
+    /// These messages of one destination are done with.
+    Ack {
+        /// Whose they are.
+        dest: DestId,
+        /// Their LSNs, in any order.
+        lsns: Vec<Lsn>,
+    },
+    /// Raises the delivery mark of a destination to this record's own LSN plus `ahead`: what lies at
+    /// or below the mark may have been delivered before a restart or take-over.
+    Delivered {
+        /// Whose mark.
+        dest: DestId,
+        /// How far beyond this record.
+        ahead: u32,
+    },
+    /// A definition. An empty value removes the key. Space 1 is destinations: key = `DestId` as u32
+    /// big-endian, value = kind byte (`b'q'`) and UTF-8 name. Removing one drops its messages.
+    Kv {
+        /// The kind of definition.
+        space: u8,
+        /// Unique in its space; at most 400 bytes.
+        key: Bytes,
+        /// Empty: removed.
+        value: Bytes,
+    },
+}
+
+/// The space of [`Draft::Kv`] that holds destinations.
+pub const SPACE_DESTINATION: u8 = 1;
+
+/// What a store says of its log, for hello, eligibility and resync. A consistent copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFacts {
+    /// This copy's identity.
+    pub store: StoreId,
+    /// Last epoch and LSN that are durable here.
+    pub durable: Position,
+    /// Checksum of the last chunk: what the next one chains to.
+    pub chain: u32,
+    /// Every epoch that the log knows, oldest first.
+    pub epochs: Vec<EpochStart>,
+    /// The last LSN below which something may be missing from the log because it was deleted: an
+    /// incremental resync can start at or above it only.
+    pub floor: Lsn,
+    /// The position of the last checkpoint: a log is not truncated below it.
+    pub checkpoint: Lsn,
+    /// A resync into this store began and has not ended (R4): it may not serve.
+    pub sync_in_progress: bool,
+}
+
+/// A message as it is handed out for delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its position, also its identity within the pair.
+    pub lsn: Lsn,
+    /// The canonical message.
+    pub message: Bytes,
+}
+
+/// What became committed on every server of the in-sync set, for the data threads.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// The commit index now.
+    pub upto: Lsn,
+    /// New messages by destination, each list in LSN order. Only while serving.
+    pub ready: Vec<(DestId, Vec<Entry>)>,
+    /// Units that became committed, in log order.
+    pub tickets: Vec<Ticket>,
+    /// Delivery marks that rose.
+    pub marks: Vec<(DestId, Lsn)>,
+}
+
+/// A destination as the index knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationFacts {
+    /// Its id.
+    pub id: DestId,
+    /// Kind byte and name, as in its definition.
+    pub definition: Bytes,
+    /// Messages that are owed.
+    pub depth: u64,
+    /// Its delivery mark.
+    pub mark: Lsn,
+    /// The LSN of its newest message, or zero.
+    pub tail: Lsn,
+}
+
+/// Sizes for `status` and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreFacts {
+    /// Bytes of pages in use.
+    pub bytes: u64,
+    /// (message, destination) pairs that are owed.
+    pub messages: u64,
+    /// Destinations defined.
+    pub destinations: u64,
+    /// Free bytes on the store's file system.
+    pub disk_free: u64,
+    /// Below the disk or quota watermark: sends are refused, acks go through.
+    pub refuses_sends: bool,
+}
+
+/// What the store tells. `Cut` of one batch comes before its `Durable`; `Committed` are in order.
+#[derive(Debug)]
+pub enum StoreEvent {
+    /// A batch has LSNs and is about to be committed here: send it to the peer.
+    Cut(Batch),
+    /// Everything up to here is on this server's disk.
+    Durable(Position),
+    /// Everything up to here is durable on the whole in-sync set and in the index.
+    Committed(Committed),
+    /// Answer to [`LogStore::fetch`].
+    Fetched {
+        /// Whose messages.
+        dest: DestId,
+        /// Owed messages after the LSN that was asked from, in order.
+        entries: Vec<Entry>,
+        /// The highest LSN up to which nothing more is owed than `entries`.
+        scanned: Lsn,
+    },
+    /// Answer to [`LogStore::read_log`].
+    LogRead {
+        /// Echoed.
+        request: u64,
+        /// Whole batches or chunks in log order, contiguous from the LSN that was asked for. Empty
+        /// when nothing after it is committed here yet.
+        batches: Vec<Batch>,
+    },
+    /// Answer to [`LogStore::run`].
+    Done {
+        /// Echoed.
+        request: u64,
+        /// What came of it.
+        outcome: Result<JobOutcome, JobRefusal>,
+    },
+    /// A commit or flush failed, or the store is damaged: stop confirming, step down, exit. The last
+    /// event.
+    Failed(StoreError),
+}
+
+/// Work besides the stream of units; done between two batches, each ends with [`StoreEvent::Done`],
+/// after its effects are durable.
+#[derive(Debug)]
+pub enum Job {
+    /// The active opens an epoch: writes the epoch record, after which units may be submitted.
+    BeginEpoch(Epoch),
+    /// Rewrites `node/last_record`: the arbiter record that this server saw last (Z17).
+    PersistRecord(Bytes),
+    /// Marks that a resync into this store begins (R4).
+    BeginSync,
+    /// Drops the log after this LSN; the tail is copied aside into `node/divergent/` first. Refused
+    /// below the checkpoint, or inside a chunk. Answers with what remains.
+    Truncate(Lsn),
+    /// Clears the mark of `BeginSync`.
+    EndSync,
+    /// Active: pin a snapshot at the commit index for a full resync. GC and checkpoints rest until
+    /// `UnpinSnapshot`.
+    PinSnapshot,
+    /// Active: the next piece of the pinned snapshot, at most about 1 MiB. Opaque bytes; empty when
+    /// all is told.
+    ReadSnapshot,
+    /// Active: ends `PinSnapshot`.
+    UnpinSnapshot,
+    /// Passive: start an empty store beside the present one.
+    BeginSnapshot,
+    /// Passive: put a piece into it.
+    WriteSnapshot(Bytes),
+    /// Passive: it is complete at this position; switch to it (with a new store id, the sync mark
+    /// still set) and drop the old one, its tail kept as evidence.
+    EndSnapshot,
+    /// Write out and flush whatever is queued; answers when it is durable here.
+    Flush,
+}
+
+/// What a [`Job`] gives.
+#[derive(Debug, PartialEq, Eq)]
+pub enum JobOutcome {
+    /// Done and durable.
+    Durable,
+    /// The snapshot that was pinned.
+    Snapshot {
+        /// The log position that it shows; the log after it is to be streamed.
+        at: Position,
+        /// About how many bytes it has.
+        bytes: u64,
+    },
+    /// A piece of it.
+    Piece(Bytes),
+}
+
+/// Why a [`Job`] was not done. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobRefusal {
+    /// Truncation is only possible at a batch boundary at or above the checkpoint.
+    #[error("cannot truncate the log to {to}: {why}")]
+    CannotTruncate {
+        /// Where to.
+        to: Lsn,
+        /// In words.
+        why: &'static str,
+    },
+    /// The piece does not belong to the snapshot or is damaged.
+    #[error("snapshot piece refused: {0}")]
+    BadPiece(String),
+    /// The job does not fit the store's present state.
+    #[error("not possible now: {0}")]
+    NotNow(&'static str),
+}
+
+/// Takes the store's events. Called on the store's threads: must be quick and must not block.
+pub trait StoreSink: Send + Sync {
+    /// One event.
+    fn event(&self, event: StoreEvent);
+}
+
+/// Who must hold a batch before it counts as committed. Set by the HA side, moved by both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatePolicy {
+    /// Nothing is committed: not serving, and not following.
+    Closed,
+    /// This server alone (STANDALONE, and ACTIVE_SYNC until the peer holds everything).
+    Alone,
+    /// This server and its peer (ACTIVE; also from before the in-sync set is extended, R5).
+    WithPeer,
+    /// Following: the active's commit index, sent with each batch.
+    Following,
+}
+
+/// The store, as actors see it. All calls queue and return at once.
+pub trait LogStore: Send + Sync {
+    /// Units for the next batch, in order. Only while this server serves.
+    fn submit(&self, units: Vec<Unit>);
+    /// A batch of the active's, to be verified (checksums, chain, epoch, next LSN), committed and
+    /// answered with `Durable`. One that does not follow is a [`StoreEvent::Failed`] of kind
+    /// `ReplicaMismatch`, which is not fatal: the log is as before.
+    fn append(&self, batch: Batch);
+    /// Sets who must hold a batch. Returns the commit index at that moment. Changing to `WithPeer`
+    /// forgets what an earlier peer held.
+    fn set_gate(&self, policy: GatePolicy) -> Lsn;
+    /// The peer has everything up to here on disk (`WithPeer`), or the active says that this is
+    /// committed (`Following`). Applies what that releases, on the caller's thread.
+    fn peer_holds(&self, upto: Lsn);
+    /// Owed messages of a destination after an LSN: at most `count`, and about `bytes`.
+    fn fetch(&self, dest: DestId, after: Lsn, count: usize, bytes: usize);
+    /// The log after an LSN, about `bytes` of it, for a peer that catches up.
+    fn read_log(&self, request: u64, after: Lsn, bytes: usize);
+    /// Queues a job.
+    fn run(&self, request: u64, job: Job);
+    /// What the log is now.
+    fn log_facts(&self) -> LogFacts;
+    /// The commit index.
+    fn committed(&self) -> Lsn;
+    /// Every destination.
+    fn destinations(&self) -> Vec<DestinationFacts>;
+    /// Sizes.
+    fn facts(&self) -> StoreFacts;
+}
+
+/// A store that many hands hold.
+pub type SharedStore = Arc<dyn LogStore>;
