@@ -3,3 +3,4 @@
 
 pub mod delivery;
 pub mod ha;
+pub mod replication;
