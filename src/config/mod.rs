@@ -4,6 +4,25 @@
 //! by the crate `config`; each value keeps its origin, and a spanned parse of the same file gives the
 //! line for every message. Out comes one validated [`Config`].
 
+mod error;
+pub mod keys;
+mod layers;
+mod load;
 mod model;
+mod profile;
+mod raw;
+pub mod render;
+mod rules;
+mod stock;
+mod value;
 
+pub use error::{ConfigError, ConfigErrors, ConfigWarning, Origin};
+pub use layers::ENVIRONMENT_PREFIX;
+pub use load::{ConfigSource, Effective, Loaded, load, load_text};
 pub use model::*;
+pub use profile::{DEFAULT as DEFAULT_PROFILE, STOCK as STOCK_PROFILES};
+pub use stock::{Ports, stock};
+pub use value::{Value, parse_target};
+
+#[cfg(test)]
+mod tests;

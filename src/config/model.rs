@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 /// One server's configuration, complete and valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -34,7 +36,8 @@ pub struct Config {
 }
 
 /// How a server works.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// One server, no peer.
     Standalone,
@@ -161,7 +164,8 @@ impl HaConfig {
 }
 
 /// How a passive server takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Takeover {
     /// When it has obtained the lock.
     Lock,
@@ -256,7 +260,8 @@ pub struct StoreConfig {
 }
 
 /// How commits become durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum StoreSync {
     /// A commit is durable when the next one's data is flushed, or at once when idle: one flush per
     /// commit under load.
@@ -319,7 +324,8 @@ pub struct LogConfig {
 }
 
 /// The form of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
     Text,
