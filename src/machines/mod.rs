@@ -2,3 +2,6 @@
 //! effects; none reads a clock, a file or a socket.
 
 pub mod delivery;
+pub mod gateway;
+pub mod link;
+pub mod lock;
