@@ -4,3 +4,6 @@
 pub mod delivery;
 pub mod ha;
 pub mod replication;
+pub mod gateway;
+pub mod link;
+pub mod lock;

@@ -2,6 +2,7 @@
 //! the frames of the peer channel and of the client protocols.
 
 pub mod arbiter;
+pub mod auth;
 pub mod ids;
 pub mod log;
 pub mod peer;
