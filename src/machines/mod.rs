@@ -2,3 +2,4 @@
 //! effects; none reads a clock, a file or a socket.
 
 pub mod delivery;
+pub mod stomp_session;

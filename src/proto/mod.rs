@@ -2,6 +2,8 @@
 //! the frames of the peer channel and of the client protocols.
 
 pub mod arbiter;
+pub mod destination;
 pub mod ids;
 pub mod log;
 pub mod peer;
+pub mod stomp;
