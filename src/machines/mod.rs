@@ -2,4 +2,5 @@
 //! effects; none reads a clock, a file or a socket.
 
 pub mod delivery;
+pub mod destination;
 pub mod stomp_session;
