@@ -7,3 +7,5 @@ pub mod replication;
 pub mod gateway;
 pub mod link;
 pub mod lock;
+pub mod destination;
+pub mod stomp_session;

@@ -3,6 +3,8 @@
 
 pub mod arbiter;
 pub mod auth;
+pub mod destination;
 pub mod ids;
 pub mod log;
 pub mod peer;
+pub mod stomp;

@@ -1,0 +1,791 @@
+//! Who gets which message of one queue, and when a record has to be written for it.
+//!
+//! A message is in one of four places, and in LSN order within each:
+//!
+//! | place | what is known here |
+//! |---|---|
+//! | window | next to be delivered, in memory, everything owed up to the cursor |
+//! | (store only) | between the cursor and `recent_after`: fetched when the window is half empty |
+//! | recent | the newest ones, in memory, so that a short backlog is never read back |
+//! | unsettled | with a consumer; comes back to `returned` when it is released or the consumer goes |
+//!
+//! The delivery mark (engine 6.6, 9): nothing beyond it is delivered; raising it is a record, which
+//! rides with another unit where one is to be had and goes alone when a delivery waits for it.
+//!
+//! Deliberately not known here: names, sessions' sockets, permits, time, and what the store does
+//! with a unit. A confirm of a stored message goes from the store to the session by its ticket.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::machines::delivery::{
+    ConsumerKey, Delivery, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
+};
+use crate::proto::ids::{DestId, Lsn};
+use crate::storage::api::{Draft, Entry, SPACE_DESTINATION, Ticket, Unit};
+
+/// LSNs in one ack record: 32 KiB of them, so that a record stays within a chunk.
+const ACK_LSNS_MAX: usize = 4096;
+/// Bounds of how far a mark reaches beyond its record, in LSNs.
+const AHEAD_MIN: u64 = 1024;
+const AHEAD_MAX: u64 = 1 << 20;
+/// Own messages that one mark is meant to last for.
+const MARK_MESSAGES: u64 = 1024;
+
+const REFUSED: &str = "the server's store is almost full, by its quota or by its disk: the message \
+    was not stored; receive messages or free disk space, then send again";
+
+/// Memory that one destination may use for messages.
+#[derive(Clone, Copy, Debug)]
+pub struct DestinationConfig {
+    /// While there are consumers: bound of the window, and again of `recent`.
+    pub window: Room,
+    /// The same while there are none.
+    pub idle: Room,
+    /// Unsettled bytes that one consumer may hold, besides its prefetch count. One message is
+    /// always possible.
+    pub consumer_bytes_max: usize,
+}
+
+/// A bound on kept messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// At most this many, at least 1.
+    pub messages: usize,
+    /// At most so many bytes of bodies; one message is always possible.
+    pub bytes: usize,
+}
+
+impl Default for DestinationConfig {
+    fn default() -> Self {
+        Self {
+            window: Room {
+                messages: 4096,
+                bytes: 8 << 20,
+            },
+            idle: Room {
+                messages: 64,
+                bytes: 64 << 10,
+            },
+            consumer_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// What the store knew of a destination when this server began to serve.
+#[derive(Clone, Debug, Default)]
+pub struct Activation {
+    /// The definition, if the store does not have it yet: written before anything else.
+    pub definition: Option<Bytes>,
+    /// Messages owed.
+    pub depth: u64,
+    /// The newest of them, or zero.
+    pub tail: Lsn,
+    /// The delivery mark.
+    pub mark: Lsn,
+    /// The end of the log then. What comes later has not been delivered by an earlier active.
+    pub horizon: Lsn,
+}
+
+/// Facts for the machine.
+#[derive(Debug)]
+pub enum DestinationInput {
+    /// Commands of sessions, in order.
+    Commands {
+        /// What they want.
+        commands: Vec<DestinationCommand>,
+        /// The commit index as far as it is known.
+        upto: Lsn,
+    },
+    /// The store has committed something of this destination on the whole in-sync set.
+    Committed {
+        /// New messages, in LSN order.
+        entries: Vec<Entry>,
+        /// The delivery mark, if it rose.
+        mark: Option<Lsn>,
+    },
+    /// Answer to [`DestinationEffect::Fetch`].
+    Fetched {
+        /// In LSN order.
+        entries: Vec<Entry>,
+        /// Up to here nothing more is owed than `entries`.
+        scanned: Lsn,
+    },
+    /// The store refuses new messages (true) or takes them again (false).
+    SendsRefused(bool),
+}
+
+/// What the shell is to do, in order.
+#[must_use]
+#[derive(Debug)]
+pub enum DestinationEffect {
+    /// Hand these to the store, in order.
+    Submit(Vec<Unit>),
+    /// Hand these to a consumer.
+    Deliver {
+        /// To whom.
+        consumer: ConsumerKey,
+        /// In order.
+        deliveries: Vec<Delivery>,
+    },
+    /// Tell a session.
+    Answer {
+        /// Whom.
+        session: SessionKey,
+        /// What.
+        event: SessionEvent,
+    },
+    /// Ask the store for owed messages. One at a time.
+    Fetch {
+        /// The cursor.
+        after: Lsn,
+        /// At most.
+        count: usize,
+        /// About.
+        bytes: usize,
+    },
+}
+
+/// Figures for `status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DestinationFigures {
+    /// Messages that are owed.
+    pub depth: u64,
+    /// Consumers attached.
+    pub consumers: usize,
+    /// Deliveries that are not settled.
+    pub unsettled: usize,
+    /// Messages that arrived since activation.
+    pub arrived: u64,
+    /// Messages that consumers accepted since activation.
+    pub accepted: u64,
+}
+
+/// The ticket under which a request's unit is submitted.
+#[must_use]
+pub fn ticket(session: SessionKey, request: RequestNumber) -> Ticket {
+    if request.0 == 0 {
+        return Ticket::default();
+    }
+    Ticket(u64::from(session.0) << 32 | u64::from(request.0))
+}
+
+/// Whose request a ticket is; `None` when nobody waits.
+#[must_use]
+pub fn request_of(ticket: Ticket) -> Option<(SessionKey, RequestNumber)> {
+    let session = u32::try_from(ticket.0 >> 32).ok()?;
+    let request = u32::try_from(ticket.0 & u64::from(u32::MAX)).ok()?;
+    (request != 0).then_some((SessionKey(session), RequestNumber(request)))
+}
+
+/// Messages in LSN order with their bytes counted.
+#[derive(Debug, Default)]
+struct Kept {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn push_back(&mut self, entry: Entry) {
+        self.bytes = self.bytes.saturating_add(entry.message.len());
+        self.entries.push_back(entry);
+    }
+
+    fn pop_front(&mut self) -> Option<Entry> {
+        let entry = self.entries.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(entry.message.len());
+        Some(entry)
+    }
+
+    fn pop_back(&mut self) -> Option<Entry> {
+        let entry = self.entries.pop_back()?;
+        self.bytes = self.bytes.saturating_sub(entry.message.len());
+        Some(entry)
+    }
+
+    fn front(&self) -> Option<Lsn> {
+        self.entries.front().map(|entry| entry.lsn)
+    }
+
+    fn exceeds(&self, room: Room) -> bool {
+        self.entries.len() > room.messages || (self.bytes > room.bytes && self.entries.len() > 1)
+    }
+
+    fn has_room_for(&self, message: usize, room: Room) -> bool {
+        self.entries.is_empty()
+            || (self.entries.len() < room.messages
+                && self.bytes.saturating_add(message) <= room.bytes)
+    }
+}
+
+#[derive(Debug)]
+struct Consumer {
+    prefetch: usize,
+    /// Bodies are kept: they are wanted again if the consumer goes.
+    unsettled: BTreeMap<Lsn, Bytes>,
+    unsettled_bytes: usize,
+    /// It stands in the ring: exactly while it has credit.
+    in_ring: bool,
+}
+
+impl Consumer {
+    fn has_credit(&self, bytes_max: usize) -> bool {
+        self.unsettled.len() < self.prefetch
+            && (self.unsettled.is_empty() || self.unsettled_bytes < bytes_max)
+    }
+
+    fn take(&mut self, lsn: Lsn) -> Option<Bytes> {
+        let message = self.unsettled.remove(&lsn)?;
+        self.unsettled_bytes = self.unsettled_bytes.saturating_sub(message.len());
+        Some(message)
+    }
+}
+
+/// A raise of the delivery mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Raise {
+    /// None is on its way.
+    Rests,
+    /// Submitted, not committed.
+    Submitted,
+}
+
+/// A queue. See the module's comment.
+#[derive(Debug)]
+pub struct DestinationMachine {
+    config: DestinationConfig,
+    id: DestId,
+    /// Goes with the first unit.
+    definition: Option<Bytes>,
+    sends_refused: bool,
+
+    /// Came back; every one is below the window. All are flagged redelivered.
+    returned: BTreeMap<Lsn, Bytes>,
+    window: Kept,
+    /// Everything owed up to here is in this machine (or was settled).
+    cursor: Lsn,
+    /// Everything owed after `recent_after` is in `recent`. Never below the cursor.
+    recent: Kept,
+    recent_after: Lsn,
+    /// The newest message known to be owed.
+    tail: Lsn,
+    /// The `after` of the fetch that is under way.
+    fetching: Option<Lsn>,
+
+    consumers: HashMap<ConsumerKey, Consumer>,
+    /// Those with credit, whose turn it is first.
+    ring: VecDeque<ConsumerKey>,
+
+    mark: Lsn,
+    raise: Raise,
+    /// What lies at or below may have been delivered by an earlier active.
+    suspect_upto: Lsn,
+    /// The highest LSN that was delivered.
+    reached: Lsn,
+    /// The commit index as far as commands told.
+    upto: Lsn,
+    /// LSNs from one own message to the next: moving average, times 16. Observed from `horizon` on.
+    spacing_x16: u64,
+    horizon: Lsn,
+
+    figures: DestinationFigures,
+    /// Units of the present step; empty between steps.
+    units: Vec<Unit>,
+    /// Acks of the present step that nobody waits for; empty between steps.
+    acks: Vec<Lsn>,
+}
+
+impl DestinationMachine {
+    /// A destination as this server's term begins.
+    #[must_use]
+    pub fn new(config: DestinationConfig, id: DestId, activation: Activation) -> Self {
+        Self {
+            config,
+            id,
+            definition: activation.definition,
+            sends_refused: false,
+            returned: BTreeMap::new(),
+            window: Kept::default(),
+            cursor: if activation.depth == 0 {
+                activation.tail
+            } else {
+                Lsn::ZERO
+            },
+            recent: Kept::default(),
+            recent_after: activation.tail,
+            tail: activation.tail,
+            fetching: None,
+            consumers: HashMap::new(),
+            ring: VecDeque::new(),
+            mark: activation.mark,
+            raise: Raise::Rests,
+            suspect_upto: activation.mark.min(activation.horizon),
+            reached: Lsn::ZERO,
+            upto: activation.horizon,
+            spacing_x16: 16,
+            horizon: activation.horizon,
+            figures: DestinationFigures {
+                depth: activation.depth,
+                ..DestinationFigures::default()
+            },
+            units: Vec::new(),
+            acks: Vec::new(),
+        }
+    }
+
+    /// Takes one input; appends what is to be done.
+    pub fn step(&mut self, input: DestinationInput, effects: &mut Vec<DestinationEffect>) {
+        match input {
+            DestinationInput::Commands { commands, upto } => {
+                self.upto = self.upto.max(upto);
+                for command in commands {
+                    self.command(command, effects);
+                }
+                self.coalesce_acks();
+            }
+            DestinationInput::Committed { entries, mark } => self.committed(entries, mark),
+            DestinationInput::Fetched { entries, scanned } => self.fetched(entries, scanned),
+            DestinationInput::SendsRefused(refused) => self.sends_refused = refused,
+        }
+        self.maintain(effects);
+        self.assert_invariants();
+    }
+
+    /// Whether a fetch is under way, whose answer will still come.
+    #[must_use]
+    pub fn is_fetching(&self) -> bool {
+        self.fetching.is_some()
+    }
+
+    /// Figures for `status`.
+    #[must_use]
+    pub fn figures(&self) -> DestinationFigures {
+        DestinationFigures {
+            consumers: self.consumers.len(),
+            unsettled: self.consumers.values().map(|c| c.unsettled.len()).sum(),
+            ..self.figures
+        }
+    }
+
+    fn command(&mut self, command: DestinationCommand, effects: &mut Vec<DestinationEffect>) {
+        match command {
+            DestinationCommand::Publish { session, messages } => {
+                self.publish(session, messages, effects);
+            }
+            DestinationCommand::Attach { consumer, prefetch } => {
+                self.attach(consumer, prefetch);
+                effects.push(DestinationEffect::Answer {
+                    session: consumer.session,
+                    event: SessionEvent::Attached {
+                        consumer: consumer.number,
+                    },
+                });
+            }
+            DestinationCommand::Detach { consumer } => self.detach(consumer),
+            DestinationCommand::Settle {
+                consumer,
+                lsns,
+                outcome,
+                request,
+            } => self.settle(consumer, lsns, outcome, request, effects),
+        }
+    }
+
+    fn publish(
+        &mut self,
+        session: SessionKey,
+        messages: Vec<(RequestNumber, Bytes)>,
+        effects: &mut Vec<DestinationEffect>,
+    ) {
+        if self.sends_refused {
+            effects.extend(
+                messages
+                    .into_iter()
+                    .map(|(request, _)| DestinationEffect::Answer {
+                        session,
+                        event: SessionEvent::Refused {
+                            request,
+                            reason: REFUSED.to_owned(),
+                        },
+                    }),
+            );
+            return;
+        }
+        self.units.reserve(messages.len());
+        for (request, message) in messages {
+            let put = Draft::Put {
+                targets: vec![self.id],
+                message,
+            };
+            self.submit(ticket(session, request), vec![put]);
+        }
+    }
+
+    fn attach(&mut self, key: ConsumerKey, prefetch: u32) {
+        let prefetch = usize::try_from(prefetch.max(1)).unwrap_or(usize::MAX);
+        let consumer = Consumer {
+            prefetch,
+            unsettled: BTreeMap::new(),
+            unsettled_bytes: 0,
+            in_ring: true,
+        };
+        assert!(
+            self.consumers.insert(key, consumer).is_none(),
+            "a session gives each consumer a number of its own"
+        );
+        self.ring.push_back(key);
+    }
+
+    fn detach(&mut self, key: ConsumerKey) {
+        let Some(consumer) = self.consumers.remove(&key) else {
+            return;
+        };
+        self.ring.retain(|other| *other != key);
+        self.returned.extend(consumer.unsettled);
+        if self.consumers.is_empty() {
+            self.shrink();
+        }
+    }
+
+    fn settle(
+        &mut self,
+        key: ConsumerKey,
+        mut lsns: Vec<Lsn>,
+        outcome: Outcome,
+        request: RequestNumber,
+        effects: &mut Vec<DestinationEffect>,
+    ) {
+        let returned = &mut self.returned;
+        if let Some(consumer) = self.consumers.get_mut(&key) {
+            lsns.retain(|lsn| match (consumer.take(*lsn), outcome) {
+                (Some(_), Outcome::Accepted) => true,
+                (Some(message), Outcome::Released) => {
+                    returned.insert(*lsn, message);
+                    false
+                }
+                (None, Outcome::Accepted | Outcome::Released) => false,
+            });
+            if !consumer.in_ring && consumer.has_credit(self.config.consumer_bytes_max) {
+                consumer.in_ring = true;
+                self.ring.push_back(key);
+            }
+        } else {
+            lsns.clear();
+        }
+        let accepted = u64::try_from(lsns.len()).unwrap_or(u64::MAX);
+        self.figures.depth = self.figures.depth.saturating_sub(accepted);
+        self.figures.accepted = self.figures.accepted.saturating_add(accepted);
+        if request.0 == 0 {
+            self.acks.append(&mut lsns);
+        } else if lsns.is_empty() {
+            effects.push(DestinationEffect::Answer {
+                session: key.session,
+                event: SessionEvent::Committed {
+                    requests: vec![request],
+                },
+            });
+        } else {
+            let records = self.ack_records(lsns);
+            self.submit(ticket(key.session, request), records);
+        }
+    }
+
+    fn coalesce_acks(&mut self) {
+        if !self.acks.is_empty() {
+            let lsns = std::mem::take(&mut self.acks);
+            let records = self.ack_records(lsns);
+            self.submit(Ticket::default(), records);
+        }
+    }
+
+    fn ack_records(&self, mut lsns: Vec<Lsn>) -> Vec<Draft> {
+        let dest = self.id;
+        if lsns.len() <= ACK_LSNS_MAX {
+            return vec![Draft::Ack { dest, lsns }];
+        }
+        lsns.sort_unstable();
+        lsns.chunks(ACK_LSNS_MAX)
+            .map(|part| Draft::Ack {
+                dest,
+                lsns: part.to_vec(),
+            })
+            .collect()
+    }
+
+    /// Queues a unit for the end of the step, the first with the definition before it.
+    fn submit(&mut self, ticket: Ticket, mut records: Vec<Draft>) {
+        if let Some(value) = self.definition.take() {
+            let define = Draft::Kv {
+                space: SPACE_DESTINATION,
+                key: Bytes::copy_from_slice(&self.id.0.to_be_bytes()),
+                value,
+            };
+            records.insert(0, define);
+        }
+        self.units.push(Unit { ticket, records });
+    }
+
+    fn committed(&mut self, entries: Vec<Entry>, mark: Option<Lsn>) {
+        if let Some(mark) = mark
+            && mark > self.mark
+        {
+            self.mark = mark;
+            self.raise = Raise::Rests;
+        }
+        let before = self.tail;
+        let mut arrived = 0u64;
+        for entry in entries {
+            if entry.lsn <= self.tail {
+                // Known since the activation, whose facts were newer than this event.
+                continue;
+            }
+            self.tail = entry.lsn;
+            arrived = arrived.saturating_add(1);
+            if entry.lsn > self.recent_after {
+                self.recent.push_back(entry);
+            }
+        }
+        self.observe_spacing(before, arrived);
+        self.figures.arrived = self.figures.arrived.saturating_add(arrived);
+        self.figures.depth = self.figures.depth.saturating_add(arrived);
+    }
+
+    fn observe_spacing(&mut self, before: Lsn, arrived: u64) {
+        let from = before.max(self.horizon);
+        if arrived == 0 {
+            return;
+        }
+        let gap_x16 = self.tail.0.saturating_sub(from.0).saturating_mul(16) / arrived;
+        self.spacing_x16 = self.spacing_x16.saturating_mul(3).saturating_add(gap_x16) / 4;
+    }
+
+    fn fetched(&mut self, entries: Vec<Entry>, scanned: Lsn) {
+        if self.fetching.take() != Some(self.cursor) {
+            // The window was shrunk meanwhile; what is missing is asked for again.
+            return;
+        }
+        let room = self.room();
+        let mut complete = true;
+        for entry in entries {
+            if entry.lsn <= self.cursor {
+                continue;
+            }
+            if self.window.entries.len() >= room.messages {
+                complete = false;
+                break;
+            }
+            self.cursor = entry.lsn;
+            self.window.push_back(entry);
+        }
+        if complete {
+            self.cursor = self.cursor.max(scanned);
+        }
+        self.recent_after = self.recent_after.max(self.cursor);
+    }
+
+    fn room(&self) -> Room {
+        if self.consumers.is_empty() {
+            self.config.idle
+        } else {
+            self.config.window
+        }
+    }
+
+    /// Moves what follows the window without a gap into it.
+    fn pull_recent(&mut self) {
+        while self.recent.front().is_some_and(|lsn| lsn <= self.cursor) {
+            self.recent.pop_front();
+        }
+        if self.recent_after > self.cursor {
+            return;
+        }
+        let room = self.room();
+        while let Some(next) = self.recent.entries.front()
+            && self.window.has_room_for(next.message.len(), room)
+            && let Some(entry) = self.recent.pop_front()
+        {
+            self.cursor = entry.lsn;
+            self.window.push_back(entry);
+        }
+        self.recent_after = self.cursor;
+    }
+
+    /// The oldest of `recent` are left to the store when there are too many.
+    fn trim_recent(&mut self) {
+        let room = self.room();
+        while self.recent.exceeds(room)
+            && let Some(entry) = self.recent.pop_front()
+        {
+            self.recent_after = entry.lsn;
+        }
+    }
+
+    /// Without consumers little is kept: a server may have very many idle queues.
+    fn shrink(&mut self) {
+        let room = self.room();
+        while self.window.exceeds(room)
+            && let Some(entry) = self.window.pop_back()
+        {
+            self.recent_after = self.recent_after.max(self.cursor);
+            self.cursor = entry.lsn.prev();
+        }
+    }
+
+    fn maintain(&mut self, effects: &mut Vec<DestinationEffect>) {
+        self.pull_recent();
+        self.deliver(effects);
+        self.trim_recent();
+        self.raise_mark();
+        if !self.units.is_empty() {
+            effects.push(DestinationEffect::Submit(std::mem::take(&mut self.units)));
+        }
+        self.refill(effects);
+    }
+
+    fn next_ready(&self) -> Option<Lsn> {
+        self.returned
+            .keys()
+            .next()
+            .copied()
+            .or_else(|| self.window.front())
+    }
+
+    fn pop_ready(&mut self) -> Option<Delivery> {
+        if let Some((lsn, message)) = self.returned.pop_first() {
+            return Some(Delivery {
+                lsn,
+                redelivered: true,
+                message,
+            });
+        }
+        let mut delivery = Delivery::from(self.window.pop_front()?);
+        delivery.redelivered = delivery.lsn <= self.suspect_upto;
+        Some(delivery)
+    }
+
+    /// Gives each consumer in turn its share of what is ready.
+    fn deliver(&mut self, effects: &mut Vec<DestinationEffect>) {
+        while self.next_ready().is_some_and(|lsn| lsn <= self.mark) {
+            let turns = self.ring.len();
+            let Some(key) = self.ring.pop_front() else {
+                return;
+            };
+            let ready = self
+                .returned
+                .len()
+                .saturating_add(self.window.entries.len());
+            let deliveries = self.give(key, ready.div_ceil(turns.max(1)));
+            effects.push(DestinationEffect::Deliver {
+                consumer: key,
+                deliveries,
+            });
+            self.pull_recent();
+        }
+    }
+
+    /// Hands at most `share` messages to a consumer that was taken from the ring.
+    fn give(&mut self, key: ConsumerKey, share: usize) -> Vec<Delivery> {
+        let bytes_max = self.config.consumer_bytes_max;
+        let mut consumer = self
+            .consumers
+            .remove(&key)
+            .expect("the ring holds only consumers that are attached: detach takes them out");
+        let credit = consumer.prefetch.saturating_sub(consumer.unsettled.len());
+        let mut deliveries = Vec::with_capacity(share.min(credit));
+        while deliveries.len() < share
+            && consumer.has_credit(bytes_max)
+            && self.next_ready().is_some_and(|lsn| lsn <= self.mark)
+            && let Some(delivery) = self.pop_ready()
+        {
+            consumer.unsettled_bytes = consumer
+                .unsettled_bytes
+                .saturating_add(delivery.message.len());
+            consumer
+                .unsettled
+                .insert(delivery.lsn, delivery.message.clone());
+            self.reached = self.reached.max(delivery.lsn);
+            deliveries.push(delivery);
+        }
+        consumer.in_ring = consumer.has_credit(bytes_max);
+        if consumer.in_ring {
+            self.ring.push_back(key);
+        }
+        self.consumers.insert(key, consumer);
+        deliveries
+    }
+
+    fn raise_mark(&mut self) {
+        if self.raise == Raise::Submitted || self.consumers.is_empty() {
+            return;
+        }
+        let ahead =
+            (self.spacing_x16.saturating_mul(MARK_MESSAGES) / 16).clamp(AHEAD_MIN, AHEAD_MAX);
+        let next = self.next_ready();
+        let blocked = next.is_some_and(|lsn| lsn > self.mark) && !self.ring.is_empty();
+        // With a backlog, what is delivered next; else the next message, which comes after `upto`.
+        let position = self.reached.max(next.unwrap_or(self.upto));
+        let low = self.mark.0 < position.0.saturating_add(ahead / 2);
+        let record = Draft::Delivered {
+            dest: self.id,
+            ahead: u32::try_from(ahead).unwrap_or(u32::MAX),
+        };
+        if !(blocked || low) {
+            return;
+        }
+        if let Some(unit) = self.units.last_mut() {
+            unit.records.push(record);
+        } else if blocked {
+            self.submit(Ticket::default(), vec![record]);
+        } else {
+            return;
+        }
+        self.raise = Raise::Submitted;
+    }
+
+    /// Asks for more when half of the window is used up and there is somebody to give it to.
+    fn refill(&mut self, effects: &mut Vec<DestinationEffect>) {
+        let room = self.config.window;
+        if self.fetching.is_some()
+            || self.consumers.is_empty()
+            || self.recent_after <= self.cursor
+            || self.window.entries.len() > room.messages / 2
+            || self.window.bytes > room.bytes / 2
+        {
+            return;
+        }
+        self.fetching = Some(self.cursor);
+        effects.push(DestinationEffect::Fetch {
+            after: self.cursor,
+            count: room.messages.saturating_sub(self.window.entries.len()),
+            bytes: room.bytes.saturating_sub(self.window.bytes),
+        });
+    }
+
+    fn assert_invariants(&self) {
+        assert!(
+            self.units.is_empty() && self.acks.is_empty(),
+            "units stay behind a step"
+        );
+        assert!(
+            self.recent_after >= self.cursor || self.recent.entries.is_empty(),
+            "the recent messages overlap the window"
+        );
+        assert!(
+            self.window.entries.len() <= self.config.window.messages
+                && self.recent.entries.len() <= self.config.window.messages,
+            "more messages are kept than there is room for"
+        );
+        assert!(
+            self.returned
+                .keys()
+                .next_back()
+                .zip(self.window.front())
+                .is_none_or(|(returned, front)| *returned < front),
+            "a message came back beyond the window"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

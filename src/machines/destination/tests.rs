@@ -1,0 +1,533 @@
+use super::*;
+
+mod property;
+
+const QUEUE: DestId = DestId(7);
+const ALICE: ConsumerKey = ConsumerKey {
+    session: SessionKey(1),
+    number: 1,
+};
+const BOB: ConsumerKey = ConsumerKey {
+    session: SessionKey(2),
+    number: 1,
+};
+
+fn small() -> DestinationConfig {
+    DestinationConfig {
+        window: Room {
+            messages: 4,
+            bytes: 1000,
+        },
+        idle: Room {
+            messages: 1,
+            bytes: 500,
+        },
+        consumer_bytes_max: 600,
+    }
+}
+
+fn machine() -> DestinationMachine {
+    DestinationMachine::new(
+        small(),
+        QUEUE,
+        Activation {
+            mark: Lsn(5000),
+            ..Activation::default()
+        },
+    )
+}
+
+fn body(lsn: u64) -> Bytes {
+    Bytes::from(format!("message {lsn}"))
+}
+
+fn entries(lsns: impl IntoIterator<Item = u64>) -> Vec<Entry> {
+    lsns.into_iter()
+        .map(|lsn| Entry {
+            lsn: Lsn(lsn),
+            message: body(lsn),
+        })
+        .collect()
+}
+
+fn step(machine: &mut DestinationMachine, input: DestinationInput) -> Vec<String> {
+    let mut effects = Vec::new();
+    machine.step(input, &mut effects);
+    effects.iter().map(show).collect()
+}
+
+/// One line for each effect, so that a test reads as a list.
+fn show(effect: &DestinationEffect) -> String {
+    match effect {
+        DestinationEffect::Submit(units) => {
+            let units: Vec<String> = units
+                .iter()
+                .map(|unit| {
+                    let records: Vec<String> = unit.records.iter().map(show_record).collect();
+                    let whose = request_of(unit.ticket)
+                        .map_or(String::new(), |(s, r)| format!("{}.{}:", s.0, r.0));
+                    format!("{whose}{}", records.join("+"))
+                })
+                .collect();
+            format!("submit {}", units.join(" "))
+        }
+        DestinationEffect::Deliver {
+            consumer,
+            deliveries,
+        } => {
+            let lsns: Vec<String> = deliveries
+                .iter()
+                .map(|d| format!("{}{}", d.lsn, if d.redelivered { "r" } else { "" }))
+                .collect();
+            format!("deliver {} {}", consumer.session.0, lsns.join(","))
+        }
+        DestinationEffect::Answer { session, event } => format!("answer {} {event:?}", session.0),
+        DestinationEffect::Fetch {
+            after,
+            count,
+            bytes,
+        } => format!("fetch {after} {count} {bytes}"),
+    }
+}
+
+fn show_record(record: &Draft) -> String {
+    match record {
+        Draft::Put { targets, message } => {
+            assert_eq!(targets, &[QUEUE]);
+            format!("put({})", String::from_utf8_lossy(message))
+        }
+        Draft::Ack { dest, lsns } => {
+            assert_eq!(*dest, QUEUE);
+            let lsns: Vec<String> = lsns.iter().map(ToString::to_string).collect();
+            format!("ack({})", lsns.join(","))
+        }
+        Draft::Delivered { dest, ahead } => {
+            assert_eq!(*dest, QUEUE);
+            format!("mark({ahead})")
+        }
+        Draft::Kv { space, key, value } => {
+            assert_eq!((*space, &key[..]), (SPACE_DESTINATION, &[0, 0, 0, 7][..]));
+            format!("define({})", String::from_utf8_lossy(value))
+        }
+    }
+}
+
+fn commands(commands: Vec<DestinationCommand>) -> DestinationInput {
+    DestinationInput::Commands {
+        commands,
+        upto: Lsn::ZERO,
+    }
+}
+
+fn publish(session: u32, messages: &[(u32, &'static str)]) -> DestinationCommand {
+    DestinationCommand::Publish {
+        session: SessionKey(session),
+        messages: messages
+            .iter()
+            .map(|(request, text)| (RequestNumber(*request), Bytes::from_static(text.as_bytes())))
+            .collect(),
+    }
+}
+
+fn attach(consumer: ConsumerKey, prefetch: u32) -> DestinationCommand {
+    DestinationCommand::Attach { consumer, prefetch }
+}
+
+fn settle(
+    consumer: ConsumerKey,
+    lsns: &[u64],
+    outcome: Outcome,
+    request: u32,
+) -> DestinationCommand {
+    DestinationCommand::Settle {
+        consumer,
+        lsns: lsns.iter().copied().map(Lsn).collect(),
+        outcome,
+        request: RequestNumber(request),
+    }
+}
+
+fn committed(lsns: impl IntoIterator<Item = u64>) -> DestinationInput {
+    DestinationInput::Committed {
+        entries: entries(lsns),
+        mark: None,
+    }
+}
+
+#[test]
+fn tickets_read_back_and_zero_is_nobody() {
+    let all = (SessionKey(u32::MAX), RequestNumber(u32::MAX));
+    assert_eq!(request_of(ticket(all.0, all.1)), Some(all));
+    assert_eq!(ticket(SessionKey(9), RequestNumber(0)), Ticket(0));
+    assert_eq!(request_of(Ticket(0)), None);
+}
+
+#[test]
+fn each_message_is_a_unit_and_the_first_carries_the_definition() {
+    let mut machine = DestinationMachine::new(
+        small(),
+        QUEUE,
+        Activation {
+            definition: Some(Bytes::from_static(b"qorders")),
+            ..Activation::default()
+        },
+    );
+    let publish = publish(3, &[(1, "a"), (2, "b")]);
+    assert_eq!(
+        step(&mut machine, commands(vec![publish.clone()])),
+        ["submit 3.1:define(qorders)+put(a) 3.2:put(b)"]
+    );
+    assert_eq!(
+        step(&mut machine, commands(vec![publish])),
+        ["submit 3.1:put(a) 3.2:put(b)"]
+    );
+}
+
+#[test]
+fn a_committed_message_goes_to_the_consumers_in_turn_and_credit_bounds_it() {
+    let mut machine = machine();
+    assert_eq!(
+        step(
+            &mut machine,
+            commands(vec![attach(ALICE, 2), attach(BOB, 1)])
+        ),
+        [
+            "answer 1 Attached { consumer: 1 }",
+            "answer 2 Attached { consumer: 1 }"
+        ]
+    );
+    assert_eq!(step(&mut machine, committed([10])), ["deliver 1 10"]);
+    assert_eq!(
+        step(&mut machine, committed([11, 12, 13])),
+        ["deliver 2 11", "deliver 1 12"]
+    );
+    assert_eq!(
+        step(
+            &mut machine,
+            commands(vec![settle(BOB, &[11], Outcome::Accepted, 0)])
+        ),
+        ["deliver 2 13", "submit ack(11)"]
+    );
+}
+
+#[test]
+fn acks_of_one_step_are_one_record_but_for_those_that_want_an_answer() {
+    let mut machine = machine();
+    step(
+        &mut machine,
+        commands(vec![attach(ALICE, 9), attach(BOB, 9)]),
+    );
+    step(&mut machine, committed([10, 11, 12, 13]));
+    assert_eq!(
+        step(
+            &mut machine,
+            commands(vec![
+                settle(ALICE, &[10], Outcome::Accepted, 0),
+                settle(BOB, &[12], Outcome::Accepted, 5),
+                settle(ALICE, &[11, 12, 99], Outcome::Accepted, 0),
+                settle(BOB, &[12], Outcome::Accepted, 6),
+            ])
+        ),
+        [
+            "answer 2 Committed { requests: [RequestNumber(6)] }",
+            "submit 2.5:ack(12) ack(10,11)"
+        ]
+    );
+    assert_eq!(
+        machine.figures(),
+        DestinationFigures {
+            depth: 1,
+            consumers: 2,
+            unsettled: 1,
+            arrived: 4,
+            accepted: 3
+        }
+    );
+}
+
+#[test]
+fn what_is_released_or_left_behind_comes_again_first_and_flagged() {
+    let mut machine = machine();
+    step(
+        &mut machine,
+        commands(vec![attach(ALICE, 3), attach(BOB, 0)]),
+    );
+    assert_eq!(
+        step(&mut machine, committed([10, 11, 12, 13, 14])),
+        ["deliver 1 10,11", "deliver 2 12", "deliver 1 13"]
+    );
+    assert_eq!(
+        step(
+            &mut machine,
+            commands(vec![settle(ALICE, &[11], Outcome::Released, 4)])
+        ),
+        [
+            "answer 1 Committed { requests: [RequestNumber(4)] }",
+            "deliver 1 11r"
+        ]
+    );
+    assert_eq!(
+        step(
+            &mut machine,
+            commands(vec![DestinationCommand::Detach { consumer: ALICE }])
+        ),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        step(
+            &mut machine,
+            commands(vec![settle(BOB, &[12], Outcome::Accepted, 0)])
+        ),
+        ["deliver 2 10r", "submit ack(12)"]
+    );
+}
+
+#[test]
+fn refused_sends_are_answered_one_by_one_and_acks_go_through() {
+    let mut machine = machine();
+    step(&mut machine, commands(vec![attach(ALICE, 9)]));
+    step(&mut machine, committed([10]));
+    step(&mut machine, DestinationInput::SendsRefused(true));
+    let mut effects = Vec::new();
+    machine.step(
+        commands(vec![
+            publish(3, &[(1, "a"), (2, "b")]),
+            settle(ALICE, &[10], Outcome::Accepted, 0),
+        ]),
+        &mut effects,
+    );
+    let refused: Vec<u32> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            DestinationEffect::Answer {
+                session: SessionKey(3),
+                event: SessionEvent::Refused { request, reason },
+            } => {
+                assert!(reason.contains("almost full"), "{reason}");
+                Some(request.0)
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(refused, [1, 2]);
+    assert_eq!(show(effects.last().unwrap()), "submit ack(10)");
+    step(&mut machine, DestinationInput::SendsRefused(false));
+    assert_eq!(
+        step(&mut machine, commands(vec![publish(3, &[(3, "c")])])),
+        ["submit 3.3:put(c)"]
+    );
+}
+
+#[test]
+fn nothing_beyond_the_mark_is_delivered_before_the_raise_is_committed() {
+    let mut machine = DestinationMachine::new(small(), QUEUE, Activation::default());
+    assert_eq!(
+        step(&mut machine, commands(vec![attach(ALICE, 9)])),
+        ["answer 1 Attached { consumer: 1 }"]
+    );
+    assert_eq!(
+        step(&mut machine, commands(vec![publish(3, &[(1, "a")])])),
+        ["submit 3.1:put(a)+mark(1024)"],
+        "the raise rides with the first unit"
+    );
+    assert_eq!(
+        step(&mut machine, committed([10])),
+        Vec::<String>::new(),
+        "not delivered yet, and not asked for twice"
+    );
+    let raised = DestinationInput::Committed {
+        entries: vec![],
+        mark: Some(Lsn(1035)),
+    };
+    assert_eq!(step(&mut machine, raised), ["deliver 1 10"]);
+}
+
+#[test]
+fn a_raise_that_a_delivery_waits_for_goes_alone() {
+    let mut machine = DestinationMachine::new(small(), QUEUE, Activation::default());
+    step(&mut machine, committed([1]));
+    assert_eq!(
+        step(&mut machine, commands(vec![attach(ALICE, 1)])),
+        ["answer 1 Attached { consumer: 1 }", "submit mark(1024)"]
+    );
+}
+
+#[test]
+fn a_mark_lasts_for_as_many_own_messages_in_a_busy_server() {
+    let mut machine = machine();
+    step(&mut machine, commands(vec![attach(ALICE, 100)]));
+    for at in 1..=20 {
+        step(&mut machine, committed([at * 100]));
+        let done = settle(ALICE, &[at * 100], Outcome::Accepted, 0);
+        let effects = step(&mut machine, commands(vec![done]));
+        if at == 20 {
+            let mark = effects[0].split("mark(").nth(1).unwrap();
+            let ahead: u64 = mark.trim_end_matches(')').parse().unwrap();
+            assert!((90_000..=102_400).contains(&ahead), "{ahead}");
+        }
+        if effects[0].contains("mark(") {
+            let mark = Some(Lsn(at * 100 + 5000));
+            let entries = vec![];
+            step(&mut machine, DestinationInput::Committed { entries, mark });
+        }
+    }
+}
+
+#[test]
+fn after_activation_the_old_ones_up_to_the_mark_are_flagged_and_new_ones_are_not() {
+    let mut machine = DestinationMachine::new(
+        small(),
+        QUEUE,
+        Activation {
+            depth: 3,
+            tail: Lsn(12),
+            mark: Lsn(11),
+            horizon: Lsn(20),
+            ..Activation::default()
+        },
+    );
+    assert_eq!(
+        step(&mut machine, commands(vec![attach(ALICE, 9)])),
+        ["answer 1 Attached { consumer: 1 }", "fetch 0 4 1000"]
+    );
+    let fetched = DestinationInput::Fetched {
+        entries: entries([10, 11, 12]),
+        scanned: Lsn(20),
+    };
+    assert_eq!(
+        step(&mut machine, fetched),
+        ["deliver 1 10r,11r", "submit mark(1024)"]
+    );
+    let raised = DestinationInput::Committed {
+        entries: entries([21]),
+        mark: Some(Lsn(1044)),
+    };
+    assert_eq!(step(&mut machine, raised), ["deliver 1 12,21"]);
+}
+
+#[test]
+fn a_message_above_the_horizon_is_new_even_below_an_old_mark() {
+    let mut machine = DestinationMachine::new(
+        small(),
+        QUEUE,
+        Activation {
+            mark: Lsn(1000),
+            horizon: Lsn(20),
+            ..Activation::default()
+        },
+    );
+    step(&mut machine, commands(vec![attach(ALICE, 9)]));
+    assert_eq!(step(&mut machine, committed([21])), ["deliver 1 21"]);
+}
+
+#[test]
+fn a_backlog_beyond_the_window_is_fetched_when_half_of_it_is_gone() {
+    let mut machine = machine();
+    step(&mut machine, commands(vec![attach(ALICE, 1)]));
+    // 1 goes out, 2..=5 fill the window, 6..=9 are the recent ones, 10 pushes 6 out.
+    assert_eq!(step(&mut machine, committed(1..=10)), ["deliver 1 1"]);
+    for lsn in 1..=2 {
+        step(
+            &mut machine,
+            commands(vec![settle(ALICE, &[lsn], Outcome::Accepted, 0)]),
+        );
+    }
+    // 4 and 5 remain.
+    let mut effects = Vec::new();
+    machine.step(
+        commands(vec![settle(ALICE, &[], Outcome::Accepted, 0)]),
+        &mut effects,
+    );
+    assert!(machine.is_fetching());
+    assert!(effects.is_empty(), "asked once: {effects:?}");
+    let fetched = DestinationInput::Fetched {
+        entries: entries([6, 7]),
+        scanned: Lsn(7),
+    };
+    assert_eq!(step(&mut machine, fetched), Vec::<String>::new());
+    for lsn in 3..=9 {
+        let effects = step(
+            &mut machine,
+            commands(vec![settle(ALICE, &[lsn], Outcome::Accepted, 0)]),
+        );
+        assert_eq!(
+            effects,
+            [
+                format!("deliver 1 {}", lsn + 1),
+                format!("submit ack({lsn})")
+            ],
+            "the rest is in memory"
+        );
+    }
+}
+
+#[test]
+fn a_fetch_from_before_the_window_shrank_is_passed_over() {
+    let mut machine = machine();
+    step(&mut machine, commands(vec![attach(ALICE, 1)]));
+    step(&mut machine, committed(1..=20));
+    step(
+        &mut machine,
+        commands(vec![settle(ALICE, &[1], Outcome::Accepted, 0)]),
+    );
+    // 2 is out, 3 to 5 are in the window.
+    assert_eq!(
+        step(
+            &mut machine,
+            commands(vec![settle(ALICE, &[2], Outcome::Accepted, 0)])
+        ),
+        ["deliver 1 3", "submit ack(2)", "fetch 5 2 982"]
+    );
+    step(
+        &mut machine,
+        commands(vec![DestinationCommand::Detach { consumer: ALICE }]),
+    );
+    let fetched = |lsns: std::ops::RangeInclusive<u64>| DestinationInput::Fetched {
+        scanned: Lsn(*lsns.end()),
+        entries: entries(lsns),
+    };
+    assert_eq!(step(&mut machine, fetched(6..=7)), Vec::<String>::new());
+    assert_eq!(
+        step(&mut machine, commands(vec![attach(BOB, 3)])),
+        [
+            "answer 2 Attached { consumer: 1 }",
+            "deliver 2 3r,4",
+            "fetch 4 4 1000"
+        ]
+    );
+    assert_eq!(step(&mut machine, fetched(5..=8)), ["deliver 2 5"]);
+    assert_eq!(step(&mut machine, fetched(9..=12)), Vec::<String>::new());
+    assert_eq!(machine.cursor, Lsn(8), "nobody asked for that");
+}
+
+#[test]
+fn bytes_bound_the_window_and_a_consumer_but_one_message_is_always_possible() {
+    let mut machine = machine();
+    step(&mut machine, commands(vec![attach(ALICE, 100)]));
+    let big = |lsn: u64, len: usize| Entry {
+        lsn: Lsn(lsn),
+        message: Bytes::from(vec![0; len]),
+    };
+    let input = DestinationInput::Committed {
+        entries: vec![big(1, 5000), big(2, 400), big(3, 400), big(4, 400)],
+        mark: None,
+    };
+    assert_eq!(step(&mut machine, input), ["deliver 1 1"]);
+    assert_eq!(
+        step(
+            &mut machine,
+            commands(vec![settle(ALICE, &[1], Outcome::Accepted, 0)])
+        ),
+        ["deliver 1 2,3", "submit ack(1)"]
+    );
+    assert!(machine.window.bytes <= 1000);
+}
+
+#[test]
+fn without_consumers_only_a_few_messages_are_kept() {
+    let mut machine = machine();
+    step(&mut machine, committed(1..=50));
+    assert_eq!(machine.window.entries.len(), 1);
+    assert_eq!(machine.recent.entries.len(), 1);
+    assert_eq!(machine.figures().depth, 50);
+}
