@@ -197,6 +197,18 @@ pub enum Body {
         /// See `Batch`.
         committed: Lsn,
     },
+    /// Active: that was everything up to here; clear the mark of the resync (R4) and say so.
+    SyncEnd {
+        /// The last LSN that was sent.
+        at: Lsn,
+    },
+    /// Passive: answer to `SyncEnd`: a whole copy, durable.
+    SyncDone {
+        /// Which copy.
+        store: StoreId,
+        /// How far it reaches.
+        position: Position,
+    },
     /// Passive: durable here up to this position of this store.
     Durable {
         /// Which copy: a resync changes it.
