@@ -2,7 +2,10 @@
 //! the frames of the peer channel and of the client protocols.
 
 pub mod arbiter;
+pub mod arbiter_codec;
 pub mod auth;
+pub(crate) mod fields;
 pub mod ids;
 pub mod log;
 pub mod peer;
+pub mod peer_codec;
