@@ -2,9 +2,15 @@
 //! the frames of the peer channel and of the client protocols.
 
 pub mod arbiter;
+pub mod arbiter_codec;
 pub mod auth;
 pub mod destination;
 pub mod ids;
 pub mod log;
 pub mod peer;
 pub mod stomp;
+pub(crate) mod fields;
+pub mod ids;
+pub mod log;
+pub mod peer;
+pub mod peer_codec;
