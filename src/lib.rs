@@ -3,6 +3,7 @@
 //! Decisions are pure machines (`machines`), actors are thin shells round them (`actors`); storage,
 //! codecs and I/O know nothing of either. `ARCHITECTURE.md` is the map.
 
+pub mod actors;
 pub mod config;
 pub mod machines;
 pub mod proto;

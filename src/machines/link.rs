@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use crate::machines::link::channel::Channel;
 use crate::machines::link::handshake::Handshake;
-use crate::proto::arbiter::LockIdentity;
 use crate::proto::auth::PairSecret;
 use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{Body, Frame, Hello, PeerFacts};
@@ -107,8 +106,6 @@ pub enum LinkInput {
     /// From HAManager at each change: this server's facts. Sent to the peer when more than the
     /// position has changed.
     OwnFacts(PeerFacts),
-    /// The lock file has been read, or is another now.
-    OwnLock(Option<LockIdentity>),
     /// HAManager: tell the peer that this server ends in order.
     Goodbye {
         /// The epoch in which it says so.
@@ -282,7 +279,6 @@ const HANDSHAKES_MAX: usize = 8;
 pub struct LinkMachine {
     config: LinkConfig,
     facts: PeerFacts,
-    lock: Option<LockIdentity>,
     dialling: Dialling,
     /// The last dial's number.
     last_attempt: u64,
@@ -311,16 +307,10 @@ enum Dialling {
 impl LinkMachine {
     /// A machine that waits for `Started`.
     #[must_use]
-    pub fn new(
-        config: LinkConfig,
-        facts: PeerFacts,
-        lock: Option<LockIdentity>,
-        now: Moment,
-    ) -> Self {
+    pub fn new(config: LinkConfig, facts: PeerFacts, now: Moment) -> Self {
         Self {
             config,
             facts,
-            lock,
             dialling: Dialling::Stopped,
             last_attempt: 0,
             handshakes: Vec::new(),
@@ -376,7 +366,6 @@ impl LinkMachine {
                     channel.send_facts_if_new(&self.facts, effects);
                 }
             }
-            LinkInput::OwnLock(lock) => self.lock = lock,
             LinkInput::Goodbye { epoch } => {
                 if let Some(channel) = &self.channel {
                     channel.send(Body::Goodbye { epoch }, effects);

@@ -2,10 +2,10 @@
 //! effects; none reads a clock, a file or a socket.
 
 pub mod delivery;
-pub mod ha;
-pub mod replication;
+pub mod destination;
 pub mod gateway;
+pub mod ha;
 pub mod link;
 pub mod lock;
-pub mod destination;
+pub mod replication;
 pub mod stomp_session;

@@ -288,12 +288,6 @@ fn put_hello(hello: &Hello, to: &mut BytesMut) {
         put_text(to, key, 64);
         put_text(to, value, 128);
     }
-    to.put_u8(u8::from(hello.lock.is_some()));
-    if let Some(lock) = &hello.lock {
-        to.put_slice(&lock.nonce.0);
-        to.put_u64(lock.device);
-        to.put_u64(lock.inode);
-    }
     put_facts(&hello.facts, to);
 }
 
@@ -310,6 +304,12 @@ fn put_facts(facts: &PeerFacts, to: &mut BytesMut) {
     part.put_slice(&facts.arbiter.unwrap_or_default().0);
     part.put_u64(facts.last_record.0);
     part.put_u8(u8::from(facts.eligible));
+    part.put_u8(u8::from(facts.lock.is_some()));
+    if let Some(lock) = &facts.lock {
+        part.put_slice(&lock.nonce.0);
+        part.put_u64(lock.device);
+        part.put_u64(lock.inode);
+    }
     put_part(to, &part);
 }
 
@@ -461,15 +461,6 @@ fn take_hello(from: &mut FieldReader) -> Result<Hello, BadField> {
             ))
         })
         .collect::<Result<_, BadField>>()?;
-    let lock = if from.bool("lock")? {
-        Some(LockIdentity {
-            nonce: Nonce(from.array("lock")?),
-            device: from.u64("lock")?,
-            inode: from.u64("lock")?,
-        })
-    } else {
-        None
-    };
     let facts = take_facts(from)?;
     Ok(Hello {
         versions,
@@ -480,7 +471,6 @@ fn take_hello(from: &mut FieldReader) -> Result<Hello, BadField> {
         name,
         nonce,
         must_agree,
-        lock,
         facts,
     })
 }
@@ -498,6 +488,15 @@ fn take_facts(from: &mut FieldReader) -> Result<PeerFacts, BadField> {
     let arbiter = ArbiterId(part.array("arbiter")?);
     let last_record = RecordSeq(part.u64("last_record")?);
     let eligible = part.bool("eligible")?;
+    let lock = if part.bool("lock")? {
+        Some(LockIdentity {
+            nonce: Nonce(part.array("lock")?),
+            device: part.u64("lock")?,
+            inode: part.u64("lock")?,
+        })
+    } else {
+        None
+    };
     Ok(PeerFacts {
         state,
         previous,
@@ -509,6 +508,7 @@ fn take_facts(from: &mut FieldReader) -> Result<PeerFacts, BadField> {
         arbiter: known.then_some(arbiter),
         last_record,
         eligible,
+        lock,
     })
 }
 

@@ -29,7 +29,7 @@ pub use eligibility::{ArbiterView, OwnStore, Refusal};
 pub use table::render_table;
 pub use types::*;
 
-use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockIdentity};
+use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts, LockIdentity};
 use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{Hello, PeerFacts, ServerState};
 use crate::storage::api::GatePolicy;
@@ -224,6 +224,15 @@ impl HaMachine {
         self.judge().is_ok()
     }
 
+    /// The lock file as this server sees it.
+    #[must_use]
+    pub fn lock_identity(&self) -> Option<LockIdentity> {
+        match &self.arbiter {
+            ArbiterView::Read { lock, .. } => lock.as_ref().map(LockFacts::identity),
+            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
+        }
+    }
+
     /// Answered pings extend the lease (Z9): only while the peer is in the in-sync set, because only
     /// then is its word that it has not claimed worth anything.
     #[must_use]
@@ -309,9 +318,7 @@ impl HaMachine {
     // ---- the link ----
 
     fn on_link_up(&mut self, session: SessionId, hello: &Hello, effects: &mut Vec<HaEffect>) {
-        if let Some(lock) = hello.lock {
-            self.peer_lock = Some((hello.node, lock));
-        }
+        self.see_peer_lock(hello.node, &hello.facts);
         self.peer = Some(Peer {
             session,
             node: hello.node,
@@ -371,7 +378,9 @@ impl HaMachine {
         let Some(peer) = self.peer.as_mut().filter(|peer| peer.session == session) else {
             return;
         };
-        peer.facts = facts;
+        let node = peer.node;
+        peer.facts = facts.clone();
+        self.see_peer_lock(node, &facts);
         self.consider_peer(effects);
     }
 
@@ -552,6 +561,12 @@ impl HaMachine {
     }
 
     // ---- shared helpers ----
+
+    fn see_peer_lock(&mut self, node: NodeId, facts: &PeerFacts) {
+        if let Some(lock) = facts.lock {
+            self.peer_lock = Some((node, lock));
+        }
+    }
 
     fn session(&self) -> Option<SessionId> {
         self.peer.as_ref().map(|peer| peer.session)

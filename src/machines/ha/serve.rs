@@ -251,7 +251,7 @@ impl HaMachine {
             // H11: every confirm needs the peer, which is the witness; try to get the lock back.
             HaState::Active { .. } => {
                 self.seeking = true;
-                effects.push(HaEffect::AcquireLock);
+                effects.push(HaEffect::RecoverLock);
             }
             HaState::ActiveSync { .. } | HaState::Shrinking { .. } | HaState::Standalone => {
                 self.step_down(&format!("the lock was lost: {why}"), effects);

@@ -204,6 +204,8 @@ pub enum HaEffect {
     },
     /// Try to take the lock, again and again; quickly at first after an ended channel.
     AcquireLock,
+    /// Try to get a lost lock back while the peer's word lets this server serve.
+    RecoverLock,
     /// Let the lock go, or stop trying.
     ReleaseLock,
     /// Write the record to `node/`, durably.

@@ -4,7 +4,6 @@ use crate::machines::link::channel::{Channel, printable};
 use crate::machines::link::{
     ConnId, Dialling, HANDSHAKES_MAX, LinkConfig, LinkDownCause, LinkEffect, LinkMachine,
 };
-use crate::proto::arbiter::LockIdentity;
 use crate::proto::auth::{ProofClaim, session_id};
 use crate::proto::ids::SessionId;
 use crate::proto::peer::{Frame, Hello, PeerFacts};
@@ -81,7 +80,6 @@ impl LinkMachine {
                 name: self.config.name.clone(),
                 nonce,
                 must_agree: self.config.must_agree.clone(),
-                lock: self.lock,
                 facts: self.facts.clone(),
             })),
         });
@@ -205,7 +203,7 @@ impl LinkMachine {
             self.give_up(&handshake, reason, effects);
             return;
         }
-        let differences = differences(&self.config, &self.facts, self.lock.as_ref(), &hello);
+        let differences = differences(&self.config, &self.facts, &hello);
         if !differences.is_empty() {
             let reason = differences.join("; ");
             self.mismatch(&handshake, &hello, reason, effects);
@@ -302,12 +300,7 @@ impl LinkMachine {
 }
 
 /// Why the two cannot be a pair, each in words. Empty: they can.
-fn differences(
-    config: &LinkConfig,
-    facts: &PeerFacts,
-    lock: Option<&LockIdentity>,
-    peer: &Hello,
-) -> Vec<String> {
+fn differences(config: &LinkConfig, facts: &PeerFacts, peer: &Hello) -> Vec<String> {
     let mut found = Vec::new();
     if peer.node == config.node {
         found.push(format!(
@@ -347,7 +340,7 @@ fn differences(
             "the stores belong to different arbiters: here {own}, on the peer {theirs}"
         ));
     }
-    if let (Some(own), Some(theirs)) = (lock, &peer.lock)
+    if let (Some(own), Some(theirs)) = (&facts.lock, &peer.facts.lock)
         && own.nonce != theirs.nonce
     {
         found.push(format!(

@@ -1,4 +1,5 @@
 use super::*;
+use crate::proto::arbiter::LockIdentity;
 use crate::proto::auth::{ProofClaim, session_id};
 use crate::proto::ids::{ArbiterId, Lsn, Nonce, Position, RecordSeq, StoreId};
 use crate::proto::peer::ServerState;
@@ -19,6 +20,7 @@ pub(super) fn facts(state: ServerState) -> PeerFacts {
         arbiter: None,
         last_record: RecordSeq(0),
         eligible: true,
+        lock: None,
     }
 }
 
@@ -40,7 +42,7 @@ pub(super) fn config(node: u8) -> LinkConfig {
 }
 
 pub(super) fn machine(config: LinkConfig) -> LinkMachine {
-    LinkMachine::new(config, facts(ServerState::Waiting), None, at(0))
+    LinkMachine::new(config, facts(ServerState::Waiting), at(0))
 }
 
 pub(super) fn step(machine: &mut LinkMachine, ms: u64, input: LinkInput) -> Vec<LinkEffect> {
@@ -67,7 +69,6 @@ fn hello(config: &LinkConfig, nonce: [u8; 16]) -> Hello {
         name: config.name.clone(),
         nonce,
         must_agree: config.must_agree.clone(),
-        lock: None,
         facts: facts(ServerState::Waiting),
     }
 }
@@ -364,7 +365,7 @@ fn differing_hellos() -> [(Hello, &'static str); 7] {
              on the peer 07070707070707070707070707070707",
         ),
         (
-            with(&|hello| hello.lock = Some(lock(7))),
+            with(&|hello| hello.facts.lock = Some(lock(7))),
             "the servers use different lock files (identity here \
              08080808080808080808080808080808, on the peer 07070707070707070707070707070707): \
              let lock_file name the same file on both",
@@ -383,9 +384,9 @@ fn every_difference_is_named_and_only_after_the_proof() {
         peer.facts.state = ServerState::Active;
         let node = peer.node.0[0];
         let mut machine = dialled(config(1));
-        step(&mut machine, 0, LinkInput::OwnLock(Some(lock(8))));
         let mut own = facts(ServerState::Waiting);
         own.arbiter = Some(ArbiterId([8; 16]));
+        own.lock = Some(lock(8));
         step(&mut machine, 0, LinkInput::OwnFacts(own));
         let effects = step(&mut machine, 1, received(1, Frame::Hello(Box::new(peer))));
         assert!(
@@ -767,7 +768,6 @@ fn no_input_in_any_stage_panics() {
                 cause: CloseCause::Ended,
             },
             LinkInput::OwnFacts(facts(ServerState::Passive)),
-            LinkInput::OwnLock(None),
             LinkInput::Goodbye { epoch: Epoch(1) },
             LinkInput::Drop {
                 session: session(),

@@ -334,6 +334,12 @@ impl ReplicationMachine {
         }
     }
 
+    /// How much one read of the log should give, in bytes.
+    #[must_use]
+    pub fn piece_bytes(&self) -> usize {
+        self.config.piece_bytes
+    }
+
     /// When `Deadline` is wanted.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {

@@ -1,0 +1,17 @@
+//! Thin shells round the machines, and the loops that carry bytes between sockets and them. Each
+//! actor is: an inbox, ports to its neighbours, and one function that carries out effects.
+//!
+//! Everything here runs on any tokio `LocalSet`; no actix `System` or `Arbiter` is asked for.
+
+pub mod board;
+pub mod connection_manager;
+pub mod gateway_pinger;
+pub mod ha_manager;
+pub mod ha_timing;
+pub mod lease;
+pub mod lock_keeper;
+pub mod post;
+pub mod replicator;
+pub mod shell;
+#[cfg(test)]
+pub(crate) mod testkit;
