@@ -5,3 +5,4 @@ pub mod arbiter;
 pub mod ids;
 pub mod log;
 pub mod peer;
+pub mod record;
