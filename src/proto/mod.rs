@@ -11,3 +11,4 @@ pub mod log;
 pub mod peer;
 pub mod peer_codec;
 pub mod stomp;
+pub mod record;
