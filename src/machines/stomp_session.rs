@@ -226,7 +226,13 @@ impl StompSession {
                     self.fail(&problem, receipt, out, effects);
                 }
             }
-            SessionInput::Malformed(error) => self.on_malformed(&error, out, effects),
+            SessionInput::Malformed(error) => match self.phase {
+                Phase::Greeting { .. } | Phase::Connected => {
+                    self.on_malformed(&error, out, effects);
+                }
+                // As for frames after DISCONNECT: what is still owed comes first.
+                Phase::Leaving { .. } | Phase::Closed => {}
+            },
             SessionInput::HeartBeat => self.beats.has_read(now),
             SessionInput::Event(event) => self.on_event(event, out, effects),
             SessionInput::OutputFlushed => self.on_flushed(effects),
@@ -378,7 +384,9 @@ impl StompSession {
                 }
             }
             SessionEvent::Refused { request, reason } => {
-                let receipt = self.requests.answer(request).flatten();
+                let Some(receipt) = self.requests.answer(request) else {
+                    return;
+                };
                 let problem = Problem::new("the request was refused", reason);
                 self.fail(&problem, receipt.as_ref().map(Receipt::raw), out, effects);
             }

@@ -1,1 +1,6 @@
-
+mod acks;
+mod consume;
+mod life;
+mod publish;
+mod support;
+mod table;
