@@ -8,6 +8,7 @@ pub mod destination;
 pub(crate) mod fields;
 pub mod ids;
 pub mod log;
+pub mod message;
 pub mod peer;
 pub mod peer_codec;
 pub mod stomp;
