@@ -3,8 +3,11 @@
 //! Decisions are pure machines (`machines`), actors are thin shells round them (`actors`); storage,
 //! codecs and I/O know nothing of either. `ARCHITECTURE.md` is the map.
 
+pub mod cli;
 pub mod config;
+pub mod exit;
 pub mod machines;
 pub mod proto;
 pub mod storage;
+pub mod telemetry;
 pub mod time;
