@@ -173,7 +173,8 @@ pub fn nearest(path: &str) -> Option<&'static str> {
     let sections = sections().iter().map(|section| section.path);
     all()
         .map(|key| key.path)
-        .chain(sections.filter(|path| !path.is_empty()))
+        // A key that is wrong within its section was not meant to be the section.
+        .chain(sections.filter(|section| !section.is_empty() && !within(&path, section)))
         .map(|known| {
             let known_leaf = known.rsplit('.').next().unwrap_or(known);
             // The right name in the wrong section counts nearly as much as the whole path.
@@ -184,4 +185,9 @@ pub fn nearest(path: &str) -> Option<&'static str> {
         .filter(|(_, likeness)| *likeness >= 0.6)
         .max_by(|a, b| a.1.total_cmp(&b.1))
         .map(|(known, _)| known)
+}
+
+fn within(path: &str, section: &str) -> bool {
+    path.strip_prefix(section)
+        .is_some_and(|rest| rest.starts_with('.'))
 }

@@ -106,21 +106,25 @@ fn flatten(
             .and_then(toml_edit::Key::span)
             .or_else(|| item.span());
         let at = lines.at(span.map_or(0, |span| span.start));
-        let path = if prefix.is_empty() {
+        // A quoted key with a dot in it would pass for a path.
+        let name = if name.contains('.') {
+            quoted(name)
+        } else {
             name.to_owned()
+        };
+        let path = if prefix.is_empty() {
+            name
         } else {
             format!("{prefix}.{name}")
         };
-        // A quoted key with a dot in it would pass for a path.
-        let known = Some(&path).filter(|_| !name.contains('.'));
-        if let Some(key) = known.and_then(|path| keys::find(path)) {
+        if let Some(key) = keys::find(&path) {
             take(key, item, at, layer, errors);
-        } else if let Some(section) = known.filter(|path| is_section(path)) {
+        } else if is_section(&path) {
             match item.as_table_like() {
-                Some(inner) => flatten(section, inner, lines, layer, errors),
+                Some(inner) => flatten(&path, inner, lines, layer, errors),
                 None => errors.push(ConfigError::BadValue {
                     at,
-                    key: section.clone(),
+                    key: path,
                     value: shown(item),
                     rule: "is a section, not a key".to_owned(),
                 }),
