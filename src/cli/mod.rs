@@ -1,0 +1,7 @@
+//! One file per subcommand: each prints and returns, and decides nothing.
+
+pub mod ledger;
+pub mod load;
+pub mod stomp_client;
+#[cfg(test)]
+mod toy_server;
