@@ -151,7 +151,7 @@ fn answer(state: &mut State, key: SocketAddr, request: &Request) {
         "CONNECT" if header("login") == "wrong" => {
             tell(state, key, "ERROR\nmessage:access refused\n\nwho are you\0");
         }
-        "CONNECT" => tell(state, key, "CONNECTED\nversion:1.2\n\n\0"),
+        "CONNECT" | "STOMP" => tell(state, key, "CONNECTED\nversion:1.2\n\n\0"),
         "SEND" => {
             state.sends += 1;
             let id = state.sends;
