@@ -4,7 +4,10 @@
 //! codecs and I/O know nothing of either. `ARCHITECTURE.md` is the map.
 
 pub mod cli;
+pub mod config;
+pub mod exit;
 pub mod machines;
 pub mod proto;
 pub mod storage;
+pub mod telemetry;
 pub mod time;

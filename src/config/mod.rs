@@ -1,0 +1,28 @@
+//! Configuration: profiles, layers, rules, and the reload plan.
+//!
+//! Built-in defaults < profile file < environment `TWINMQ__SECTION__KEY` < `--set key=value`, merged
+//! by the crate `config`; each value keeps its origin, and a spanned parse of the same file gives the
+//! line for every message. Out comes one validated [`Config`].
+
+mod error;
+pub mod keys;
+mod layers;
+mod load;
+mod model;
+mod profile;
+mod raw;
+pub mod render;
+mod rules;
+mod stock;
+mod value;
+
+pub use error::{ConfigError, ConfigErrors, ConfigWarning, Origin};
+pub use layers::ENVIRONMENT_PREFIX;
+pub use load::{ConfigSource, Effective, Loaded, load, load_text};
+pub use model::*;
+pub use profile::{DEFAULT as DEFAULT_PROFILE, STOCK as STOCK_PROFILES};
+pub use stock::{Ports, stock};
+pub use value::{Value, parse_target};
+
+#[cfg(test)]
+mod tests;

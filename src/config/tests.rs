@@ -1,0 +1,3 @@
+//! Tests of the whole way from layers to a configuration.
+
+mod stock;
