@@ -1,3 +1,11 @@
+//! One file per subcommand: each prints and returns, and decides nothing.
+
+pub mod admin_client;
+pub mod ledger;
+pub mod load;
+pub mod stomp_client;
+#[cfg(test)]
+mod toy_server;
 //! The command line: one file per subcommand, each with `run(args)`. They print, and decide
 //! nothing: results go to standard output, logs and progress to standard error.
 
