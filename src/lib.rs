@@ -3,6 +3,8 @@
 //! Decisions are pure machines (`machines`), actors are thin shells round them (`actors`); storage,
 //! codecs and I/O know nothing of either. `ARCHITECTURE.md` is the map.
 
+pub mod actors;
+pub mod io;
 pub mod machines;
 pub mod proto;
 pub mod storage;
