@@ -1,14 +1,38 @@
 //! One STOMP connection: what each frame means, and what leaves when.
+//!
+//! | phase | what is allowed |
+//! |---|---|
+//! | Greeting | CONNECT or STOMP, within the connect timeout |
+//! | Connected | everything else; deliveries go out |
+//! | Leaving | DISCONNECT came: no more frames or deliveries; ends when every request is answered |
+//! | Closed | nothing: `Close` was given |
+//!
+//! A RECEIPT leaves only when what it confirms is true: for SEND, ACK and NACK when the destination
+//! says that the request is committed, for SUBSCRIBE when the consumer is attached. An ERROR ends the
+//! connection, as the protocol has it. The session knows nothing of sockets, of how destinations work
+//! or of other sessions; frames come decoded, bytes leave through `out`.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use self::heart_beats::HeartBeats;
+use self::requests::{Receipt, Requests};
+use self::subscriptions::{AckMode, Subscriptions};
 use crate::machines::delivery::{Outcome, RequestNumber, SessionEvent, SessionKey};
 use crate::proto::destination::DestinationName;
 use crate::proto::ids::Lsn;
-use crate::proto::stomp::{ClientFrame, DecodeError, Limits, Version};
+use crate::proto::stomp::{
+    ClientCommand, ClientFrame, DecodeError, FrameWriter, Limits, ServerCommand, Version,
+};
 use crate::time::Moment;
+
+mod acks;
+mod consume;
+mod heart_beats;
+mod publish;
+mod requests;
+mod subscriptions;
 
 /// Validated values; shared by all sessions.
 #[derive(Clone, Debug)]
@@ -106,17 +130,77 @@ pub enum SessionEffect {
 pub struct StompSession {
     config: Arc<StompSessionConfig>,
     session: SessionKey,
-    started: Moment,
+    phase: Phase,
+    /// 1.0 until CONNECT.
+    version: Version,
+    client_id: Option<String>,
+    login: Option<String>,
+    beats: HeartBeats,
+    subscriptions: Subscriptions,
+    requests: Requests,
+    /// Destinations of the last sends, so that most SENDs need not make theirs anew.
+    destinations: publish::RecentDestinations,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Greeting { until: Moment },
+    Connected,
+    Leaving { receipt: Option<Receipt> },
+    Closed,
+}
+
+/// Why the connection ends, for the client.
+#[derive(Debug)]
+struct Problem {
+    /// The `message` header.
+    message: &'static str,
+    /// The body: what was wrong and what to do.
+    detail: String,
+}
+
+impl Problem {
+    fn new(message: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            message,
+            detail: detail.into(),
+        }
+    }
+
+    fn no_transactions() -> Self {
+        Self::new(
+            "transactions are not available yet in this version",
+            "send, acknowledge and ask for receipts without BEGIN, COMMIT, ABORT and the \
+             transaction header",
+        )
+    }
+
+    fn missing(command: &str, header: &str) -> Self {
+        Self::new(
+            "a header is missing",
+            format!("{command} needs the header {header}"),
+        )
+    }
 }
 
 impl StompSession {
     /// A connection was accepted.
     #[must_use]
     pub fn new(config: Arc<StompSessionConfig>, session: SessionKey, now: Moment) -> Self {
+        let timeout = std::time::Duration::from_millis(config.connect_timeout_ms);
         Self {
             config,
             session,
-            started: now,
+            phase: Phase::Greeting {
+                until: now.after(timeout),
+            },
+            version: Version::V1_0,
+            client_id: None,
+            login: None,
+            beats: HeartBeats::new(now),
+            subscriptions: Subscriptions::default(),
+            requests: Requests::new(),
+            destinations: publish::RecentDestinations::default(),
         }
     }
 
@@ -130,59 +214,368 @@ impl StompSession {
         out: &mut BytesMut,
         effects: &mut Vec<SessionEffect>,
     ) {
-        let _ = (now, input, out, effects, self.session);
+        if self.is_closed() {
+            return;
+        }
+        let before = out.len();
+        match input {
+            SessionInput::Frame(frame) => {
+                self.beats.has_read(now);
+                if let Err(problem) = self.on_frame(&frame, out, effects) {
+                    let receipt = frame.headers.raw_value(b"receipt");
+                    self.fail(&problem, receipt, out, effects);
+                }
+            }
+            SessionInput::Malformed(error) => self.on_malformed(&error, out, effects),
+            SessionInput::HeartBeat => self.beats.has_read(now),
+            SessionInput::Event(event) => self.on_event(event, out, effects),
+            SessionInput::OutputFlushed => self.on_flushed(effects),
+            SessionInput::Deadline => {}
+        }
+        self.maintain(now, before, out, effects);
+    }
+
+    /// Ends the connection with an ERROR for a reason from outside, e.g. that a SEND waited too long.
+    /// `message` is short, `detail` says what was wrong and what to do.
+    pub fn end(
+        &mut self,
+        message: &'static str,
+        detail: &str,
+        out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
+    ) {
+        if !self.is_closed() {
+            self.fail(&Problem::new(message, detail), None, out, effects);
+        }
     }
 
     /// The socket is gone: the consumers are detached, nothing more leaves. Not needed after `Close`.
     pub fn abandon(&mut self, effects: &mut Vec<SessionEffect>) {
-        effects.clear();
+        self.detach_all(effects);
+        self.phase = Phase::Closed;
     }
 
     /// When to come back with [`SessionInput::Deadline`].
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
-        Some(self.started)
+        match self.phase {
+            Phase::Greeting { until } => Some(until),
+            Phase::Connected => {
+                let read = self.beats.read_deadline().filter(|_| !self.is_full());
+                let write = self.beats.write_deadline();
+                read.into_iter().chain(write).min()
+            }
+            Phase::Leaving { .. } => self.beats.write_deadline(),
+            Phase::Closed => None,
+        }
     }
 
     /// No frame may be given now: too many requests wait for their answer.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.config.max_unsettled_requests == 0
+        self.requests.span() >= self.config.max_unsettled_requests
     }
 
-    /// Requests that wait for their answer.
+    /// Requests that wait for their answer, and those answered while an older one waits.
     #[must_use]
     pub fn unanswered(&self) -> usize {
-        0
+        self.requests.span()
     }
 
     /// `client-id` of CONNECT.
     #[must_use]
     pub fn client_id(&self) -> Option<&str> {
-        None
+        self.client_id.as_deref()
     }
 
     /// `login` of CONNECT.
     #[must_use]
     pub fn login(&self) -> Option<&str> {
-        None
+        self.login.as_deref()
     }
 
     /// Subscriptions that stand.
     #[must_use]
     pub fn subscriptions(&self) -> usize {
-        0
+        self.subscriptions.len()
     }
 
     /// Settled by CONNECT.
     #[must_use]
     pub fn version(&self) -> Option<Version> {
-        None
+        match self.phase {
+            Phase::Greeting { .. } => None,
+            Phase::Connected | Phase::Leaving { .. } | Phase::Closed => Some(self.version),
+        }
     }
 
-    /// `Close` was given.
+    /// `Close` was given, or the session abandoned.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        false
+        matches!(self.phase, Phase::Closed)
+    }
+
+    fn on_frame(
+        &mut self,
+        frame: &ClientFrame,
+        out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
+    ) -> Result<(), Problem> {
+        use ClientCommand::{
+            Abort, Ack, Begin, Commit, Connect, Disconnect, Nack, Send, Stomp, Subscribe,
+            Unsubscribe,
+        };
+        match (&self.phase, frame.command) {
+            (Phase::Greeting { .. }, Connect | Stomp) => self.connect(frame, out),
+            (
+                Phase::Greeting { .. },
+                Send | Ack | Nack | Subscribe | Unsubscribe | Disconnect | Begin | Commit | Abort,
+            ) => Err(Problem::new(
+                "not connected",
+                "the first frame of a connection must be CONNECT or STOMP",
+            )),
+            (Phase::Connected, Send) => self.send(frame, effects),
+            (Phase::Connected, Ack) => self.acknowledge(frame, Outcome::Accepted, effects),
+            (Phase::Connected, Nack) => self.acknowledge(frame, Outcome::Released, effects),
+            (Phase::Connected, Subscribe) => self.subscribe(frame, effects),
+            (Phase::Connected, Unsubscribe) => self.unsubscribe(frame, out, effects),
+            (Phase::Connected, Disconnect) => {
+                let receipt = frame.headers.raw_value(b"receipt").map(Receipt::new);
+                self.phase = Phase::Leaving { receipt };
+                Ok(())
+            }
+            (Phase::Connected, Begin | Commit | Abort) => Err(Problem::no_transactions()),
+            (Phase::Connected, Connect | Stomp) => Err(Problem::new(
+                "already connected",
+                "CONNECT and STOMP are allowed once, as the first frame of a connection",
+            )),
+            // The protocol forbids frames after DISCONNECT; a client that sends some hears no more.
+            (Phase::Leaving { .. } | Phase::Closed, _) => Ok(()),
+        }
+    }
+
+    fn on_event(
+        &mut self,
+        event: SessionEvent,
+        out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
+    ) {
+        match event {
+            SessionEvent::Attached { consumer } => self.attached(consumer, out),
+            SessionEvent::Delivered {
+                consumer,
+                deliveries,
+            } => {
+                if let Err(problem) = self.deliver(consumer, &deliveries, out) {
+                    self.fail(&problem, None, out, effects);
+                }
+            }
+            SessionEvent::Committed { requests } => {
+                for request in requests {
+                    if let Some(Some(receipt)) = self.requests.answer(request) {
+                        write_receipt(out, self.version, receipt.raw());
+                    }
+                }
+            }
+            SessionEvent::Refused { request, reason } => {
+                let receipt = self.requests.answer(request).flatten();
+                let problem = Problem::new("the request was refused", reason);
+                self.fail(&problem, receipt.as_ref().map(Receipt::raw), out, effects);
+            }
+            SessionEvent::Closing { reason } => {
+                let problem = Problem::new("the server closes the connection", reason);
+                self.fail(&problem, None, out, effects);
+            }
+        }
+    }
+
+    fn connect(&mut self, frame: &ClientFrame, out: &mut BytesMut) -> Result<(), Problem> {
+        let headers = &frame.headers;
+        let Some(version) = Version::negotiate(headers.raw_value(b"accept-version")) else {
+            return Err(Problem::new(
+                UNSUPPORTED_VERSION,
+                format!(
+                    "this server speaks STOMP {}; name at least one of them in accept-version",
+                    Version::ALL
+                ),
+            ));
+        };
+        let client = match headers.raw_value(b"heart-beat") {
+            None => HeartBeatOffer::default(),
+            Some(text) => heart_beats::parse(text).ok_or_else(|| {
+                Problem::new(
+                    "the heart-beat header is wrong",
+                    "heart-beat is two numbers of milliseconds, as in heart-beat:10000,10000",
+                )
+            })?,
+        };
+        let text = |name| headers.get(name).map(std::borrow::Cow::into_owned);
+        self.client_id = text("client-id");
+        self.login = text("login");
+        self.version = version;
+        let server = self.config.heart_beat_ms;
+        self.beats.agree(server, client);
+        self.phase = Phase::Connected;
+        let mut connected = FrameWriter::new(out, version, ServerCommand::Connected);
+        connected.raw_header("version", version.name().as_bytes());
+        connected.number_header("session", u64::from(self.session.0));
+        connected.header("server", self.config.server_name.as_bytes());
+        let offer = format!("{},{}", server.send, server.receive);
+        connected.raw_header("heart-beat", offer.as_bytes());
+        connected.finish();
+        Ok(())
+    }
+
+    fn on_malformed(
+        &mut self,
+        error: &DecodeError,
+        out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
+    ) {
+        let (message, advice) = match error {
+            DecodeError::UnknownCommand(_) => (
+                "unknown command",
+                "; is the client speaking STOMP, and does content-length count bytes?",
+            ),
+            DecodeError::HeaderCount { .. }
+            | DecodeError::HeaderBytes { .. }
+            | DecodeError::BodyBytes { .. }
+            | DecodeError::FrameBytes { .. } => (
+                "the frame is over a limit",
+                "; send less in one frame, or raise the limit in the server's profile",
+            ),
+            DecodeError::NoColon { .. }
+            | DecodeError::NoName { .. }
+            | DecodeError::NulInHeaders { .. }
+            | DecodeError::Encoding { .. }
+            | DecodeError::Escape { .. }
+            | DecodeError::ContentLength(_)
+            | DecodeError::NoNul { .. } => (
+                "the frame is malformed",
+                "; the frame was not carried out, nor anything after it",
+            ),
+        };
+        let problem = Problem::new(message, format!("{error}{advice}"));
+        self.fail(&problem, None, out, effects);
+    }
+
+    fn on_flushed(&mut self, effects: &mut Vec<SessionEffect>) {
+        for subscription in self.subscriptions.iter_mut() {
+            if subscription.ack == AckMode::Auto && !subscription.unsettled.is_empty() {
+                let lsns = subscription.unsettled.drain(..).collect();
+                effects.push(accepted(subscription.number, lsns));
+            }
+        }
+        for (consumer, lsns) in self.subscriptions.leaving.drain(..) {
+            effects.push(accepted(consumer, lsns));
+            effects.push(SessionEffect::Detach { consumer });
+        }
+    }
+
+    /// What is due whatever the input was.
+    fn maintain(
+        &mut self,
+        now: Moment,
+        before: usize,
+        out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
+    ) {
+        if self.is_full() {
+            // The shell does not read now, so silence is not the client's.
+            self.beats.has_read(now);
+        }
+        match &mut self.phase {
+            Phase::Greeting { until } => {
+                if now >= *until {
+                    let problem = Problem::new(
+                        "connect timeout",
+                        format!(
+                            "no CONNECT came within {} ms",
+                            self.config.connect_timeout_ms
+                        ),
+                    );
+                    self.fail(&problem, None, out, effects);
+                }
+            }
+            Phase::Connected => {
+                if self.beats.read_deadline().is_some_and(|due| now >= due) {
+                    let problem = Problem::new(
+                        "no heart-beat",
+                        format!(
+                            "nothing came for {} ms, twice the interval agreed on",
+                            self.beats.patience_ms()
+                        ),
+                    );
+                    self.fail(&problem, None, out, effects);
+                }
+            }
+            Phase::Leaving { receipt } => {
+                if self.requests.span() == 0 && self.subscriptions.is_quiet() {
+                    if let Some(receipt) = receipt.take() {
+                        write_receipt(out, self.version, receipt.raw());
+                    }
+                    self.close(effects);
+                }
+            }
+            Phase::Closed => {}
+        }
+        if out.len() > before {
+            self.beats.has_written(now);
+        } else if !self.is_closed() && self.beats.write_deadline().is_some_and(|due| now >= due) {
+            out.extend_from_slice(b"\n");
+            self.beats.has_written(now);
+        }
+    }
+
+    fn fail(
+        &mut self,
+        problem: &Problem,
+        receipt: Option<&[u8]>,
+        out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
+    ) {
+        let mut error = FrameWriter::new(out, self.version, ServerCommand::Error);
+        if problem.message == UNSUPPORTED_VERSION {
+            error.raw_header("version", Version::ALL.as_bytes());
+        }
+        error.header("message", problem.message.as_bytes());
+        error.raw_header("content-type", b"text/plain");
+        if let Some(receipt) = receipt {
+            error.raw_header("receipt-id", receipt);
+        }
+        error.body(problem.detail.as_bytes());
+        self.close(effects);
+    }
+
+    fn close(&mut self, effects: &mut Vec<SessionEffect>) {
+        self.detach_all(effects);
+        effects.push(SessionEffect::Close);
+        self.phase = Phase::Closed;
+    }
+
+    fn detach_all(&mut self, effects: &mut Vec<SessionEffect>) {
+        let consumers = self.subscriptions.clear();
+        effects.extend(consumers.map(|consumer| SessionEffect::Detach { consumer }));
     }
 }
+
+const UNSUPPORTED_VERSION: &str = "no common version";
+
+/// Deliveries that reached the socket.
+fn accepted(consumer: u32, lsns: Vec<Lsn>) -> SessionEffect {
+    SessionEffect::Settle {
+        consumer,
+        lsns,
+        outcome: Outcome::Accepted,
+        request: RequestNumber::default(),
+    }
+}
+
+fn write_receipt(out: &mut BytesMut, version: Version, raw: &[u8]) {
+    let mut frame = FrameWriter::new(out, version, ServerCommand::Receipt);
+    frame.raw_header("receipt-id", raw);
+    frame.finish();
+}
+
+#[cfg(test)]
+mod tests;

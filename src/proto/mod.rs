@@ -5,5 +5,6 @@ pub mod arbiter;
 pub mod destination;
 pub mod ids;
 pub mod log;
+pub mod message;
 pub mod peer;
 pub mod stomp;

@@ -54,6 +54,8 @@ impl Version {
 pub trait Command: Copy + Eq + fmt::Debug {
     /// Bytes of the longest command.
     const LONGEST: usize;
+    /// The header of the handshake that settles the version.
+    const VERSION_HEADER: &'static [u8];
     /// The command of this spelling.
     fn parse(spelling: &[u8]) -> Option<Self>;
     /// As the frame spells it.
@@ -63,7 +65,7 @@ pub trait Command: Copy + Eq + fmt::Debug {
 }
 
 macro_rules! commands {
-    ($(#[$doc:meta])* $name:ident, handshake $($shake:ident)|+, $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+) => {
+    ($(#[$doc:meta])* $name:ident, $version:literal in $($shake:ident)|+, $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name {
@@ -76,7 +78,19 @@ macro_rules! commands {
         }
 
         impl Command for $name {
-            const LONGEST: usize = 11;
+            const LONGEST: usize = {
+                let mut longest = 0;
+                let mut index = 0;
+                let names = [$($text.len()),+];
+                while index < names.len() {
+                    if names[index] > longest {
+                        longest = names[index];
+                    }
+                    index += 1;
+                }
+                longest
+            };
+            const VERSION_HEADER: &'static [u8] = $version;
 
             fn parse(spelling: &[u8]) -> Option<Self> {
                 $(if spelling == $text.as_bytes() {
@@ -100,7 +114,7 @@ macro_rules! commands {
 
 commands! {
     /// What clients send.
-    ClientCommand, handshake Connect | Stomp,
+    ClientCommand, b"accept-version" in Connect | Stomp,
     /// A message to a destination.
     Send = "SEND",
     /// Deliveries are done with.
@@ -127,7 +141,7 @@ commands! {
 
 commands! {
     /// What servers send.
-    ServerCommand, handshake Connected,
+    ServerCommand, b"version" in Connected,
     /// A delivery.
     Message = "MESSAGE",
     /// What the receipt was asked for is true.
@@ -179,10 +193,15 @@ impl Headers {
         Self { block, escaped }
     }
 
+    /// The headers of a block.
+    pub(super) fn lines(block: &[u8]) -> RawHeaders<'_> {
+        RawHeaders { rest: block }
+    }
+
     /// In order, repeated ones too.
     #[must_use]
     pub fn raw(&self) -> RawHeaders<'_> {
-        RawHeaders { rest: &self.block }
+        Self::lines(&self.block)
     }
 
     /// The first header of this name, as it came. The name must need no escape.

@@ -1,0 +1,232 @@
+//! SEND: the frame becomes a canonical message.
+
+use std::borrow::Cow;
+
+use super::requests::Receipt;
+use super::{Problem, SessionEffect, StompSession};
+use crate::proto::destination::{DestinationKind, DestinationName};
+use crate::proto::message::{Envelope, MessageWriter, PRIORITY_DEFAULT, Properties};
+use crate::proto::stomp::frame::RawHeader;
+use crate::proto::stomp::{ClientFrame, Headers};
+
+/// How many destinations are remembered.
+const RECENT: usize = 8;
+
+/// Destinations as they were last parsed.
+#[derive(Debug, Default)]
+pub(super) struct RecentDestinations {
+    names: Vec<DestinationName>,
+    /// The next one to be replaced.
+    oldest: usize,
+}
+
+impl RecentDestinations {
+    fn find(&mut self, spelling: &[u8]) -> Result<DestinationName, Problem> {
+        let known = |name: &&DestinationName| name.spelling().as_bytes() == spelling;
+        if let Some(name) = self.names.iter().find(known) {
+            return Ok(name.clone());
+        }
+        let name = queue(spelling)?;
+        if self.names.len() < RECENT {
+            self.names.push(name.clone());
+        } else {
+            self.names[self.oldest] = name.clone();
+            self.oldest = (self.oldest + 1) % RECENT;
+        }
+        Ok(name)
+    }
+}
+
+/// A destination that this version serves.
+pub(super) fn queue(spelling: &[u8]) -> Result<DestinationName, Problem> {
+    let name = DestinationName::parse_bytes(spelling).map_err(|error| {
+        let shown = String::from_utf8_lossy(spelling);
+        Problem::new(
+            "the destination is not valid",
+            format!("{error}; it was {shown:?}"),
+        )
+    })?;
+    match name.kind() {
+        DestinationKind::Queue => Ok(name),
+        DestinationKind::Topic => Err(Problem::new(
+            "topics are not available yet in this version",
+            format!("{name} is a topic; use a queue, /queue/NAME"),
+        )),
+    }
+}
+
+/// The headers of a SEND that mean something here, as they came; of repeated ones the first.
+#[derive(Default)]
+struct SendHeaders<'a> {
+    destination: Option<&'a [u8]>,
+    receipt: Option<&'a [u8]>,
+    transaction: Option<&'a [u8]>,
+    priority: Option<&'a [u8]>,
+    expires: Option<&'a [u8]>,
+    group: Option<&'a [u8]>,
+    duplicate_id: Option<&'a [u8]>,
+    content_type: Option<&'a [u8]>,
+    reply_to: Option<&'a [u8]>,
+    correlation_id: Option<&'a [u8]>,
+    /// The application's own, each name once.
+    own: Vec<RawHeader<'a>>,
+    own_bytes: usize,
+}
+
+impl<'a> SendHeaders<'a> {
+    fn read(headers: &'a Headers) -> Self {
+        let mut found = Self::default();
+        for header in headers.raw() {
+            let place = match header.name {
+                b"destination" => &mut found.destination,
+                b"receipt" => &mut found.receipt,
+                b"transaction" => &mut found.transaction,
+                b"priority" => &mut found.priority,
+                b"expires" => &mut found.expires,
+                b"JMSXGroupID" => &mut found.group,
+                b"_AMQ_DUPL_ID" => &mut found.duplicate_id,
+                b"content-type" => &mut found.content_type,
+                b"reply-to" => &mut found.reply_to,
+                b"correlation-id" => &mut found.correlation_id,
+                name => {
+                    if !is_brokers(name) && !found.own.iter().any(|own| own.name == name) {
+                        found.own_bytes += name.len() + header.value.len() + 10;
+                        found.own.push(header);
+                    }
+                    continue;
+                }
+            };
+            place.get_or_insert(header.value);
+        }
+        found
+    }
+}
+
+/// Headers of MESSAGE that only the broker writes: those that an application sends are dropped, so
+/// that it cannot pass for the broker. `persistent` is the broker's because every message is.
+pub(super) fn is_brokers(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"destination"
+            | b"content-length"
+            | b"persistent"
+            | b"message-id"
+            | b"subscription"
+            | b"ack"
+            | b"redelivered"
+            | b"priority"
+            | b"expires"
+            | b"content-type"
+            | b"reply-to"
+            | b"correlation-id"
+            | b"JMSXGroupID"
+            | b"_AMQ_DUPL_ID"
+            | b"receipt"
+            | b"receipt-id"
+            | b"transaction"
+    )
+}
+
+impl StompSession {
+    pub(super) fn send(
+        &mut self,
+        frame: &ClientFrame,
+        effects: &mut Vec<SessionEffect>,
+    ) -> Result<(), Problem> {
+        let headers = SendHeaders::read(&frame.headers);
+        if headers.transaction.is_some() {
+            return Err(Problem::no_transactions());
+        }
+        let spelling = headers
+            .destination
+            .ok_or_else(|| Problem::missing("SEND", "destination"))?;
+        let spelling = frame.headers.unescape(spelling);
+        let destination = self.destinations.find(&spelling)?;
+        let message = encode(frame, &headers, &destination, self.login.as_deref())?;
+        let request = self.requests.open(headers.receipt.map(Receipt::new));
+        effects.push(SessionEffect::Publish {
+            destination,
+            request,
+            message,
+        });
+        Ok(())
+    }
+}
+
+fn encode(
+    frame: &ClientFrame,
+    headers: &SendHeaders<'_>,
+    destination: &DestinationName,
+    user: Option<&str>,
+) -> Result<bytes::Bytes, Problem> {
+    let text = |raw: Option<&'_ [u8]>| raw.map(|raw| text(&frame.headers, raw).into_owned());
+    let group = text(headers.group);
+    let duplicate_id = text(headers.duplicate_id);
+    let reply_to = text(headers.reply_to);
+    let correlation_id = text(headers.correlation_id);
+    let content_type = text(headers.content_type);
+    let envelope = Envelope {
+        persistent: true,
+        priority: match headers.priority {
+            None => PRIORITY_DEFAULT,
+            Some([digit @ b'0'..=b'9']) => digit - b'0',
+            Some(_) => {
+                return Err(Problem::new(
+                    "the priority header is wrong",
+                    "priority is a digit from 0 to 9",
+                ));
+            }
+        },
+        expiry_ms: match headers.expires.map(decimal) {
+            // Zero is how JMS spells never.
+            None | Some(Some(0)) => None,
+            Some(Some(expiry)) => Some(expiry),
+            Some(None) => {
+                return Err(Problem::new(
+                    "the expires header is wrong",
+                    "expires is a time in milliseconds since 1970, or 0 for never",
+                ));
+            }
+        },
+        due_ms: None,
+        group: group.as_deref(),
+        duplicate_id: duplicate_id.as_deref(),
+        user,
+    };
+    let properties = Properties {
+        to: Some(destination.spelling()),
+        reply_to: reply_to.as_deref(),
+        correlation_id: correlation_id.as_deref(),
+        content_type: content_type.as_deref(),
+    };
+    let capacity = headers.own_bytes + frame.body.len();
+    let mut writer = MessageWriter::new(&envelope, &properties, capacity);
+    for RawHeader { name, value } in &headers.own {
+        writer.header(
+            &self::text(&frame.headers, name),
+            &self::text(&frame.headers, value),
+        );
+    }
+    writer
+        .finish(&frame.body)
+        .map_err(|error| Problem::new("the message is too large", error.to_string()))
+}
+
+/// The text of a raw name or value. The decoder has checked that it is UTF-8, and no escape changes
+/// that.
+fn text<'a>(headers: &Headers, raw: &'a [u8]) -> Cow<'a, str> {
+    match headers.unescape(raw) {
+        Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+        Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
+    }
+}
+
+/// A number written in digits only.
+pub(super) fn decimal(text: &[u8]) -> Option<u64> {
+    let plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text)
+        .ok()
+        .filter(|_| plain)?
+        .parse()
+        .ok()
+}

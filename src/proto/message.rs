@@ -1,0 +1,307 @@
+//! The canonical message: what a store holds and the peer receives, whatever protocol it came by.
+//!
+//! ```text
+//! 1  format (1)
+//! 1  flags: 0x01 persistent, 0x02 expiry, 0x04 due, 0x08 group, 0x10 duplicate id, 0x20 user
+//! 1  priority, 0 to 9
+//! 8  expiry, milliseconds since 1970      if flagged; big-endian, as all numbers here
+//! 8  due, milliseconds since 1970         if flagged
+//! 4+n group, 4+n duplicate id, 4+n user   each if flagged: its length and UTF-8
+//! .. AMQP 1.0 sections (OASIS part 3.2): properties, application-properties, one data section
+//! ```
+//!
+//! The broker decides by the envelope alone; the sections are the application's. Written in one pass
+//! into one buffer, read in place.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use thiserror::Error;
+
+mod amqp;
+
+/// The format written by this version.
+const FORMAT: u8 = 1;
+/// A message never has more bytes than this.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 30;
+/// The priority of a message that says none.
+pub const PRIORITY_DEFAULT: u8 = 4;
+
+const PERSISTENT: u8 = 0x01;
+const EXPIRY: u8 = 0x02;
+const DUE: u8 = 0x04;
+const GROUP: u8 = 0x08;
+const DUPLICATE_ID: u8 = 0x10;
+const USER: u8 = 0x20;
+
+/// What the broker itself needs to know of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    /// Survives restarts.
+    pub persistent: bool,
+    /// 0 to 9, 9 goes first.
+    pub priority: u8,
+    /// Not delivered after this, milliseconds since 1970.
+    pub expiry_ms: Option<u64>,
+    /// Not delivered before this, milliseconds since 1970.
+    pub due_ms: Option<u64>,
+    /// Messages of one group go to one consumer.
+    pub group: Option<&'a str>,
+    /// The application's id for duplicate detection.
+    pub duplicate_id: Option<&'a str>,
+    /// Who sent it.
+    pub user: Option<&'a str>,
+}
+
+impl Default for Envelope<'_> {
+    fn default() -> Self {
+        Self {
+            persistent: true,
+            priority: PRIORITY_DEFAULT,
+            expiry_ms: None,
+            due_ms: None,
+            group: None,
+            duplicate_id: None,
+            user: None,
+        }
+    }
+}
+
+/// The AMQP properties that other protocols have too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Properties<'a> {
+    /// The address that it was sent to.
+    pub to: Option<&'a str>,
+    /// Where an answer goes.
+    pub reply_to: Option<&'a str>,
+    /// What it answers.
+    pub correlation_id: Option<&'a str>,
+    /// MIME type of the body.
+    pub content_type: Option<&'a str>,
+}
+
+/// The message would exceed [`MESSAGE_BYTES_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the message exceeds {MESSAGE_BYTES_MAX} bytes")]
+pub struct MessageTooLarge;
+
+/// Why bytes are not a canonical message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum MessageError {
+    /// Written by a later version, or no message at all.
+    #[error("message format {0} is not known to this version")]
+    Format(u8),
+    /// The bytes end within a part.
+    #[error("the message ends within its {0}")]
+    Truncated(&'static str),
+    /// A priority above 9.
+    #[error("the message's priority is {0}, above 9")]
+    Priority(u8),
+    /// A text that is not UTF-8.
+    #[error("the message's {0} is not UTF-8")]
+    Encoding(&'static str),
+    /// A section or value that is not what AMQP 1.0 says.
+    #[error("the message's {0} is not valid AMQP")]
+    Section(&'static str),
+}
+
+/// Writes one message: envelope and properties at once, then headers, then the body.
+#[derive(Debug)]
+pub struct MessageWriter {
+    out: BytesMut,
+    headers: amqp::MapWriter,
+}
+
+impl MessageWriter {
+    /// `capacity`: bytes of all headers and of the body, at least; the message is then written
+    /// without growing.
+    #[must_use]
+    pub fn new(envelope: &Envelope<'_>, properties: &Properties<'_>, capacity: usize) -> Self {
+        let texts = [
+            envelope.group,
+            envelope.duplicate_id,
+            envelope.user,
+            properties.to,
+            properties.reply_to,
+            properties.correlation_id,
+            properties.content_type,
+        ];
+        let text_bytes: usize = texts.iter().flatten().map(|text| text.len() + 5).sum();
+        let mut out = BytesMut::with_capacity(64 + text_bytes + capacity.min(MESSAGE_BYTES_MAX));
+        put_envelope(&mut out, envelope);
+        amqp::put_properties(&mut out, properties);
+        let headers = amqp::MapWriter::new();
+        Self { out, headers }
+    }
+
+    /// Appends an application property.
+    pub fn header(&mut self, name: &str, value: &str) {
+        self.headers.put(&mut self.out, name, value);
+    }
+
+    /// Appends the body.
+    ///
+    /// # Errors
+    /// The whole would exceed [`MESSAGE_BYTES_MAX`].
+    pub fn finish(mut self, body: &[u8]) -> Result<Bytes, MessageTooLarge> {
+        let whole = self.out.len().saturating_add(body.len());
+        if whole.saturating_add(64) > MESSAGE_BYTES_MAX {
+            return Err(MessageTooLarge);
+        }
+        self.headers.finish(&mut self.out);
+        amqp::put_data(&mut self.out, body);
+        Ok(self.out.freeze())
+    }
+}
+
+fn put_envelope(out: &mut BytesMut, envelope: &Envelope<'_>) {
+    let mut flags = 0;
+    for (present, flag) in [
+        (envelope.persistent, PERSISTENT),
+        (envelope.expiry_ms.is_some(), EXPIRY),
+        (envelope.due_ms.is_some(), DUE),
+        (envelope.group.is_some(), GROUP),
+        (envelope.duplicate_id.is_some(), DUPLICATE_ID),
+        (envelope.user.is_some(), USER),
+    ] {
+        if present {
+            flags |= flag;
+        }
+    }
+    out.put_slice(&[FORMAT, flags, envelope.priority.min(9)]);
+    for number in [envelope.expiry_ms, envelope.due_ms].into_iter().flatten() {
+        out.put_u64(number);
+    }
+    for text in [envelope.group, envelope.duplicate_id, envelope.user]
+        .into_iter()
+        .flatten()
+    {
+        out.put_u32(amqp::length(text.len()));
+        out.put_slice(text.as_bytes());
+    }
+}
+
+/// A message as it lies in its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    envelope: Envelope<'a>,
+    /// The fields of the properties list.
+    properties: amqp::Values<'a>,
+    /// Keys and values of the application properties, in turn.
+    headers: amqp::Values<'a>,
+    body: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// Finds the parts of a message; nothing is copied.
+    ///
+    /// # Errors
+    /// The bytes are no message of a known format.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, MessageError> {
+        let (envelope, mut rest) = read_envelope(bytes)?;
+        let mut message = Self {
+            envelope,
+            properties: amqp::Values::default(),
+            headers: amqp::Values::default(),
+            body: &[],
+        };
+        while !rest.is_empty() {
+            let (section, after) = amqp::Section::read(rest)?;
+            rest = after;
+            match section {
+                amqp::Section::Properties(fields) => message.properties = fields,
+                amqp::Section::ApplicationProperties(pairs) => message.headers = pairs,
+                amqp::Section::Data(body) => message.body = body,
+                amqp::Section::Other => {}
+            }
+        }
+        Ok(message)
+    }
+
+    /// The broker's part.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope<'a> {
+        &self.envelope
+    }
+
+    /// The properties that are text; others, as AMQP clients may send them, are left out.
+    #[must_use]
+    pub fn properties(&self) -> Properties<'a> {
+        let mut properties = Properties::default();
+        for (index, value) in self.properties.enumerate() {
+            match index {
+                2 => properties.to = value.text(),
+                4 => properties.reply_to = value.text(),
+                5 => properties.correlation_id = value.text(),
+                6 => properties.content_type = value.text(),
+                _ => {}
+            }
+        }
+        properties
+    }
+
+    /// The application properties whose values are text, in order.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let mut values = self.headers;
+        std::iter::from_fn(move || {
+            loop {
+                let (name, value) = (values.next()?, values.next()?);
+                if let (Some(name), Some(value)) = (name.text(), value.text()) {
+                    return Some((name, value));
+                }
+            }
+        })
+    }
+
+    /// The content of the data section; of the last one, where AMQP sent several.
+    #[must_use]
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+}
+
+fn read_envelope(bytes: &[u8]) -> Result<(Envelope<'_>, &[u8]), MessageError> {
+    const PART: &str = "envelope";
+    let Some(([format, flags, priority], mut rest)) = bytes.split_first_chunk() else {
+        return Err(MessageError::Truncated(PART));
+    };
+    if *format != FORMAT {
+        return Err(MessageError::Format(*format));
+    }
+    if *priority > 9 {
+        return Err(MessageError::Priority(*priority));
+    }
+    let mut number = |flag: u8| {
+        if flags & flag == 0 {
+            return Ok(None);
+        }
+        let (value, after) = rest
+            .split_first_chunk()
+            .ok_or(MessageError::Truncated(PART))?;
+        rest = after;
+        Ok(Some(u64::from_be_bytes(*value)))
+    };
+    let (expiry_ms, due_ms) = (number(EXPIRY)?, number(DUE)?);
+    let mut text = |flag: u8| {
+        if flags & flag == 0 {
+            return Ok(None);
+        }
+        let (value, after) = amqp::split_long(rest).ok_or(MessageError::Truncated(PART))?;
+        rest = after;
+        std::str::from_utf8(value)
+            .map(Some)
+            .map_err(|_| MessageError::Encoding(PART))
+    };
+    let (group, duplicate_id, user) = (text(GROUP)?, text(DUPLICATE_ID)?, text(USER)?);
+    let envelope = Envelope {
+        persistent: flags & PERSISTENT != 0,
+        priority: *priority,
+        expiry_ms,
+        due_ms,
+        group,
+        duplicate_id,
+        user,
+    };
+    Ok((envelope, rest))
+}
+
+#[cfg(test)]
+mod tests;
