@@ -7,6 +7,7 @@ pub mod actors;
 pub mod cli;
 pub mod config;
 pub mod exit;
+pub mod io;
 pub mod machines;
 pub mod proto;
 pub mod storage;

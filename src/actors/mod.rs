@@ -12,6 +12,12 @@ pub mod lease;
 pub mod lock_keeper;
 pub mod post;
 pub mod replicator;
+pub mod destination;
+pub mod directory;
+pub mod inbox;
+pub mod lease;
+pub mod permits;
+pub mod post;
 pub mod shell;
 #[cfg(test)]
 pub(crate) mod testkit;

@@ -363,7 +363,6 @@ impl DestinationMachine {
     pub fn figures(&self) -> DestinationFigures {
         DestinationFigures {
             consumers: self.consumers.len(),
-            unsettled: self.consumers.values().map(|c| c.unsettled.len()).sum(),
             ..self.figures
         }
     }
@@ -442,6 +441,7 @@ impl DestinationMachine {
             return;
         };
         self.ring.retain(|other| *other != key);
+        self.count_settled(consumer.unsettled.len());
         self.returned.extend(consumer.unsettled);
         if self.consumers.is_empty() {
             self.shrink();
@@ -458,6 +458,7 @@ impl DestinationMachine {
     ) {
         let returned = &mut self.returned;
         if let Some(consumer) = self.consumers.get_mut(&key) {
+            let held = consumer.unsettled.len();
             lsns.retain(|lsn| match (consumer.take(*lsn), outcome) {
                 (Some(_), Outcome::Accepted) => true,
                 (Some(message), Outcome::Released) => {
@@ -466,10 +467,12 @@ impl DestinationMachine {
                 }
                 (None, Outcome::Accepted | Outcome::Released) => false,
             });
+            let settled = held.saturating_sub(consumer.unsettled.len());
             if !consumer.in_ring && consumer.has_credit(self.config.consumer_bytes_max) {
                 consumer.in_ring = true;
                 self.ring.push_back(key);
             }
+            self.count_settled(settled);
         } else {
             lsns.clear();
         }
@@ -489,6 +492,10 @@ impl DestinationMachine {
             let records = self.ack_records(lsns);
             self.submit(ticket(key.session, request), records);
         }
+    }
+
+    fn count_settled(&mut self, count: usize) {
+        self.figures.unsettled = self.figures.unsettled.saturating_sub(count);
     }
 
     fn coalesce_acks(&mut self) {
@@ -707,6 +714,7 @@ impl DestinationMachine {
             self.reached = self.reached.max(delivery.lsn);
             deliveries.push(delivery);
         }
+        self.figures.unsettled = self.figures.unsettled.saturating_add(deliveries.len());
         consumer.in_ring = consumer.has_credit(bytes_max);
         if consumer.in_ring {
             self.ring.push_back(key);

@@ -1,0 +1,484 @@
+//! Who is who on the data thread: names to destinations, keys to sessions, and the way of what the
+//! store tells to both. Local to its thread and no actor; it decides nothing about messages.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::actors::destination::{Destination, DestinationPorts, DestinationReport};
+use crate::actors::inbox::{Inbox, Order};
+use crate::actors::permits::{Ledger, PermitLimit, PermitPool};
+use crate::actors::post::{Port, post};
+use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionEvent, SessionKey};
+use crate::machines::destination::{
+    Activation, DestinationConfig, DestinationFigures, DestinationInput, request_of,
+};
+use crate::proto::destination::{DestinationKind, DestinationName};
+use crate::proto::ids::{DestId, Lsn};
+use crate::storage::api::{Committed, Entry, SharedStore};
+use crate::time::Clock;
+
+/// The kind byte of a queue's definition.
+const KIND_QUEUE: u8 = b'q';
+
+/// Validated values.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectoryConfig {
+    /// For each destination.
+    pub destination: DestinationConfig,
+    /// Destinations that clients may bring into being.
+    pub destinations_max: usize,
+    /// Messages on their way to the store, per connection.
+    pub connection_permits: PermitLimit,
+    /// The same of all connections.
+    pub permits: PermitLimit,
+}
+
+impl Default for DirectoryConfig {
+    fn default() -> Self {
+        Self {
+            destination: DestinationConfig::default(),
+            destinations_max: 100_000,
+            connection_permits: PermitLimit {
+                messages: 8192,
+                bytes: 16 << 20,
+            },
+            permits: PermitLimit {
+                messages: 131_072,
+                bytes: 256 << 20,
+            },
+        }
+    }
+}
+
+/// Why a destination cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// This server is not the active one (any more).
+    #[error("this server does not serve; connect to the other server of the pair")]
+    NotServing,
+    /// Only queues can be used.
+    #[error("topics are not available in this version; use /queue/NAME")]
+    Topic,
+    /// The bound on destinations.
+    #[error(
+        "there are {0} destinations, which is the most allowed; use one that exists or raise `destinations_max`"
+    )]
+    TooMany(usize),
+}
+
+/// A destination for `status`.
+#[derive(Clone, Debug)]
+pub struct DestinationDescription {
+    /// `/queue/NAME`.
+    pub name: String,
+    /// What it does.
+    pub report: DestinationReport,
+}
+
+/// A destination that is known in this term.
+struct Known {
+    name: DestinationName,
+    state: Presence,
+}
+
+enum Presence {
+    /// Not used in this term yet; what it will begin with.
+    Asleep(Activation),
+    Awake {
+        port: Port<DestinationInput>,
+        report: Rc<Cell<DestinationReport>>,
+    },
+}
+
+/// One term of service.
+struct Term {
+    by_name: HashMap<DestinationName, DestId>,
+    known: HashMap<DestId, Known>,
+    next: u32,
+    /// Shared with the destinations: false once the term is over.
+    serving: Rc<Cell<bool>>,
+    sends_refused: bool,
+}
+
+/// See the module.
+pub struct Directory {
+    config: DirectoryConfig,
+    store: SharedStore,
+    clock: Arc<dyn Clock>,
+    pool: Rc<PermitPool>,
+    term: RefCell<Option<Term>>,
+    /// Answers to fetches of earlier terms that are still to come.
+    stale_fetches: RefCell<HashMap<DestId, u32>>,
+    sessions: RefCell<HashMap<SessionKey, Rc<Inbox>>>,
+    next_session: Cell<u32>,
+    upto: Cell<Lsn>,
+}
+
+impl Directory {
+    /// Outside any term.
+    #[must_use]
+    pub fn new(config: DirectoryConfig, store: SharedStore, clock: Arc<dyn Clock>) -> Rc<Self> {
+        Rc::new(Self {
+            config,
+            store,
+            clock,
+            pool: PermitPool::new(config.permits),
+            term: RefCell::new(None),
+            stale_fetches: RefCell::default(),
+            sessions: RefCell::default(),
+            next_session: Cell::new(1),
+            upto: Cell::new(Lsn::ZERO),
+        })
+    }
+
+    /// This server begins to serve: the epoch is open and everything of earlier ones is committed.
+    pub fn activate(&self) {
+        self.deactivate("a new term begins");
+        let horizon = self.store.log_facts().durable.lsn;
+        let horizon = horizon.max(self.store.committed());
+        let mut term = Term {
+            by_name: HashMap::new(),
+            known: HashMap::new(),
+            next: 1,
+            serving: Rc::new(Cell::new(true)),
+            sends_refused: self.store.facts().refuses_sends,
+        };
+        for facts in self.store.destinations() {
+            term.next = term.next.max(facts.id.0.saturating_add(1));
+            let Some(name) = queue_name(&facts.definition) else {
+                tracing::warn!(target: "twinmq::data", id = facts.id.0, "a destination of an unknown kind is left alone");
+                continue;
+            };
+            let state = Presence::Asleep(Activation {
+                definition: None,
+                depth: facts.depth,
+                tail: facts.tail,
+                mark: facts.mark,
+                horizon,
+            });
+            term.by_name.insert(name.clone(), facts.id);
+            term.known.insert(facts.id, Known { name, state });
+        }
+        self.upto.set(self.store.committed());
+        *self.term.borrow_mut() = Some(term);
+    }
+
+    /// This server stops serving: every session is told to close, every destination ends.
+    pub fn deactivate(&self, reason: &str) {
+        self.order_all(&Order::Close(reason.to_owned()));
+        let Some(term) = self.term.borrow_mut().take() else {
+            return;
+        };
+        term.serving.set(false);
+        for (id, known) in term.known {
+            if let Presence::Awake { port, report } = known.state {
+                port.retire();
+                if report.get().fetching {
+                    let mut stale = self.stale_fetches.borrow_mut();
+                    let count = stale.entry(id).or_default();
+                    *count = count.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    /// A new session, with its mailbox.
+    #[must_use]
+    pub fn open_session(&self) -> (SessionKey, Rc<Inbox>) {
+        let number = self.next_session.get();
+        self.next_session.set(number.checked_add(1).unwrap_or(1));
+        let ledger = Ledger::new(self.config.connection_permits, Rc::clone(&self.pool));
+        let inbox = Rc::new(Inbox::new(ledger));
+        let key = SessionKey(number);
+        self.sessions.borrow_mut().insert(key, Rc::clone(&inbox));
+        (key, inbox)
+    }
+
+    /// A session has ended. It is remembered until its last request is answered.
+    pub fn close_session(&self, key: SessionKey) {
+        let mut sessions = self.sessions.borrow_mut();
+        if sessions.get(&key).is_some_and(|inbox| inbox.leave()) {
+            sessions.remove(&key);
+        }
+    }
+
+    /// Gives an order to every session.
+    pub fn order_all(&self, order: &Order) {
+        for inbox in self.sessions.borrow().values() {
+            inbox.order(order.clone());
+        }
+    }
+
+    /// The way to a destination, which is made if there is none of this name.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn resolve(
+        self: &Rc<Self>,
+        name: &DestinationName,
+    ) -> Result<Port<DestinationInput>, Unavailable> {
+        if name.kind() == DestinationKind::Topic {
+            return Err(Unavailable::Topic);
+        }
+        let mut term = self.term.borrow_mut();
+        let term = term.as_mut().ok_or(Unavailable::NotServing)?;
+        let id = match term.by_name.get(name) {
+            Some(id) => *id,
+            None => self.define(term, name)?,
+        };
+        let refused = term.sends_refused;
+        let serving = Rc::clone(&term.serving);
+        let known = term
+            .known
+            .get_mut(&id)
+            .expect("every id in by_name is in known: both are filled together");
+        let activation = match &mut known.state {
+            Presence::Awake { port, .. } => return Ok(port.clone()),
+            Presence::Asleep(activation) => std::mem::take(activation),
+        };
+        let (port, report) = self.wake(id, activation, serving);
+        if refused {
+            post(&port, DestinationInput::SendsRefused(true));
+        }
+        known.state = Presence::Awake {
+            port: port.clone(),
+            report,
+        };
+        Ok(port)
+    }
+
+    fn wake(
+        self: &Rc<Self>,
+        id: DestId,
+        activation: Activation,
+        serving: Rc<Cell<bool>>,
+    ) -> (Port<DestinationInput>, Rc<Cell<DestinationReport>>) {
+        let report = Rc::new(Cell::new(DestinationReport {
+            figures: DestinationFigures {
+                depth: activation.depth,
+                ..DestinationFigures::default()
+            },
+            fetching: false,
+        }));
+        let ports = DestinationPorts {
+            store: Arc::clone(&self.store),
+            directory: Rc::clone(self),
+            serving,
+            report: Rc::clone(&report),
+        };
+        let clock = Arc::clone(&self.clock);
+        let address = Destination::begin(self.config.destination, id, activation, ports, clock);
+        (Port::new("destination", address.recipient()), report)
+    }
+
+    /// Commands for a destination, with what it needs to know besides.
+    pub fn command(&self, port: &Port<DestinationInput>, commands: Vec<DestinationCommand>) {
+        let upto = self.upto.get();
+        post(port, DestinationInput::Commands { commands, upto });
+    }
+
+    /// An event for a session; nobody minds if it has ended.
+    pub fn tell(&self, session: SessionKey, event: SessionEvent) {
+        let mut sessions = self.sessions.borrow_mut();
+        if let Some(inbox) = sessions.get(&session) {
+            inbox.put(event);
+            if inbox.is_done() {
+                sessions.remove(&session);
+            }
+        }
+    }
+
+    /// What the store has committed: one post for each destination and session that it concerns.
+    pub fn committed(&self, committed: Committed) {
+        self.upto.set(self.upto.get().max(committed.upto));
+        self.route_ready(committed.ready, committed.marks);
+        let mut whose = None;
+        let mut requests: Vec<RequestNumber> = Vec::new();
+        for (session, request) in committed.tickets.into_iter().filter_map(request_of) {
+            if let Some(before) = whose.replace(session)
+                && before != session
+            {
+                let requests = std::mem::take(&mut requests);
+                self.tell(before, SessionEvent::Committed { requests });
+            }
+            requests.push(request);
+        }
+        if let Some(session) = whose {
+            self.tell(session, SessionEvent::Committed { requests });
+        }
+    }
+
+    fn route_ready(&self, ready: Vec<(DestId, Vec<Entry>)>, mut marks: Vec<(DestId, Lsn)>) {
+        let mut term = self.term.borrow_mut();
+        let Some(term) = term.as_mut() else {
+            return;
+        };
+        for (id, entries) in ready {
+            let at = marks.iter().position(|(other, _)| *other == id);
+            let mark = at.map(|at| marks.swap_remove(at).1);
+            term.route(id, entries, mark);
+        }
+        for (id, mark) in marks {
+            term.route(id, Vec::new(), Some(mark));
+        }
+    }
+
+    /// The store's answer to a fetch.
+    pub fn fetched(&self, id: DestId, entries: Vec<Entry>, scanned: Lsn) {
+        let mut stale = self.stale_fetches.borrow_mut();
+        if let Some(count) = stale.get_mut(&id) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                stale.remove(&id);
+            }
+            return;
+        }
+        let term = self.term.borrow();
+        let known = term.as_ref().and_then(|term| term.known.get(&id));
+        if let Some(Presence::Awake { port, .. }) = known.map(|known| &known.state) {
+            post(port, DestinationInput::Fetched { entries, scanned });
+        }
+    }
+
+    /// Looks whether the store refuses sends now, and passes on a change.
+    pub fn look_at_store(&self) {
+        let refused = self.store.facts().refuses_sends;
+        let mut term = self.term.borrow_mut();
+        let Some(term) = term.as_mut().filter(|term| term.sends_refused != refused) else {
+            return;
+        };
+        term.sends_refused = refused;
+        if refused {
+            tracing::warn!(target: "twinmq::data", "sends are refused: the store is almost full");
+        } else {
+            tracing::info!(target: "twinmq::data", "sends are taken again");
+        }
+        for known in term.known.values() {
+            if let Presence::Awake { port, .. } = &known.state {
+                post(port, DestinationInput::SendsRefused(refused));
+            }
+        }
+    }
+
+    /// Posts that destinations have not handled.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        let term = self.term.borrow();
+        let known = term.iter().flat_map(|term| term.known.values());
+        known
+            .map(|known| match &known.state {
+                Presence::Awake { port, .. } => port.depth(),
+                Presence::Asleep(_) => 0,
+            })
+            .sum()
+    }
+
+    /// Sessions that are open or wait for their last answer.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.borrow().len()
+    }
+
+    /// Messages and bytes on their way to the store.
+    #[must_use]
+    pub fn in_flight(&self) -> (usize, usize) {
+        self.pool.used()
+    }
+
+    /// The pool that connections wait for.
+    #[must_use]
+    pub fn pool(&self) -> &PermitPool {
+        &self.pool
+    }
+
+    /// Every destination, by name.
+    #[must_use]
+    pub fn describe(&self) -> Vec<DestinationDescription> {
+        let term = self.term.borrow();
+        let known = term.iter().flat_map(|term| term.known.values());
+        let mut all: Vec<DestinationDescription> = known
+            .map(|known| DestinationDescription {
+                name: known.name.spelling().to_owned(),
+                report: known.state.report(),
+            })
+            .collect();
+        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    /// Gives a new queue its id. Its definition goes with its first unit.
+    fn define(&self, term: &mut Term, name: &DestinationName) -> Result<DestId, Unavailable> {
+        if term.known.len() >= self.config.destinations_max {
+            return Err(Unavailable::TooMany(term.known.len()));
+        }
+        let id = DestId(term.next);
+        term.next = term
+            .next
+            .checked_add(1)
+            .ok_or(Unavailable::TooMany(term.known.len()))?;
+        let state = Presence::Asleep(Activation {
+            definition: Some(definition(name)),
+            horizon: self.upto.get(),
+            ..Activation::default()
+        });
+        term.by_name.insert(name.clone(), id);
+        let name = name.clone();
+        term.known.insert(id, Known { name, state });
+        Ok(id)
+    }
+}
+
+impl Term {
+    fn route(&mut self, id: DestId, entries: Vec<Entry>, mark: Option<Lsn>) {
+        match self.known.get_mut(&id).map(|known| &mut known.state) {
+            Some(Presence::Awake { port, .. }) => {
+                post(port, DestinationInput::Committed { entries, mark });
+            }
+            Some(Presence::Asleep(activation)) => {
+                let new = entries.iter().filter(|entry| entry.lsn > activation.tail);
+                let count = u64::try_from(new.count()).unwrap_or(u64::MAX);
+                activation.depth = activation.depth.saturating_add(count);
+                let tail = entries.last().map_or(Lsn::ZERO, |entry| entry.lsn);
+                activation.tail = activation.tail.max(tail);
+                activation.mark = activation.mark.max(mark.unwrap_or(Lsn::ZERO));
+            }
+            None => {}
+        }
+    }
+}
+
+impl Presence {
+    fn report(&self) -> DestinationReport {
+        match self {
+            Self::Asleep(activation) => DestinationReport {
+                figures: DestinationFigures {
+                    depth: activation.depth,
+                    ..DestinationFigures::default()
+                },
+                fetching: false,
+            },
+            Self::Awake { report, .. } => report.get(),
+        }
+    }
+}
+
+/// A queue's definition as the store keeps it.
+fn definition(name: &DestinationName) -> Bytes {
+    let mut value = BytesMut::with_capacity(1 + name.name().len());
+    value.put_u8(KIND_QUEUE);
+    value.put_slice(name.name().as_bytes());
+    value.freeze()
+}
+
+/// The name in a queue's definition.
+fn queue_name(definition: &[u8]) -> Option<DestinationName> {
+    let (kind, name) = definition.split_first()?;
+    if *kind != KIND_QUEUE {
+        return None;
+    }
+    DestinationName::new(DestinationKind::Queue, std::str::from_utf8(name).ok()?).ok()
+}

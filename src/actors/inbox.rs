@@ -1,0 +1,233 @@
+//! A session's mailbox. Not an actor's: the session is a plain loop on the same thread, which takes
+//! from here only what it has room for.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use crate::actors::permits::Ledger;
+use crate::machines::delivery::SessionEvent;
+
+/// What the server wants of a session besides its events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Go on.
+    #[default]
+    Run,
+    /// Read nothing more, wait for every answer, say why, close.
+    Drain(String),
+    /// Say why and close.
+    Close(String),
+}
+
+/// Shared by the session (which takes) and the directory (which puts).
+#[derive(Debug)]
+pub struct Inbox {
+    state: RefCell<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    events: VecDeque<SessionEvent>,
+    waker: Option<Waker>,
+    order: Order,
+    ledger: Ledger,
+    /// The session takes no more; only its permits are still to come back.
+    gone: bool,
+}
+
+impl Inbox {
+    /// Empty, of a session with these permits.
+    #[must_use]
+    pub fn new(ledger: Ledger) -> Self {
+        Self {
+            state: RefCell::new(State {
+                events: VecDeque::new(),
+                waker: None,
+                order: Order::Run,
+                ledger,
+                gone: false,
+            }),
+        }
+    }
+
+    /// Puts an event in. Answers free their permits at once.
+    pub fn put(&self, event: SessionEvent) {
+        let mut state = self.state.borrow_mut();
+        match &event {
+            SessionEvent::Committed { requests } => state.ledger.answered(requests),
+            SessionEvent::Refused { request, .. } => state.ledger.answered(&[*request]),
+            SessionEvent::Attached { .. }
+            | SessionEvent::Delivered { .. }
+            | SessionEvent::Closing { .. } => {}
+        }
+        if !state.gone {
+            match (state.events.back_mut(), event) {
+                (
+                    Some(SessionEvent::Committed { requests }),
+                    SessionEvent::Committed { requests: more },
+                ) => requests.extend(more),
+                (_, event) => state.events.push_back(event),
+            }
+        }
+        wake(state);
+    }
+
+    /// Takes the next event; of a delivery, about as many messages as `bytes` allow.
+    pub fn take(&self, bytes: usize) -> Option<SessionEvent> {
+        let events = &mut self.state.borrow_mut().events;
+        let mut event = events.pop_front()?;
+        if let SessionEvent::Delivered {
+            consumer,
+            deliveries,
+        } = &mut event
+        {
+            let mut sum = 0usize;
+            let fits = deliveries.iter().take_while(|delivery| {
+                let before = sum;
+                sum = sum.saturating_add(delivery.message.len());
+                before < bytes
+            });
+            let count = fits.count().max(1);
+            if count < deliveries.len() {
+                events.push_front(SessionEvent::Delivered {
+                    consumer: *consumer,
+                    deliveries: deliveries.split_off(count),
+                });
+            }
+        }
+        Some(event)
+    }
+
+    /// Nothing to take.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state.borrow().events.is_empty()
+    }
+
+    /// Wakes the task at the next event, answer or order.
+    pub fn wait(&self, waker: &Waker) {
+        let slot = &mut self.state.borrow_mut().waker;
+        if !slot.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    /// Gives an order; a later `Drain` does not take back a `Close`.
+    pub fn order(&self, order: Order) {
+        let mut state = self.state.borrow_mut();
+        if !matches!(state.order, Order::Close(_)) {
+            state.order = order;
+        }
+        wake(state);
+    }
+
+    /// The order that stands.
+    #[must_use]
+    pub fn ordered(&self) -> Order {
+        self.state.borrow().order.clone()
+    }
+
+    /// Works with the permits.
+    pub fn ledger<R>(&self, work: impl FnOnce(&mut Ledger) -> R) -> R {
+        work(&mut self.state.borrow_mut().ledger)
+    }
+
+    /// The session has ended. True when nothing more is to come back.
+    #[must_use]
+    pub fn leave(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        state.gone = true;
+        state.events.clear();
+        state.waker = None;
+        state.ledger.is_clear()
+    }
+
+    /// The session has ended and its last permit came back.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let state = self.state.borrow();
+        state.gone && state.ledger.is_clear()
+    }
+}
+
+/// Wakes the session after the state is let go.
+fn wake(mut state: std::cell::RefMut<'_, State>) {
+    let waker = state.waker.take();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::actors::permits::{PermitLimit, PermitPool};
+    use crate::machines::delivery::{Delivery, RequestNumber};
+    use crate::proto::ids::Lsn;
+
+    fn inbox() -> Inbox {
+        let limit = PermitLimit {
+            messages: 10,
+            bytes: 1000,
+        };
+        Inbox::new(Ledger::new(limit, PermitPool::new(limit)))
+    }
+
+    fn committed(numbers: &[u32]) -> SessionEvent {
+        SessionEvent::Committed {
+            requests: numbers.iter().copied().map(RequestNumber).collect(),
+        }
+    }
+
+    #[test]
+    fn a_large_delivery_is_taken_in_pieces_and_answers_are_joined() {
+        let inbox = inbox();
+        let deliveries = (1..=5)
+            .map(|lsn| Delivery {
+                lsn: Lsn(lsn),
+                redelivered: false,
+                message: Bytes::from(vec![0; 100]),
+            })
+            .collect();
+        let consumer = 3;
+        inbox.put(SessionEvent::Delivered {
+            consumer,
+            deliveries,
+        });
+        inbox.put(committed(&[1]));
+        inbox.put(committed(&[2, 3]));
+        let mut sizes = Vec::new();
+        let mut answers = 0;
+        while let Some(event) = inbox.take(150) {
+            match event {
+                SessionEvent::Delivered { deliveries, .. } => sizes.push(deliveries.len()),
+                SessionEvent::Committed { requests } => answers += requests.len(),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        assert_eq!(sizes, [2, 2, 1]);
+        assert_eq!(answers, 3);
+    }
+
+    #[test]
+    fn permits_of_a_session_that_left_come_back_with_the_answers() {
+        let inbox = inbox();
+        inbox.ledger(|ledger| ledger.publish(RequestNumber(1), 5));
+        assert!(!inbox.leave());
+        assert!(!inbox.is_done());
+        inbox.put(committed(&[1]));
+        assert!(inbox.is_done() && inbox.is_empty());
+    }
+
+    #[test]
+    fn a_close_is_final() {
+        let inbox = inbox();
+        inbox.order(Order::Close("now".to_owned()));
+        inbox.order(Order::Drain("slowly".to_owned()));
+        assert_eq!(inbox.ordered(), Order::Close("now".to_owned()));
+    }
+}

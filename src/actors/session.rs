@@ -1,0 +1,567 @@
+//! One client connection: a plain loop that reads, lets the protocol's machine decide, hands what it
+//! wants to the destinations, and writes. It never waits on a write: a client that sends ACKs while
+//! we send it messages must not stop both.
+//!
+//! What bounds it: no frame goes on without a permit, nothing is read and no delivery is taken while
+//! more than `output_bytes_max` waits to be written, and a delivery is encoded in pieces.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::{Instant, Sleep};
+
+use crate::actors::directory::{Directory, Unavailable};
+use crate::actors::inbox::{Inbox, Order};
+use crate::actors::lease::ServingLease;
+use crate::actors::post::Port;
+use crate::io::client_tcp::{ClientSocket, Fill};
+use crate::machines::delivery::{
+    ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
+};
+use crate::machines::destination::DestinationInput;
+use crate::machines::stomp_session::{
+    SessionEffect, SessionInput, StompSession, StompSessionConfig,
+};
+use crate::proto::destination::DestinationName;
+use crate::proto::stomp::Decoder;
+use crate::time::{Clock, Moment};
+
+/// Destinations gathered before their commands are posted.
+const BATCHES_MAX: usize = 32;
+
+/// Validated values; shared by all sessions.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// For the protocol's machine.
+    pub stomp: Arc<StompSessionConfig>,
+    /// Bytes that wait to be written before the session stops reading and taking deliveries.
+    pub output_bytes_max: usize,
+    /// How long a client may take to read our last words.
+    pub linger: Duration,
+    /// How long a client may wait for a permit before the connection is given up: its ACKs stand
+    /// behind the SEND that waits.
+    pub block_timeout: Duration,
+}
+
+/// What every session of a server shares.
+#[derive(Clone)]
+pub struct SessionContext {
+    /// Destinations and mailboxes.
+    pub directory: Rc<Directory>,
+    /// Asked before each flush.
+    pub lease: Arc<dyn ServingLease>,
+    /// For deadlines.
+    pub clock: Arc<dyn Clock>,
+    /// Limits.
+    pub config: Arc<SessionConfig>,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(context: SessionContext, socket: ClientSocket) {
+    let mut session = Session::new(context, socket);
+    while session.turn() {
+        if session.brought_work {
+            // Let the destinations see what this read brought, and others have their turn.
+            tokio::task::yield_now().await;
+        } else {
+            session.wait().await;
+        }
+    }
+    session.end();
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Both ways.
+    Open,
+    /// The client will send nothing more; what it sent is still carried out.
+    HalfClosed,
+    /// The machine has closed; the last bytes leave until the moment.
+    LastWords(Moment),
+    /// All is written and the client knows; waits for its end, so that nothing of ours is lost.
+    Finished(Moment),
+    /// Nothing more to do.
+    Over,
+}
+
+/// Commands for one destination, in order.
+struct Batch {
+    name: DestinationName,
+    port: Port<DestinationInput>,
+    commands: Vec<DestinationCommand>,
+}
+
+struct Session {
+    context: SessionContext,
+    socket: ClientSocket,
+    key: SessionKey,
+    inbox: Rc<Inbox>,
+    machine: StompSession,
+    decoder: Decoder,
+    input: BytesMut,
+    output: BytesMut,
+    effects: Vec<SessionEffect>,
+    /// Effects before this one have their permits.
+    charged: usize,
+    consumers: HashMap<u32, DestinationName>,
+    batches: Vec<Batch>,
+    phase: Phase,
+    /// `input` may hold a whole frame.
+    undecoded: bool,
+    /// Since when a frame waits for a permit.
+    blocked_since: Option<Moment>,
+    /// The last turn read something.
+    brought_work: bool,
+    timer: Option<(Moment, Pin<Box<Sleep>>)>,
+}
+
+impl Session {
+    fn new(context: SessionContext, socket: ClientSocket) -> Self {
+        let (key, inbox) = context.directory.open_session();
+        let stomp = Arc::clone(&context.config.stomp);
+        Self {
+            decoder: Decoder::new(stomp.limits),
+            machine: StompSession::new(stomp, key, context.clock.now()),
+            context,
+            socket,
+            key,
+            inbox,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            effects: Vec::new(),
+            charged: 0,
+            consumers: HashMap::new(),
+            batches: Vec::new(),
+            phase: Phase::Open,
+            undecoded: false,
+            blocked_since: None,
+            brought_work: false,
+            timer: None,
+        }
+    }
+
+    /// Does whatever can be done now. False: the connection is over.
+    fn turn(&mut self) -> bool {
+        let now = self.context.clock.now();
+        self.brought_work = false;
+        match self.phase {
+            Phase::Open | Phase::HalfClosed => {
+                if self.machine.next_deadline().is_some_and(|at| at <= now) {
+                    self.step(now, SessionInput::Deadline);
+                }
+                self.take_events(now);
+                self.obey(now);
+                self.decode(now);
+                self.read(now);
+                self.mind_the_block(now);
+            }
+            Phase::LastWords(until) if until <= now => self.phase = Phase::Over,
+            Phase::LastWords(_) => {}
+            Phase::Finished(until) => self.read_away(until <= now),
+            Phase::Over => return false,
+        }
+        self.run_effects();
+        self.flush(now);
+        self.phase != Phase::Over
+    }
+
+    fn step(&mut self, now: Moment, input: SessionInput) {
+        if self.machine.is_closed() {
+            return;
+        }
+        self.machine
+            .step(now, input, &mut self.output, &mut self.effects);
+        self.charge();
+    }
+
+    /// Takes the permits for what the last step published.
+    fn charge(&mut self) {
+        for effect in self.effects.iter().skip(self.charged) {
+            match effect {
+                SessionEffect::Publish {
+                    request, message, ..
+                } => self
+                    .inbox
+                    .ledger(|ledger| ledger.publish(*request, message.len())),
+                SessionEffect::Settle { request, .. } => {
+                    self.inbox.ledger(|ledger| ledger.ask(*request));
+                }
+                SessionEffect::Attach { .. }
+                | SessionEffect::Detach { .. }
+                | SessionEffect::Close => {}
+            }
+        }
+        self.charged = self.effects.len();
+    }
+
+    fn output_has_room(&self) -> bool {
+        self.output.len() < self.context.config.output_bytes_max
+    }
+
+    fn take_events(&mut self, now: Moment) {
+        while self.output_has_room() {
+            let room = self.context.config.output_bytes_max - self.output.len();
+            let Some(event) = self.inbox.take(room) else {
+                return;
+            };
+            self.step(now, SessionInput::Event(event));
+        }
+    }
+
+    fn obey(&mut self, now: Moment) {
+        let reason = match self.inbox.ordered() {
+            Order::Run => return,
+            Order::Drain(reason) => {
+                let clear = self.inbox.ledger(|ledger| ledger.is_clear());
+                if !clear || !self.inbox.is_empty() {
+                    return;
+                }
+                reason
+            }
+            Order::Close(reason) => reason,
+        };
+        self.step(now, SessionInput::Event(SessionEvent::Closing { reason }));
+    }
+
+    /// Nothing but a missing permit or a slow reader holds up the next frame.
+    fn may_go_on(&self) -> bool {
+        !self.machine.is_closed() && self.inbox.ordered() == Order::Run && self.output_has_room()
+    }
+
+    fn has_permit(&self) -> bool {
+        !self.machine.is_full() && self.inbox.ledger(|ledger| ledger.has_room())
+    }
+
+    fn decode(&mut self, now: Moment) {
+        while self.undecoded && self.may_go_on() && self.has_permit() {
+            match self.decoder.decode(&mut self.input) {
+                Ok(Some(frame)) => self.step(now, SessionInput::Frame(frame)),
+                Ok(None) => self.undecoded = false,
+                Err(error) => {
+                    self.undecoded = false;
+                    self.step(now, SessionInput::Malformed(error));
+                }
+            }
+        }
+    }
+
+    fn wants_to_read(&self) -> bool {
+        match self.phase {
+            Phase::Open => !self.undecoded && self.may_go_on() && self.has_permit(),
+            Phase::Finished(_) => true,
+            Phase::HalfClosed | Phase::LastWords(_) | Phase::Over => false,
+        }
+    }
+
+    /// One read, however much more there may be: others share the thread.
+    fn read(&mut self, now: Moment) {
+        if self.wants_to_read() {
+            match self.socket.fill(&mut self.input) {
+                Fill::Some => {
+                    self.brought_work = true;
+                    self.undecoded = true;
+                    self.step(now, SessionInput::HeartBeat);
+                    self.decode(now);
+                }
+                Fill::Nothing => {}
+                Fill::End => self.phase = Phase::HalfClosed,
+            }
+        }
+        if self.phase == Phase::HalfClosed && !self.undecoded {
+            self.phase = Phase::Over;
+        }
+    }
+
+    fn mind_the_block(&mut self, now: Moment) {
+        if !self.undecoded || self.has_permit() {
+            self.blocked_since = None;
+            return;
+        }
+        let since = *self.blocked_since.get_or_insert(now);
+        if now.since(since) >= self.context.config.block_timeout {
+            let reason = "the server could not take a SEND in time: too much waits to be stored"
+                .to_owned();
+            self.step(now, SessionInput::Event(SessionEvent::Closing { reason }));
+        }
+    }
+
+    fn run_effects(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.charged = 0;
+        for effect in effects.drain(..) {
+            self.run(effect);
+        }
+        if self.effects.is_empty() {
+            self.effects = effects;
+        }
+        self.post_batches();
+    }
+
+    fn run(&mut self, effect: SessionEffect) {
+        match effect {
+            SessionEffect::Publish {
+                destination,
+                request,
+                message,
+            } => self.publish(&destination, request, message),
+            SessionEffect::Attach {
+                destination,
+                consumer,
+                prefetch,
+            } => self.attach(destination, consumer, prefetch),
+            SessionEffect::Detach { consumer } => {
+                if let Some(name) = self.consumers.remove(&consumer) {
+                    let consumer = self.consumer(consumer);
+                    self.queue(&name, DestinationCommand::Detach { consumer });
+                }
+            }
+            SessionEffect::Settle {
+                consumer,
+                lsns,
+                outcome,
+                request,
+            } => self.settle(consumer, lsns, outcome, request),
+            SessionEffect::Close => {
+                let until = self.context.clock.now().after(self.context.config.linger);
+                self.phase = Phase::LastWords(until);
+            }
+        }
+    }
+
+    fn consumer(&self, number: u32) -> ConsumerKey {
+        ConsumerKey {
+            session: self.key,
+            number,
+        }
+    }
+
+    fn publish(&mut self, name: &DestinationName, request: RequestNumber, message: bytes::Bytes) {
+        let session = self.key;
+        match self.batch(name) {
+            Ok(batch) => {
+                if let Some(DestinationCommand::Publish { messages, .. }) =
+                    batch.commands.last_mut()
+                {
+                    messages.push((request, message));
+                } else {
+                    batch.commands.push(DestinationCommand::Publish {
+                        session,
+                        messages: vec![(request, message)],
+                    });
+                }
+            }
+            Err(error) => self.inbox.put(SessionEvent::Refused {
+                request,
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    fn attach(&mut self, name: DestinationName, number: u32, prefetch: u32) {
+        let consumer = self.consumer(number);
+        match self.batch(&name) {
+            Ok(batch) => {
+                batch
+                    .commands
+                    .push(DestinationCommand::Attach { consumer, prefetch });
+                self.consumers.insert(number, name);
+            }
+            Err(error) => self.inbox.put(SessionEvent::Closing {
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    fn settle(&mut self, number: u32, lsns: Vec<crate::proto::ids::Lsn>, outcome: Outcome, request: RequestNumber) {
+        let Some(name) = self.consumers.get(&number).cloned() else {
+            // Its consumer is gone, and what it held is back in the queue: nothing is left to do.
+            if request.0 != 0 {
+                self.inbox.put(SessionEvent::Committed {
+                    requests: vec![request],
+                });
+            }
+            return;
+        };
+        let consumer = self.consumer(number);
+        self.queue(
+            &name,
+            DestinationCommand::Settle {
+                consumer,
+                lsns,
+                outcome,
+                request,
+            },
+        );
+    }
+
+    /// Queues a command of a consumer; without its destination there is nobody to tell.
+    fn queue(&mut self, name: &DestinationName, command: DestinationCommand) {
+        if let Ok(batch) = self.batch(name) {
+            batch.commands.push(command);
+        }
+    }
+
+    fn batch(&mut self, name: &DestinationName) -> Result<&mut Batch, Unavailable> {
+        let at = match self.batches.iter().position(|batch| batch.name == *name) {
+            Some(at) => at,
+            None => {
+                let port = self.context.directory.resolve(name)?;
+                if self.batches.len() >= BATCHES_MAX {
+                    self.post_batches();
+                }
+                self.batches.push(Batch {
+                    name: name.clone(),
+                    port,
+                    commands: Vec::new(),
+                });
+                self.batches.len() - 1
+            }
+        };
+        Ok(&mut self.batches[at])
+    }
+
+    /// One post for each destination, with everything that this turn has for it.
+    fn post_batches(&mut self) {
+        for batch in self.batches.drain(..) {
+            self.context.directory.command(&batch.port, batch.commands);
+        }
+    }
+
+    fn flush(&mut self, now: Moment) {
+        if !self.output.is_empty() {
+            if !self.context.lease.may_speak() {
+                // Another server may serve by now: what this one believes is worth nothing.
+                tracing::debug!(target: "twinmq::net", session = self.key.0, "closed: the lease is over");
+                self.output.clear();
+                self.phase = Phase::Over;
+                return;
+            }
+            if self.socket.flush(&mut self.output).is_err() {
+                self.phase = Phase::Over;
+                return;
+            }
+            if self.output.is_empty() {
+                self.step(now, SessionInput::OutputFlushed);
+                self.run_effects();
+            }
+        }
+        if let Phase::LastWords(until) = self.phase
+            && self.output.is_empty()
+        {
+            self.socket.finish();
+            self.phase = Phase::Finished(until);
+        }
+    }
+
+    /// Reads what the client still sends and forgets it: closing with unread bytes would take our
+    /// last words away from it.
+    fn read_away(&mut self, overdue: bool) {
+        self.input.clear();
+        match self.socket.fill(&mut self.input) {
+            Fill::Some => self.brought_work = true,
+            Fill::Nothing => {}
+            Fill::End => self.phase = Phase::Over,
+        }
+        if overdue {
+            self.phase = Phase::Over;
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        match self.phase {
+            Phase::Open | Phase::HalfClosed => {
+                let timeout = self.context.config.block_timeout;
+                let blocked = self.blocked_since.map(|since| since.after(timeout));
+                [self.machine.next_deadline(), blocked].into_iter().flatten().min()
+            }
+            Phase::LastWords(until) | Phase::Finished(until) => Some(until),
+            Phase::Over => None,
+        }
+    }
+
+    async fn wait(&mut self) {
+        self.arm();
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    fn arm(&mut self) {
+        let deadline = self.next_deadline();
+        if self.timer.as_ref().map(|(at, _)| *at) == deadline {
+            return;
+        }
+        let now = self.context.clock.now();
+        match (&mut self.timer, deadline) {
+            (_, None) => self.timer = None,
+            (Some((at, sleep)), Some(deadline)) => {
+                *at = deadline;
+                sleep.as_mut().reset(tokio_now() + deadline.since(now));
+            }
+            (None, Some(deadline)) => {
+                let sleep = tokio::time::sleep(deadline.since(now));
+                self.timer = Some((deadline, Box::pin(sleep)));
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let serving = matches!(self.phase, Phase::Open | Phase::HalfClosed);
+        let mut ready = false;
+        if serving {
+            self.inbox.wait(cx.waker());
+            ready |= self.output_has_room() && !self.inbox.is_empty();
+            ready |= self.output.is_empty() && self.must_obey();
+            if self.undecoded && self.may_go_on() {
+                ready |= self.has_permit();
+                if !self.context.directory.pool().has_room() {
+                    self.context.directory.pool().wait(cx.waker());
+                }
+            }
+        }
+        let (read, write) = (self.wants_to_read(), !self.output.is_empty());
+        ready |= self.socket.poll(cx, read, write).is_ready();
+        if let Some((_, sleep)) = &mut self.timer
+            && sleep.as_mut().poll(cx).is_ready()
+        {
+            self.timer = None;
+            ready = true;
+        }
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// An order came after the turn looked for one.
+    fn must_obey(&self) -> bool {
+        match self.inbox.ordered() {
+            Order::Run => false,
+            Order::Drain(_) => self.inbox.ledger(|ledger| ledger.is_clear()),
+            Order::Close(_) => true,
+        }
+    }
+
+    /// Gives back what the session holds.
+    fn end(mut self) {
+        if !self.machine.is_closed() {
+            self.machine.abandon(&mut self.effects);
+        }
+        self.run_effects();
+        self.context.directory.close_session(self.key);
+    }
+}
+
+impl Drop for Session {
+    /// For a session whose task is dropped with its runtime; otherwise this was done.
+    fn drop(&mut self) {
+        self.context.directory.close_session(self.key);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the timer wheel has its own clock")]
+fn tokio_now() -> Instant {
+    Instant::now()
+}

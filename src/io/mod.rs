@@ -1,0 +1,3 @@
+//! Plain functions and small types round sockets; no decisions.
+
+pub mod client_tcp;
