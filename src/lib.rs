@@ -3,6 +3,7 @@
 //! Decisions are pure machines (`machines`), actors are thin shells round them (`actors`); storage,
 //! codecs and I/O know nothing of either. `ARCHITECTURE.md` is the map.
 
+pub mod io;
 pub mod machines;
 pub mod proto;
 pub mod storage;

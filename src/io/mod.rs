@@ -1,0 +1,5 @@
+//! Threads and plain async functions that touch the world: files, sockets, probes. They decide
+//! nothing.
+
+pub mod arbiter_file;
+pub mod file_lock;
