@@ -5,19 +5,17 @@
 
 pub mod board;
 pub mod connection_manager;
+pub mod destination;
+pub mod directory;
 pub mod gateway_pinger;
 pub mod ha_manager;
 pub mod ha_timing;
-pub mod lease;
-pub mod lock_keeper;
-pub mod post;
-pub mod replicator;
-pub mod destination;
-pub mod directory;
 pub mod inbox;
 pub mod lease;
+pub mod lock_keeper;
 pub mod permits;
 pub mod post;
+pub mod replicator;
 pub mod shell;
 #[cfg(test)]
 pub(crate) mod testkit;

@@ -1,21 +1,20 @@
-//! One file per subcommand: each prints and returns, and decides nothing.
+//! The command line: one file per subcommand, each with `run(args)`. They print, and decide
+//! nothing: results go to standard output, logs and progress to standard error.
 
 pub mod admin_client;
+pub mod args;
+pub mod config_show;
 pub mod ledger;
 pub mod load;
 pub mod stomp_client;
 #[cfg(test)]
 mod toy_server;
-//! The command line: one file per subcommand, each with `run(args)`. They print, and decide
-//! nothing: results go to standard output, logs and progress to standard error.
 
 use std::io::Write;
 
 use crate::config::ConfigErrors;
 use crate::exit::ExitCode;
 
-pub mod args;
-pub mod config_show;
 //PAIR
 
 use args::{Cli, Command, ConfigCommand, PairCommand, StoreCommand};

@@ -11,5 +11,5 @@ pub mod log;
 pub mod message;
 pub mod peer;
 pub mod peer_codec;
-pub mod stomp;
 pub mod record;
+pub mod stomp;
