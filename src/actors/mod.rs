@@ -3,12 +3,15 @@
 //!
 //! Everything here runs on any tokio `LocalSet`; no actix `System` or `Arbiter` is asked for.
 
+pub mod acceptor;
+pub mod data_plane;
 pub mod destination;
 pub mod directory;
 pub mod inbox;
 pub mod lease;
 pub mod permits;
 pub mod post;
+pub mod session;
 pub mod shell;
 #[cfg(test)]
 pub(crate) mod testkit;
