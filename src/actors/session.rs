@@ -531,8 +531,9 @@ impl Session {
             Phase::Open | Phase::HalfClosed(_) => {
                 let timeout = self.context.config.block_timeout;
                 let blocked = self.blocked_since.map(|since| since.after(timeout));
+                // What is undecoded waits for permits, however long.
                 let half = match self.phase {
-                    Phase::HalfClosed(until) => Some(until),
+                    Phase::HalfClosed(until) if !self.undecoded => Some(until),
                     _ => None,
                 };
                 let all = [self.machine.next_deadline(), blocked, half];
