@@ -28,7 +28,9 @@ pub struct Inbox {
 
 #[derive(Debug)]
 struct State {
-    events: VecDeque<SessionEvent>,
+    /// Everything but deliveries: never stuck behind those that the client does not read.
+    answers: VecDeque<SessionEvent>,
+    deliveries: VecDeque<SessionEvent>,
     waker: Option<Waker>,
     order: Order,
     ledger: Ledger,
@@ -42,7 +44,8 @@ impl Inbox {
     pub fn new(ledger: Ledger) -> Self {
         Self {
             state: RefCell::new(State {
-                events: VecDeque::new(),
+                answers: VecDeque::new(),
+                deliveries: VecDeque::new(),
                 waker: None,
                 order: Order::Run,
                 ledger,
@@ -62,21 +65,27 @@ impl Inbox {
             | SessionEvent::Closing { .. } => {}
         }
         if !state.gone {
-            match (state.events.back_mut(), event) {
+            match (state.answers.back_mut(), event) {
                 (
                     Some(SessionEvent::Committed { requests }),
                     SessionEvent::Committed { requests: more },
                 ) => requests.extend(more),
-                (_, event) => state.events.push_back(event),
+                (_, event @ SessionEvent::Delivered { .. }) => state.deliveries.push_back(event),
+                (_, event) => state.answers.push_back(event),
             }
         }
         wake(state);
     }
 
-    /// Takes the next event; of a delivery, about as many messages as `bytes` allow.
-    pub fn take(&self, bytes: usize) -> Option<SessionEvent> {
-        let events = &mut self.state.borrow_mut().events;
-        let mut event = events.pop_front()?;
+    /// Takes the next answer.
+    pub fn take_answer(&self) -> Option<SessionEvent> {
+        self.state.borrow_mut().answers.pop_front()
+    }
+
+    /// Takes the next delivery, about as many of its messages as `bytes` allow.
+    pub fn take_delivery(&self, bytes: usize) -> Option<SessionEvent> {
+        let waiting = &mut self.state.borrow_mut().deliveries;
+        let mut event = waiting.pop_front()?;
         if let SessionEvent::Delivered {
             consumer,
             deliveries,
@@ -90,19 +99,26 @@ impl Inbox {
             });
             let count = fits.count().max(1);
             if count < deliveries.len() {
-                events.push_front(SessionEvent::Delivered {
+                let rest = deliveries.split_off(count);
+                waiting.push_front(SessionEvent::Delivered {
                     consumer: *consumer,
-                    deliveries: deliveries.split_off(count),
+                    deliveries: rest,
                 });
             }
         }
         Some(event)
     }
 
-    /// Nothing to take.
+    /// An answer waits.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.state.borrow().events.is_empty()
+    pub fn has_answer(&self) -> bool {
+        !self.state.borrow().answers.is_empty()
+    }
+
+    /// A delivery waits.
+    #[must_use]
+    pub fn has_delivery(&self) -> bool {
+        !self.state.borrow().deliveries.is_empty()
     }
 
     /// Wakes the task at the next event, answer or order.
@@ -138,7 +154,8 @@ impl Inbox {
     pub fn leave(&self) -> bool {
         let mut state = self.state.borrow_mut();
         state.gone = true;
-        state.events.clear();
+        state.answers.clear();
+        state.deliveries.clear();
         state.waker = None;
         state.ledger.is_clear()
     }
@@ -201,16 +218,17 @@ mod tests {
         inbox.put(committed(&[1]));
         inbox.put(committed(&[2, 3]));
         let mut sizes = Vec::new();
-        let mut answers = 0;
-        while let Some(event) = inbox.take(150) {
-            match event {
-                SessionEvent::Delivered { deliveries, .. } => sizes.push(deliveries.len()),
-                SessionEvent::Committed { requests } => answers += requests.len(),
-                other => panic!("unexpected {other:?}"),
-            }
+        while let Some(event) = inbox.take_delivery(150) {
+            let SessionEvent::Delivered { deliveries, .. } = event else {
+                panic!("unexpected {event:?}");
+            };
+            sizes.push(deliveries.len());
         }
+        let Some(SessionEvent::Committed { requests }) = inbox.take_answer() else {
+            panic!("the answers are not stuck behind the delivery");
+        };
         assert_eq!(sizes, [2, 2, 1]);
-        assert_eq!(answers, 3);
+        assert_eq!(requests.len(), 3);
     }
 
     #[test]
@@ -220,7 +238,7 @@ mod tests {
         assert!(!inbox.leave());
         assert!(!inbox.is_done());
         inbox.put(committed(&[1]));
-        assert!(inbox.is_done() && inbox.is_empty());
+        assert!(inbox.is_done() && !inbox.has_answer());
     }
 
     #[test]

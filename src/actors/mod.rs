@@ -5,6 +5,8 @@
 
 pub mod board;
 pub mod connection_manager;
+pub mod acceptor;
+pub mod data_plane;
 pub mod destination;
 pub mod directory;
 pub mod gateway_pinger;
@@ -16,6 +18,7 @@ pub mod lock_keeper;
 pub mod permits;
 pub mod post;
 pub mod replicator;
+pub mod session;
 pub mod shell;
 #[cfg(test)]
 pub(crate) mod testkit;

@@ -2,8 +2,9 @@
 //! wants to the destinations, and writes. It never waits on a write: a client that sends ACKs while
 //! we send it messages must not stop both.
 //!
-//! What bounds it: no frame goes on without a permit, nothing is read and no delivery is taken while
-//! more than `output_bytes_max` waits to be written, and a delivery is encoded in pieces.
+//! What bounds it: no frame goes on without a permit; no delivery is taken while `output_bytes_max`
+//! wait to be written; nothing is read while so many bytes of answers do. Deliveries that the client
+//! does not read thus never keep us from reading its ACKs.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -40,7 +41,8 @@ const BATCHES_MAX: usize = 32;
 pub struct SessionConfig {
     /// For the protocol's machine.
     pub stomp: Arc<StompSessionConfig>,
-    /// Bytes that wait to be written before the session stops reading and taking deliveries.
+    /// Bytes that wait to be written before no more deliveries are taken; and, of answers alone,
+    /// before nothing more is read.
     pub output_bytes_max: usize,
     /// How long a client may take to read our last words.
     pub linger: Duration,
@@ -81,8 +83,9 @@ pub async fn serve(context: SessionContext, socket: ClientSocket) {
 enum Phase {
     /// Both ways.
     Open,
-    /// The client will send nothing more; what it sent is still carried out.
-    HalfClosed,
+    /// The client will send nothing more; what it sent is carried out, and answered if that is
+    /// possible before the moment.
+    HalfClosed(Moment),
     /// The machine has closed; the last bytes leave until the moment.
     LastWords(Moment),
     /// All is written and the client knows; waits for its end, so that nothing of ours is lost.
@@ -107,6 +110,8 @@ struct Session {
     decoder: Decoder,
     input: BytesMut,
     output: BytesMut,
+    /// Bytes of answers that were put into the output since it was last empty.
+    answer_bytes: usize,
     effects: Vec<SessionEffect>,
     /// Effects before this one have their permits.
     charged: usize,
@@ -135,6 +140,7 @@ impl Session {
             inbox,
             input: BytesMut::new(),
             output: BytesMut::new(),
+            answer_bytes: 0,
             effects: Vec::new(),
             charged: 0,
             consumers: HashMap::new(),
@@ -152,10 +158,8 @@ impl Session {
         let now = self.context.clock.now();
         self.brought_work = false;
         match self.phase {
-            Phase::Open | Phase::HalfClosed => {
-                if self.machine.next_deadline().is_some_and(|at| at <= now) {
-                    self.step(now, SessionInput::Deadline);
-                }
+            Phase::Open | Phase::HalfClosed(_) => {
+                self.mind_the_deadline(now);
                 self.take_events(now);
                 self.obey(now);
                 self.decode(now);
@@ -169,15 +173,32 @@ impl Session {
         }
         self.run_effects();
         self.flush(now);
+        self.close_the_other_half(now);
         self.phase != Phase::Over
+    }
+
+    fn mind_the_deadline(&mut self, now: Moment) {
+        if self.machine.next_deadline().is_some_and(|at| at <= now) {
+            if !self.wants_to_read() {
+                // It is our doing that nothing was heard of the client.
+                self.step(now, SessionInput::HeartBeat);
+            }
+            self.step(now, SessionInput::Deadline);
+        }
     }
 
     fn step(&mut self, now: Moment, input: SessionInput) {
         if self.machine.is_closed() {
             return;
         }
+        let is_delivery = matches!(input, SessionInput::Event(SessionEvent::Delivered { .. }));
+        let before = self.output.len();
         self.machine
             .step(now, input, &mut self.output, &mut self.effects);
+        if !is_delivery {
+            let more = self.output.len().saturating_sub(before);
+            self.answer_bytes = self.answer_bytes.saturating_add(more);
+        }
         self.charge();
     }
 
@@ -201,38 +222,50 @@ impl Session {
         self.charged = self.effects.len();
     }
 
-    fn output_has_room(&self) -> bool {
-        self.output.len() < self.context.config.output_bytes_max
+    /// So much more may be delivered before the client reads some of it.
+    fn delivery_room(&self) -> usize {
+        let max = self.context.config.output_bytes_max;
+        max.saturating_sub(self.output.len())
+    }
+
+    fn has_answer_room(&self) -> bool {
+        self.answer_bytes < self.context.config.output_bytes_max
     }
 
     fn take_events(&mut self, now: Moment) {
-        while self.output_has_room() {
-            let room = self.context.config.output_bytes_max - self.output.len();
-            let Some(event) = self.inbox.take(room) else {
-                return;
-            };
+        while self.has_answer_room()
+            && let Some(event) = self.inbox.take_answer()
+        {
+            self.step(now, SessionInput::Event(event));
+        }
+        while self.delivery_room() > 0
+            && let Some(event) = self.inbox.take_delivery(self.delivery_room())
+        {
             self.step(now, SessionInput::Event(event));
         }
     }
 
-    fn obey(&mut self, now: Moment) {
-        let reason = match self.inbox.ordered() {
-            Order::Run => return,
+    /// The reason to close now, if there is one.
+    fn order_to_close(&self) -> Option<String> {
+        match self.inbox.ordered() {
+            Order::Run => None,
             Order::Drain(reason) => {
                 let clear = self.inbox.ledger(|ledger| ledger.is_clear());
-                if !clear || !self.inbox.is_empty() {
-                    return;
-                }
-                reason
+                (clear && !self.inbox.has_answer()).then_some(reason)
             }
-            Order::Close(reason) => reason,
-        };
-        self.step(now, SessionInput::Event(SessionEvent::Closing { reason }));
+            Order::Close(reason) => Some(reason),
+        }
+    }
+
+    fn obey(&mut self, now: Moment) {
+        if let Some(reason) = self.order_to_close() {
+            self.step(now, SessionInput::Event(SessionEvent::Closing { reason }));
+        }
     }
 
     /// Nothing but a missing permit or a slow reader holds up the next frame.
     fn may_go_on(&self) -> bool {
-        !self.machine.is_closed() && self.inbox.ordered() == Order::Run && self.output_has_room()
+        !self.machine.is_closed() && self.inbox.ordered() == Order::Run && self.has_answer_room()
     }
 
     fn has_permit(&self) -> bool {
@@ -256,7 +289,7 @@ impl Session {
         match self.phase {
             Phase::Open => !self.undecoded && self.may_go_on() && self.has_permit(),
             Phase::Finished(_) => true,
-            Phase::HalfClosed | Phase::LastWords(_) | Phase::Over => false,
+            Phase::HalfClosed(_) | Phase::LastWords(_) | Phase::Over => false,
         }
     }
 
@@ -271,11 +304,23 @@ impl Session {
                     self.decode(now);
                 }
                 Fill::Nothing => {}
-                Fill::End => self.phase = Phase::HalfClosed,
+                Fill::End => {
+                    self.phase = Phase::HalfClosed(now.after(self.context.config.linger));
+                }
+                Fill::Lost => self.phase = Phase::HalfClosed(now),
             }
         }
-        if self.phase == Phase::HalfClosed && !self.undecoded {
-            self.phase = Phase::Over;
+    }
+
+    /// Nobody sends any more: over once everything is carried out and told.
+    fn close_the_other_half(&mut self, now: Moment) {
+        if let Phase::HalfClosed(until) = self.phase
+            && !self.undecoded
+        {
+            let told = self.output.is_empty() && self.inbox.ledger(|ledger| ledger.is_clear());
+            if told || until <= now {
+                self.phase = Phase::Over;
+            }
         }
     }
 
@@ -286,8 +331,8 @@ impl Session {
         }
         let since = *self.blocked_since.get_or_insert(now);
         if now.since(since) >= self.context.config.block_timeout {
-            let reason = "the server could not take a SEND in time: too much waits to be stored"
-                .to_owned();
+            let reason =
+                "the server could not take a SEND in time: too much waits to be stored".to_owned();
             self.step(now, SessionInput::Event(SessionEvent::Closing { reason }));
         }
     }
@@ -379,7 +424,13 @@ impl Session {
         }
     }
 
-    fn settle(&mut self, number: u32, lsns: Vec<crate::proto::ids::Lsn>, outcome: Outcome, request: RequestNumber) {
+    fn settle(
+        &mut self,
+        number: u32,
+        lsns: Vec<crate::proto::ids::Lsn>,
+        outcome: Outcome,
+        request: RequestNumber,
+    ) {
         let Some(name) = self.consumers.get(&number).cloned() else {
             // Its consumer is gone, and what it held is back in the queue: nothing is left to do.
             if request.0 != 0 {
@@ -448,6 +499,7 @@ impl Session {
                 return;
             }
             if self.output.is_empty() {
+                self.answer_bytes = 0;
                 self.step(now, SessionInput::OutputFlushed);
                 self.run_effects();
             }
@@ -467,7 +519,7 @@ impl Session {
         match self.socket.fill(&mut self.input) {
             Fill::Some => self.brought_work = true,
             Fill::Nothing => {}
-            Fill::End => self.phase = Phase::Over,
+            Fill::End | Fill::Lost => self.phase = Phase::Over,
         }
         if overdue {
             self.phase = Phase::Over;
@@ -476,10 +528,16 @@ impl Session {
 
     fn next_deadline(&self) -> Option<Moment> {
         match self.phase {
-            Phase::Open | Phase::HalfClosed => {
+            Phase::Open | Phase::HalfClosed(_) => {
                 let timeout = self.context.config.block_timeout;
                 let blocked = self.blocked_since.map(|since| since.after(timeout));
-                [self.machine.next_deadline(), blocked].into_iter().flatten().min()
+                // What is undecoded waits for permits, however long.
+                let half = match self.phase {
+                    Phase::HalfClosed(until) if !self.undecoded => Some(until),
+                    _ => None,
+                };
+                let all = [self.machine.next_deadline(), blocked, half];
+                all.into_iter().flatten().min()
             }
             Phase::LastWords(until) | Phase::Finished(until) => Some(until),
             Phase::Over => None,
@@ -501,7 +559,7 @@ impl Session {
             (_, None) => self.timer = None,
             (Some((at, sleep)), Some(deadline)) => {
                 *at = deadline;
-                sleep.as_mut().reset(tokio_now() + deadline.since(now));
+                sleep.as_mut().reset(Instant::now() + deadline.since(now));
             }
             (None, Some(deadline)) => {
                 let sleep = tokio::time::sleep(deadline.since(now));
@@ -511,12 +569,13 @@ impl Session {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let serving = matches!(self.phase, Phase::Open | Phase::HalfClosed);
+        let serving = matches!(self.phase, Phase::Open | Phase::HalfClosed(_));
         let mut ready = false;
         if serving {
             self.inbox.wait(cx.waker());
-            ready |= self.output_has_room() && !self.inbox.is_empty();
-            ready |= self.output.is_empty() && self.must_obey();
+            ready |= self.has_answer_room() && self.inbox.has_answer();
+            ready |= self.delivery_room() > 0 && self.inbox.has_delivery();
+            ready |= self.order_to_close().is_some();
             if self.undecoded && self.may_go_on() {
                 ready |= self.has_permit();
                 if !self.context.directory.pool().has_room() {
@@ -532,15 +591,10 @@ impl Session {
             self.timer = None;
             ready = true;
         }
-        if ready { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// An order came after the turn looked for one.
-    fn must_obey(&self) -> bool {
-        match self.inbox.ordered() {
-            Order::Run => false,
-            Order::Drain(_) => self.inbox.ledger(|ledger| ledger.is_clear()),
-            Order::Close(_) => true,
+        if ready {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 
@@ -559,9 +613,4 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.context.directory.close_session(self.key);
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the timer wheel has its own clock")]
-fn tokio_now() -> Instant {
-    Instant::now()
 }

@@ -115,8 +115,10 @@ pub enum Fill {
     Some,
     /// Nothing now.
     Nothing,
-    /// The client has closed its side, or the connection is lost.
+    /// The client sends nothing more; it may still read.
     End,
+    /// The connection is lost.
+    Lost,
 }
 
 /// A client's connection.
@@ -154,7 +156,7 @@ impl ClientSocket {
                 Fill::Some
             }
             Err(error) if is_temporary(&error) => Fill::Nothing,
-            Err(_) => Fill::End,
+            Err(_) => Fill::Lost,
         }
     }
 

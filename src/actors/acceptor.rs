@@ -1,0 +1,166 @@
+//! The client port: bound from the start, so that a conflict shows then, listened on only while this
+//! server serves.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::actors::session::{SessionContext, serve};
+use crate::io::client_tcp::{BoundPort, ClientSocket, PortError};
+
+/// How long nothing is accepted when the system cannot give a connection (too many open files).
+const REST: Duration = Duration::from_millis(100);
+
+/// One address of the client port.
+enum Gate {
+    /// Ours; connections are refused.
+    Bound(BoundPort),
+    /// Accepting.
+    Open(JoinHandle<()>),
+    /// Lost while it was closed: somebody else took it.
+    Lost,
+}
+
+/// The client port with its addresses.
+pub struct Acceptor {
+    gates: Vec<(SocketAddr, Gate)>,
+    connections_max: usize,
+    connections: Rc<Cell<usize>>,
+}
+
+impl Acceptor {
+    /// Takes the ports.
+    #[must_use]
+    pub fn new(ports: Vec<BoundPort>, connections_max: usize) -> Self {
+        Self {
+            gates: ports
+                .into_iter()
+                .map(|port| (port.address(), Gate::Bound(port)))
+                .collect(),
+            connections_max,
+            connections: Rc::default(),
+        }
+    }
+
+    /// Connections that stand.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// Begins to accept at every address.
+    ///
+    /// # Errors
+    /// When an address was lost to another program. The others accept.
+    pub fn open(&mut self, context: &SessionContext) -> Result<(), PortError> {
+        let mut outcome = Ok(());
+        for (address, gate) in &mut self.gates {
+            let opened = match std::mem::replace(gate, Gate::Lost) {
+                Gate::Bound(port) => port.listen(),
+                Gate::Lost => BoundPort::bind(*address).and_then(BoundPort::listen),
+                Gate::Open(task) => {
+                    *gate = Gate::Open(task);
+                    continue;
+                }
+            };
+            match opened {
+                Ok(listener) => {
+                    tracing::info!(target: "twinmq::net", %address, "accepting connections at {address}");
+                    let loop_ = accept(
+                        listener,
+                        context.clone(),
+                        Rc::clone(&self.connections),
+                        self.connections_max,
+                    );
+                    *gate = Gate::Open(tokio::task::spawn_local(loop_));
+                }
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// Accepts nothing more; the addresses stay ours.
+    pub async fn close(&mut self) {
+        for (address, gate) in &mut self.gates {
+            if let Gate::Open(task) = gate {
+                task.abort();
+                // The listener is closed only when the task is really gone.
+                if let Err(error) = task.await
+                    && !error.is_cancelled()
+                {
+                    tracing::error!(target: "twinmq::net", %address, %error, "the accept loop died");
+                }
+                *gate = match BoundPort::bind(*address) {
+                    Ok(port) => Gate::Bound(port),
+                    Err(error) => {
+                        tracing::warn!(target: "twinmq::net", %error, "will try again when serving");
+                        Gate::Lost
+                    }
+                };
+            }
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    context: SessionContext,
+    connections: Rc<Cell<usize>>,
+    connections_max: usize,
+) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                let socket = ClientSocket::new(stream);
+                if connections.get() >= connections_max {
+                    tracing::warn!(target: "twinmq::net", %from, connections_max, "connection refused: there are too many");
+                    refuse(socket, connections_max);
+                    continue;
+                }
+                let counted = Counted::new(&connections);
+                let context = context.clone();
+                tokio::task::spawn_local(async move {
+                    serve(context, socket).await;
+                    drop(counted);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(target: "twinmq::net", %error, "cannot accept a connection; raise the limit of open files if this goes on");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Says why and hangs up; whether the client hears it is its own affair.
+fn refuse(mut socket: ClientSocket, connections_max: usize) {
+    let text = format!(
+        "ERROR\nmessage:too many connections\ncontent-type:text/plain\n\nthis server takes {connections_max} \
+         connections at most; close some, or raise `connections_max`\n\0\n"
+    );
+    let mut output = bytes::BytesMut::from(text.as_bytes());
+    if socket.flush(&mut output).is_ok() {
+        socket.finish();
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted(Rc<Cell<usize>>);
+
+impl Counted {
+    fn new(connections: &Rc<Cell<usize>>) -> Self {
+        connections.set(connections.get().saturating_add(1));
+        Self(Rc::clone(connections))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}

@@ -1,0 +1,278 @@
+//! The data thread: client port, sessions, destinations, and the way in for the store's events and
+//! for HAManager's commands.
+//!
+//! | command | what it does | done when |
+//! |---|---|---|
+//! | serve | takes the destinations from the store, listens | it listens |
+//! | drain | stops accepting and reading, lets every request be answered | every session is closed |
+//! | stop serving | closes every session and the port | nothing more is submitted |
+//!
+//! The order of what arrives through one handle is kept, also between commands and store events.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::actors::acceptor::Acceptor;
+use crate::actors::directory::{DestinationDescription, Directory, DirectoryConfig};
+use crate::actors::inbox::Order;
+use crate::actors::lease::ServingLease;
+use crate::actors::session::{SessionConfig, SessionContext};
+use crate::io::client_tcp::{BoundPort, PortError};
+use crate::proto::ids::{DestId, Epoch, Lsn};
+use crate::storage::api::{Committed, Entry, SharedStore};
+use crate::time::Clock;
+
+/// How often the store is asked whether it refuses sends.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Validated values.
+#[derive(Clone, Debug)]
+pub struct DataPlaneConfig {
+    /// Addresses of the client port.
+    pub listen: Vec<SocketAddr>,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Destinations and permits.
+    pub directory: DirectoryConfig,
+    /// Each connection.
+    pub session: SessionConfig,
+}
+
+/// Called once when a command is done; on the data thread, must not block.
+pub type Done<T> = Box<dyn FnOnce(T) + Send>;
+
+/// What the data plane is made of, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct DataPlaneDescription {
+    /// Connections that stand.
+    pub connections: usize,
+    /// Messages and their bytes on the way to the store.
+    pub in_flight: (usize, usize),
+    /// By name.
+    pub destinations: Vec<DestinationDescription>,
+}
+
+enum DataCommand {
+    Serve(Epoch, Done<Result<(), PortError>>),
+    Drain(Duration, String, Done<()>),
+    StopServing(String, Done<()>),
+    Describe(Done<DataPlaneDescription>),
+    Committed(Committed),
+    Fetched(DestId, Vec<Entry>, Lsn),
+}
+
+/// The way to the data thread, for any thread. The plane ends when the last handle is dropped.
+#[derive(Clone)]
+pub struct DataHandle {
+    commands: mpsc::UnboundedSender<DataCommand>,
+}
+
+impl DataHandle {
+    /// This server is the active one: the epoch is open, what came before it is committed.
+    pub fn serve(&self, epoch: Epoch, done: Done<Result<(), PortError>>) {
+        self.send(DataCommand::Serve(epoch, done));
+    }
+
+    /// Stops in good order: no new connections, nothing more is read, every request that was read is
+    /// answered, then each client is told `reason` and closed. After `patience` it is as
+    /// [`DataHandle::stop_serving`].
+    pub fn drain(&self, patience: Duration, reason: String, done: Done<()>) {
+        self.send(DataCommand::Drain(patience, reason, done));
+    }
+
+    /// Stops at once. When it is done, nothing more is submitted to the store.
+    pub fn stop_serving(&self, reason: String, done: Done<()>) {
+        self.send(DataCommand::StopServing(reason, done));
+    }
+
+    /// Figures for `status`.
+    pub fn describe(&self, done: Done<DataPlaneDescription>) {
+        self.send(DataCommand::Describe(done));
+    }
+
+    /// From the store's sink. One call is one message to the thread.
+    pub fn committed(&self, committed: Committed) {
+        self.send(DataCommand::Committed(committed));
+    }
+
+    /// From the store's sink.
+    pub fn fetched(&self, dest: DestId, entries: Vec<Entry>, scanned: Lsn) {
+        self.send(DataCommand::Fetched(dest, entries, scanned));
+    }
+
+    fn send(&self, command: DataCommand) {
+        if self.commands.send(command).is_err() {
+            tracing::debug!(target: "twinmq::data", "the data thread has ended");
+        }
+    }
+}
+
+/// The plane before it runs. Made first, so that the store's sink can have the handle.
+pub struct DataPlane {
+    ports: Vec<BoundPort>,
+    config: DataPlaneConfig,
+    commands: mpsc::UnboundedReceiver<DataCommand>,
+}
+
+impl DataPlane {
+    /// Takes the client port; nobody can connect yet.
+    ///
+    /// # Errors
+    /// When an address cannot be had.
+    pub fn bind(config: DataPlaneConfig) -> Result<(DataHandle, Self), PortError> {
+        let ports = config
+            .listen
+            .iter()
+            .map(|address| BoundPort::bind(*address))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (sender, commands) = mpsc::unbounded_channel();
+        let plane = Self {
+            ports,
+            config,
+            commands,
+        };
+        Ok((DataHandle { commands: sender }, plane))
+    }
+
+    /// The addresses, with the ports that were given for 0.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.ports.iter().map(BoundPort::address).collect()
+    }
+
+    /// Runs until the last handle is dropped. Needs a `LocalSet`.
+    pub async fn run(
+        self,
+        store: SharedStore,
+        lease: Arc<dyn ServingLease>,
+        clock: Arc<dyn Clock>,
+    ) {
+        let directory = Directory::new(self.config.directory, store, Arc::clone(&clock));
+        let mut running = Running {
+            acceptor: Acceptor::new(self.ports, self.config.connections_max),
+            context: SessionContext {
+                directory,
+                lease,
+                clock,
+                config: Arc::new(self.config.session),
+            },
+            drain: None,
+        };
+        let mut commands = self.commands;
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => running.carry_out(command).await,
+                    None => break,
+                },
+                () = drained(&running) => running.end_drain().await,
+                _ = look.tick() => running.directory().look_at_store(),
+            }
+        }
+        running.stop("the server ends").await;
+    }
+}
+
+/// A drain that goes on.
+struct Drain {
+    reason: String,
+    until: tokio::time::Instant,
+    done: Vec<Done<()>>,
+}
+
+struct Running {
+    acceptor: Acceptor,
+    context: SessionContext,
+    drain: Option<Drain>,
+}
+
+impl Running {
+    fn directory(&self) -> &Rc<Directory> {
+        &self.context.directory
+    }
+
+    async fn carry_out(&mut self, command: DataCommand) {
+        match command {
+            DataCommand::Committed(committed) => self.directory().committed(committed),
+            DataCommand::Fetched(dest, entries, scanned) => {
+                self.directory().fetched(dest, entries, scanned);
+            }
+            DataCommand::Serve(epoch, done) => {
+                tracing::debug!(target: "twinmq::data", %epoch, "serving begins");
+                self.finish_drain();
+                self.directory().activate();
+                done(self.acceptor.open(&self.context));
+            }
+            DataCommand::Drain(patience, reason, done) => {
+                self.begin_drain(patience, reason, done).await
+            }
+            DataCommand::StopServing(reason, done) => {
+                self.stop(&reason).await;
+                done(());
+            }
+            DataCommand::Describe(done) => done(DataPlaneDescription {
+                connections: self.acceptor.connections(),
+                in_flight: self.directory().in_flight(),
+                destinations: self.directory().describe(),
+            }),
+        }
+    }
+
+    async fn begin_drain(&mut self, patience: Duration, reason: String, done: Done<()>) {
+        self.acceptor.close().await;
+        self.directory().order_all(&Order::Drain(reason.clone()));
+        let until = tokio::time::Instant::now() + patience;
+        let drain = self.drain.get_or_insert(Drain {
+            reason,
+            until,
+            done: Vec::new(),
+        });
+        drain.until = drain.until.min(until);
+        drain.done.push(done);
+    }
+
+    async fn end_drain(&mut self) {
+        let reason = self.drain.as_ref().map(|drain| drain.reason.clone());
+        self.stop(&reason.unwrap_or_default()).await;
+    }
+
+    async fn stop(&mut self, reason: &str) {
+        self.acceptor.close().await;
+        self.directory().deactivate(reason);
+        self.finish_drain();
+    }
+
+    fn finish_drain(&mut self) {
+        for done in self.drain.take().into_iter().flat_map(|drain| drain.done) {
+            done(());
+        }
+    }
+}
+
+/// Resolves when a drain is complete or out of patience; never without a drain.
+async fn drained(running: &Running) {
+    let Some(drain) = &running.drain else {
+        return std::future::pending().await;
+    };
+    let quiet = async {
+        while running.acceptor.connections() > 0
+            || running.directory().sessions() > 0
+            || running.directory().backlog() > 0
+        {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    if tokio::time::timeout_at(drain.until, quiet).await.is_err() {
+        tracing::warn!(target: "twinmq::data", "the drain took too long: what is left is closed");
+    }
+}
+
+#[cfg(test)]
+mod tests;
