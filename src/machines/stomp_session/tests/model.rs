@@ -24,6 +24,20 @@ enum Act {
     Close,
 }
 
+impl Act {
+    /// The client does it.
+    fn is_frame(&self) -> bool {
+        matches!(
+            self,
+            Self::Send(_)
+                | Self::Subscribe(..)
+                | Self::Unsubscribe(_)
+                | Self::Acknowledge(..)
+                | Self::Disconnect
+        )
+    }
+}
+
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         8 => (0u8..3).prop_map(Act::Send),
@@ -62,12 +76,19 @@ struct World {
     asked: Option<String>,
     /// Receipts that may leave now.
     allowed: BTreeSet<String>,
+    /// DISCONNECT was sent.
+    left: bool,
+    failed: bool,
     closed: bool,
 }
 
 impl World {
     fn frame(&mut self, text: &str) -> String {
         self.frames += 1;
+        if self.frames.is_multiple_of(3) {
+            self.asked = None;
+            return format!("{text}\n\0");
+        }
         let receipt = format!("r{}", self.frames);
         let frame = format!("{text}receipt:{receipt}\n\n\0");
         self.asked = Some(receipt);
@@ -76,6 +97,9 @@ impl World {
 
     /// One act; gives the input for the session, if the act is possible.
     fn input(&mut self, act: &Act) -> Option<Result<String, SessionInput>> {
+        if self.left && act.is_frame() {
+            return None;
+        }
         let event = |event| Some(Err(SessionInput::Event(event)));
         match act {
             Act::Send(to) => Some(Ok(self.frame(&format!("SEND\ndestination:/queue/{to}\n")))),
@@ -109,7 +133,10 @@ impl World {
                 let command = if *nack { "NACK" } else { "ACK" };
                 Some(Ok(self.frame(&format!("{command}\nid:{id}\n"))))
             }
-            Act::Disconnect => Some(Ok("DISCONNECT\n\n\0".into())),
+            Act::Disconnect => {
+                self.left = true;
+                Some(Ok("DISCONNECT\n\n\0".into()))
+            }
             Act::Attach => {
                 let consumer = (!self.attaching.is_empty()).then(|| self.attaching.remove(0))?;
                 self.allowed.extend(self.subscribed.remove(&consumer));
@@ -173,7 +200,8 @@ impl World {
                         .unwrap_or(0);
                     assert_eq!(self.unsettled.insert(lsn, consumer), None);
                 }
-                ServerCommand::Error => {}
+                // It may take the place of receipts.
+                ServerCommand::Error => self.failed = true,
                 ServerCommand::Connected => panic!("a second CONNECTED"),
             }
         }
@@ -242,7 +270,7 @@ proptest! {
                     let receipt = world.asked.clone();
                     let (out, effects) = rig.say(&text);
                     if let [SessionEffect::Attach { consumer, .. }] = effects[..] {
-                        world.subscribed.insert(consumer, receipt.unwrap());
+                        world.subscribed.extend(receipt.map(|receipt| (consumer, receipt)));
                     }
                     world.check(&mut BytesMut::from(out.replace("^@", "\0").as_bytes()), effects);
                 }
@@ -268,5 +296,6 @@ proptest! {
         }
         prop_assert!(rig.session.is_closed());
         prop_assert!(world.closed);
+        prop_assert!(world.failed || world.allowed.is_empty(), "never sent: {:?}", world.allowed);
     }
 }
