@@ -8,7 +8,7 @@ use crate::exit::ExitCode;
 
 pub mod args;
 pub mod config_show;
-//PAIR
+pub mod pair;
 
 use args::{Cli, Command, ConfigCommand, PairCommand, StoreCommand};
 
@@ -65,10 +65,7 @@ impl CliError {
 pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     let missing = match cli.command {
         Command::Config(ConfigCommand::Show(args)) => return config_show::run(&args),
-        Command::Pair(PairCommand::Init(args)) => {
-            let _args = args;
-            "pair init"
-        }
+        Command::Pair(PairCommand::Init(args)) => return pair::run(&args),
         Command::Run(_) => "run",
         Command::Status(_) => "status",
         Command::Wait(_) => "wait",
