@@ -16,6 +16,9 @@ use crate::config::ConfigErrors;
 use crate::exit::ExitCode;
 
 //PAIR
+pub mod args;
+pub mod config_show;
+pub mod pair;
 
 use args::{Cli, Command, ConfigCommand, PairCommand, StoreCommand};
 
@@ -72,10 +75,7 @@ impl CliError {
 pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     let missing = match cli.command {
         Command::Config(ConfigCommand::Show(args)) => return config_show::run(&args),
-        Command::Pair(PairCommand::Init(args)) => {
-            let _args = args;
-            "pair init"
-        }
+        Command::Pair(PairCommand::Init(args)) => return pair::run(&args),
         Command::Run(_) => "run",
         Command::Status(_) => "status",
         Command::Wait(_) => "wait",

@@ -26,6 +26,7 @@ pub use profile::{DEFAULT as DEFAULT_PROFILE, STOCK as STOCK_PROFILES};
 pub use reload::{Change, ReloadPlan, reload};
 pub use stock::{Ports, stock};
 pub use value::{Value, parse_target};
+pub(crate) use value::{is_host, is_name};
 pub use watch::{ConfigWatcher, WatchError, watch};
 
 #[cfg(test)]
