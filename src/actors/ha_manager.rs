@@ -106,20 +106,40 @@ pub trait ClientSide: Send + Sync {
     fn stop_serving(&self, reason: &str);
     /// Answer what was sent, then close; `ClientsDrained` comes back.
     fn drain(&self);
-    /// The store refuses sends, or takes them again.
+    /// End the process, in order.
     fn end_process(&self, cause: &ExitCause);
 }
 
 /// HAManager's neighbours.
 pub struct HaPorts {
-    /// LockKeeper.
-    pub lock: Port<LockCommand>,
-    /// ConnectionManager.
-    pub link: Port<LinkCommand>,
     /// Replicator.
     pub replicator: Port<ReplicatorCommand>,
     /// The client side and the process.
     pub clients: Arc<dyn ClientSide>,
+    /// What only a server of a pair has.
+    pub pair: Option<PairPorts>,
+}
+
+/// The neighbours that deal with the peer and the arbiter.
+pub struct PairPorts {
+    /// LockKeeper.
+    pub lock: Port<LockCommand>,
+    /// ConnectionManager.
+    pub link: Port<LinkCommand>,
+}
+
+impl HaPorts {
+    fn to_lock(&self, command: LockCommand) {
+        if let Some(pair) = &self.pair {
+            post(&pair.lock, command);
+        }
+    }
+
+    fn to_link(&self, command: LinkCommand) {
+        if let Some(pair) = &self.pair {
+            post(&pair.link, command);
+        }
+    }
 }
 
 /// What HAManager knows of its server and never changes.
@@ -188,16 +208,13 @@ impl HaManager {
 
     /// Every half ping interval: the peer and the lock file learn where this server is.
     fn beat(&self) {
-        post(&self.ports().link, LinkCommand::OwnFacts(self.facts()));
+        self.ports().to_link(LinkCommand::OwnFacts(self.facts()));
         if self.machine.holds_lock() {
             let epoch = self.machine.epoch();
-            post(
-                &self.ports().lock,
-                LockCommand::Heartbeat {
-                    epoch,
-                    positions: self.positions(),
-                },
-            );
+            self.ports().to_lock(LockCommand::Heartbeat {
+                epoch,
+                positions: self.positions(),
+            });
         }
     }
 
@@ -262,7 +279,7 @@ impl HaManager {
         }
         let since = rfc3339(role.since_ms);
         drop(role);
-        post(&self.ports().link, LinkCommand::OwnFacts(self.facts()));
+        self.ports().to_link(LinkCommand::OwnFacts(self.facts()));
         if changed {
             tracing::info!(target: "twinmq::ha", from = %said.previous, to = %said.state,
                 epoch = said.epoch.0, since, "{} Server switched to {}", self.identity.title, said.state);
@@ -282,7 +299,7 @@ impl HaManager {
                 unreachable!("the machine leaves the lock to LockKeeper")
             }
         };
-        post(&self.ports().lock, LockCommand::Ask { ticket: id, call });
+        self.ports().to_lock(LockCommand::Ask { ticket: id, call });
     }
 
     fn refused(&mut self, reason: String) {
@@ -441,12 +458,12 @@ impl Shelled for HaManager {
             HaEffect::Disarm(timer) => self.timing.disarm(timer),
             HaEffect::Arbiter { id, call } => self.call_arbiter(id, call),
             HaEffect::AcquireLock => {
-                post(&ports.lock, LockCommand::Acquire(LockPace::AfterEnd));
+                ports.to_lock(LockCommand::Acquire(LockPace::AfterEnd));
             }
             HaEffect::RecoverLock => {
-                post(&ports.lock, LockCommand::Acquire(LockPace::Reacquire));
+                ports.to_lock(LockCommand::Acquire(LockPace::Reacquire));
             }
-            HaEffect::ReleaseLock => post(&ports.lock, LockCommand::Release),
+            HaEffect::ReleaseLock => ports.to_lock(LockCommand::Release),
             HaEffect::Persist(record) => {
                 post(&ports.replicator, ReplicatorCommand::Persist(record));
             }
@@ -486,9 +503,9 @@ impl Shelled for HaManager {
                 self.beat();
             }
             HaEffect::DropLink { session, reason } => {
-                post(&ports.link, LinkCommand::Drop { session, reason });
+                ports.to_link(LinkCommand::Drop { session, reason });
             }
-            HaEffect::SayGoodbye { epoch } => post(&ports.link, LinkCommand::Goodbye { epoch }),
+            HaEffect::SayGoodbye { epoch } => ports.to_link(LinkCommand::Goodbye { epoch }),
             HaEffect::Announce(said) => self.announce(&said),
             HaEffect::PeerChanged { old, new } => {
                 tracing::info!(target: "twinmq::ha", "Old status of remote server = {old}");

@@ -3,9 +3,9 @@
 //!
 //! Everything here runs on any tokio `LocalSet`; no actix `System` or `Arbiter` is asked for.
 
+pub mod acceptor;
 pub mod board;
 pub mod connection_manager;
-pub mod acceptor;
 pub mod data_plane;
 pub mod destination;
 pub mod directory;

@@ -6,6 +6,7 @@ pub mod args;
 pub mod config_show;
 pub mod ledger;
 pub mod load;
+pub mod pair;
 pub mod stomp_client;
 #[cfg(test)]
 mod toy_server;
@@ -16,9 +17,6 @@ use crate::config::ConfigErrors;
 use crate::exit::ExitCode;
 
 //PAIR
-pub mod args;
-pub mod config_show;
-pub mod pair;
 
 use args::{Cli, Command, ConfigCommand, PairCommand, StoreCommand};
 

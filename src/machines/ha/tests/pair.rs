@@ -45,7 +45,7 @@ pub(super) struct Pair {
 }
 
 fn node(server: usize) -> NodeId {
-    NodeId([server as u8 + 1; 16])
+    NodeId([if server == PRIMARY { 1 } else { 2 }; 16])
 }
 
 impl Pair {
@@ -54,7 +54,7 @@ impl Pair {
         let server = |at: usize| Server {
             machine: None,
             own: OwnStore {
-                store: StoreId([at as u8 + 1; 16]),
+                store: StoreId([if at == PRIMARY { 1 } else { 2 }; 16]),
                 position: Position::default(),
                 sync_in_progress: false,
             },
@@ -289,6 +289,7 @@ impl Pair {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each effect")]
     fn act(&mut self, at: usize, effect: HaEffect) {
         let server = &mut self.servers[at];
         match effect {
