@@ -248,7 +248,8 @@ fn write_message(
         }
     }
     for (name, value) in message.headers() {
-        if !is_brokers(name.as_bytes()) {
+        // AMQP allows an empty name, a frame does not.
+        if !name.is_empty() && !is_brokers(name.as_bytes()) {
             frame.foreign_header(name.as_bytes(), value.as_bytes());
         }
     }

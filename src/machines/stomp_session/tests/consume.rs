@@ -170,6 +170,7 @@ fn rich() -> Bytes {
     let mut writer = MessageWriter::new(&envelope, &properties, 0);
     writer.header("z:", "1\n2");
     writer.header("message-id", "a stranger's");
+    writer.header("", "nameless");
     writer.header("a", "\\");
     writer.finish(b"b\ny").unwrap()
 }
