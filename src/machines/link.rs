@@ -396,6 +396,12 @@ impl LinkMachine {
         handshakes.chain(dial).chain(channel).min()
     }
 
+    /// Where the peer is dialled, for texts.
+    #[must_use]
+    pub fn peer_address(&self) -> &str {
+        &self.config.peer_address
+    }
+
     /// The session of the channel that is up.
     #[must_use]
     pub fn session(&self) -> Option<SessionId> {
