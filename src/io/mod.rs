@@ -3,3 +3,6 @@
 
 pub mod arbiter_file;
 pub mod file_lock;
+pub mod peer_tcp;
+pub mod ping;
+pub mod tls;
