@@ -4,3 +4,6 @@
 pub mod arbiter_file;
 pub mod client_tcp;
 pub mod file_lock;
+pub mod peer_tcp;
+pub mod ping;
+pub mod tls;
