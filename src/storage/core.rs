@@ -336,8 +336,7 @@ impl<H: Home> Core<H> {
         if state.pinned.is_some() {
             return;
         }
-        let upto = state.checkpoint.position.lsn.min(state.commit);
-        let gone = state.index.ledger.collect(upto, COLLECT);
+        let gone = state.index.ledger.collect(COLLECT);
         let Some(floor) = gone.iter().map(|(_, last)| *last).max() else {
             return;
         };
@@ -482,7 +481,9 @@ impl<H: Home> Core<H> {
             if mark == state.checkpoint {
                 return Ok(true);
             }
-            (checkpoint::changes(&mut state.index, &view)?, mark)
+            let writes = checkpoint::changes(&mut state.index, &view)?;
+            state.index.ledger.checkpointed();
+            (writes, mark)
         };
         writes.push(meta::checkpoint(mark));
         self.env().commit(&writes)?;

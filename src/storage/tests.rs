@@ -1,6 +1,7 @@
 //! The store as a whole, on both media.
 
 mod directory;
+mod properties;
 mod rig;
 
 use bytes::Bytes;
