@@ -386,6 +386,7 @@ impl<H: Home> Core<H> {
             }
         }
         if !ready.is_empty() {
+            self.shared.state().unproven = false;
             self.commit(ready)?;
         }
         if let Some(why) = refused {
@@ -503,10 +504,12 @@ impl<H: Home> Core<H> {
     /// Asks for the sizes again, and says so when sends begin or cease to be refused.
     pub(crate) fn measure(&mut self) -> Result<(), StoreError> {
         self.since_measured = 0;
-        let bytes = self.env().view().used_bytes()?;
+        let view = self.env().view();
+        let bytes = view.used_bytes()?;
         let space = self.home.space()?;
         let reserve = DISK_RESERVE.max(space.total / 50);
-        let quota = self.config.quota_bytes;
+        // Below the map too, with room for pages that are free but cannot be reused yet.
+        let quota = self.config.quota_bytes.min(view.capacity() / 8 * 7);
         let refuses_sends = space.free < reserve || bytes.saturating_add(DISK_RESERVE) > quota;
         let before = self.shared.set_facts(StoreFacts {
             bytes,

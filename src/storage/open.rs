@@ -224,6 +224,7 @@ pub(super) fn build<H: Home>(
         commit: meta.checkpoint.position.lsn,
         applied: recovered.end,
         pending: std::collections::VecDeque::new(),
+        unproven: false,
         index: recovered.index,
         store: meta.store,
         epochs: meta.epochs,

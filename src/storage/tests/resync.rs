@@ -75,6 +75,29 @@ fn a_divergent_tail_is_kept_aside_and_dropped() {
 }
 
 #[test]
+fn what_a_new_active_calls_committed_is_not_taken_for_this_servers_own_tail() {
+    let (active, old) = (Rig::open(&memory(8)), Rig::open(&memory(9)));
+    old.serve(1);
+    old.store.submit(vec![unit(0, vec![define(1)])]);
+    old.flush();
+    active.store.set_gate(GatePolicy::Following);
+    catch_up(&old, &active);
+    // A tail that the peer never had, while the gate needs the peer.
+    old.store.set_gate(GatePolicy::WithPeer);
+    send(&old, 1, 3, 10);
+    assert_eq!(old.store.facts().messages, 0);
+    active.serve(2);
+    send(&active, 1, 5, 20);
+    old.store.set_gate(GatePolicy::Following);
+    old.store.peer_holds(active.end());
+    assert_eq!(old.store.facts().messages, 0);
+    assert_eq!(old.store.committed(), Lsn(2));
+    assert_eq!(old.job(Job::Truncate(Lsn(2))), Ok(JobOutcome::Durable));
+    catch_up(&active, &old);
+    assert_same(&active, &old);
+}
+
+#[test]
 fn truncation_is_refused_inside_a_batch_and_below_the_checkpoint() {
     let rig = Rig::open_with(&memory(1), |config| config.checkpoint_bytes = 5000);
     rig.serve(1);
@@ -84,6 +107,7 @@ fn truncation_is_refused_inside_a_batch_and_below_the_checkpoint() {
     )]);
     rig.flush();
     let before = rig.store.log_facts();
+    rig.store.set_gate(GatePolicy::Closed);
     assert_eq!(
         rig.job(Job::Truncate(Lsn(2))),
         Err(JobRefusal::CannotTruncate {
@@ -93,9 +117,18 @@ fn truncation_is_refused_inside_a_batch_and_below_the_checkpoint() {
     );
     assert_eq!(rig.store.log_facts(), before);
     assert_eq!(rig.owed(1).len(), 2);
+    rig.store.set_gate(GatePolicy::Alone);
     send(&rig, 1, 5, 1000);
     let checkpoint = rig.store.log_facts().checkpoint;
     assert!(checkpoint > Lsn(4));
+    assert!(matches!(
+        rig.job(Job::Truncate(checkpoint)),
+        Err(JobRefusal::CannotTruncate {
+            why: "this server serves",
+            ..
+        })
+    ));
+    rig.store.set_gate(GatePolicy::Closed);
     assert!(matches!(
         rig.job(Job::Truncate(Lsn(4))),
         Err(JobRefusal::CannotTruncate { .. })
