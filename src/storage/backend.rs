@@ -82,6 +82,8 @@ pub trait View: Clone + Send + Sync + 'static {
     /// # Errors
     /// When the medium fails.
     fn used_bytes(&self) -> Result<u64, StoreError>;
+    /// Bytes that it can ever hold.
+    fn capacity(&self) -> u64;
     /// Where it is, for people.
     fn path(&self) -> PathBuf;
     /// An error that says that a value is not what was written.

@@ -336,8 +336,7 @@ impl<H: Home> Core<H> {
         if state.pinned.is_some() {
             return;
         }
-        let upto = state.checkpoint.position.lsn.min(state.commit);
-        let gone = state.index.ledger.collect(upto, COLLECT);
+        let gone = state.index.ledger.collect(COLLECT);
         let Some(floor) = gone.iter().map(|(_, last)| *last).max() else {
             return;
         };
@@ -387,6 +386,7 @@ impl<H: Home> Core<H> {
             }
         }
         if !ready.is_empty() {
+            self.shared.state().unproven = false;
             self.commit(ready)?;
         }
         if let Some(why) = refused {
@@ -482,7 +482,9 @@ impl<H: Home> Core<H> {
             if mark == state.checkpoint {
                 return Ok(true);
             }
-            (checkpoint::changes(&mut state.index, &view)?, mark)
+            let writes = checkpoint::changes(&mut state.index, &view)?;
+            state.index.ledger.checkpointed();
+            (writes, mark)
         };
         writes.push(meta::checkpoint(mark));
         self.env().commit(&writes)?;
@@ -502,10 +504,12 @@ impl<H: Home> Core<H> {
     /// Asks for the sizes again, and says so when sends begin or cease to be refused.
     pub(crate) fn measure(&mut self) -> Result<(), StoreError> {
         self.since_measured = 0;
-        let bytes = self.env().view().used_bytes()?;
+        let view = self.env().view();
+        let bytes = view.used_bytes()?;
         let space = self.home.space()?;
         let reserve = DISK_RESERVE.max(space.total / 50);
-        let quota = self.config.quota_bytes;
+        // Below the map too, with room for pages that are free but cannot be reused yet.
+        let quota = self.config.quota_bytes.min(view.capacity() / 8 * 7);
         let refuses_sends = space.free < reserve || bytes.saturating_add(DISK_RESERVE) > quota;
         let before = self.shared.set_facts(StoreFacts {
             bytes,

@@ -46,6 +46,32 @@ impl DataDir {
     /// When it is in use, not as a server leaves it, or cannot be read or written.
     pub fn open(dir: &Path, mode: SyncMode) -> Result<(Self, Option<LmdbEnv>), StoreError> {
         fs::create_dir_all(dir.join("node")).map_err(StoreError::file("make the folder", dir))?;
+        let home = Self::lock(dir, mode)?;
+        home.remove_others()?;
+        if home.present == 0 {
+            return Ok((home, None));
+        }
+        let env = LmdbEnv::open(&home.store_dir(home.present), mode)?;
+        Ok((home, Some(env)))
+    }
+
+    /// Locks a directory that is there and opens its store; nothing is made or removed.
+    ///
+    /// # Errors
+    /// When it is in use, has no store, or cannot be read.
+    pub fn inspect(dir: &Path) -> Result<(Self, LmdbEnv), StoreError> {
+        let home = Self::lock(dir, SyncMode::Meta)?;
+        if home.present == 0 {
+            return Err(StoreError::Layout {
+                dir: home.dir,
+                what: "it holds no store yet".to_owned(),
+            });
+        }
+        let env = LmdbEnv::open(&home.store_dir(home.present), SyncMode::Meta)?;
+        Ok((home, env))
+    }
+
+    fn lock(dir: &Path, mode: SyncMode) -> Result<Self, StoreError> {
         let dir = fs::canonicalize(dir).map_err(StoreError::file("find", dir))?;
         let lock = take_lock(&dir)?;
         flush_dir(&dir)?;
@@ -57,12 +83,7 @@ impl DataDir {
             dir,
         };
         home.present = home.find_present()?;
-        home.remove_others()?;
-        if home.present == 0 {
-            return Ok((home, None));
-        }
-        let env = LmdbEnv::open(&home.store_dir(home.present), mode)?;
-        Ok((home, Some(env)))
+        Ok(home)
     }
 
     /// Absolute.

@@ -237,6 +237,10 @@ impl View for LmdbView {
         Ok(bytes)
     }
 
+    fn capacity(&self) -> u64 {
+        self.env.info().map_size as u64
+    }
+
     fn path(&self) -> PathBuf {
         self.path.clone()
     }

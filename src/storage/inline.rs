@@ -1,5 +1,5 @@
 //! A store without threads of its own, for the simulator and for tests: requests are queued and done
-//! when it is pumped.
+//! when it is pumped. Not from within its sink or `wake`: these only say that there is work.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

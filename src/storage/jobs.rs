@@ -13,6 +13,7 @@ use super::core::Core;
 use super::error::StoreError;
 use super::meta::{self, Meta};
 use super::recover::{self, Recovered, each_chunk};
+use super::shared::serves;
 use super::snapshot::{Cursor, Receiving};
 
 type Outcome = Result<JobOutcome, JobRefusal>;
@@ -45,6 +46,9 @@ impl<H: Home> Core<H> {
                 self.shared.state().pinned = None;
                 Ok(DONE)
             }
+            Job::BeginSnapshot | Job::EndSnapshot if self.serves() => {
+                Ok(Err(JobRefusal::NotNow("this server serves")))
+            }
             Job::BeginSnapshot => {
                 if let Some(old) = self.receiving.take() {
                     self.home.drop_next(old.into_env())?;
@@ -70,6 +74,10 @@ impl<H: Home> Core<H> {
         }
     }
 
+    fn serves(&self) -> bool {
+        serves(self.shared.state().gate)
+    }
+
     fn mark_sync(&mut self, on: bool) -> Result<Outcome, StoreError> {
         self.env().commit(&[meta::sync_in_progress(on)])?;
         self.sync()?;
@@ -93,7 +101,11 @@ impl<H: Home> Core<H> {
         if pinned {
             return refuse("a snapshot is being read");
         }
+        if self.serves() {
+            return refuse("this server serves");
+        }
         if to == self.end.position.lsn {
+            self.shared.state().unproven = false;
             return Ok(DONE);
         }
         let view = self.env().view();
@@ -173,6 +185,7 @@ impl<H: Home> Core<H> {
         state.commit = state.commit.clamp(bounds.0, bounds.1);
         // Whatever the active called committed before was of the log as it was.
         state.peer = Lsn::ZERO;
+        state.unproven = false;
     }
 
     fn pin(&mut self) -> Result<Outcome, StoreError> {

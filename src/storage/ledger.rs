@@ -27,8 +27,11 @@ struct Kept {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     chunks: BTreeMap<Lsn, Kept>,
-    /// Those of `chunks` with nothing owed.
+    /// Those of `chunks` with nothing owed, since the last checkpoint.
     dead: BTreeSet<Lsn>,
+    /// Those with nothing owed at the last checkpoint: only these may go, since what a checkpoint
+    /// says is owed must be there until the next one.
+    free: BTreeSet<Lsn>,
     /// Chunks that begin after this are the retained log; they have `young` bytes.
     boundary: Lsn,
     young: u64,
@@ -94,22 +97,27 @@ impl Ledger {
         }
     }
 
-    /// Takes out up to `count` chunks, oldest first, that owe nothing, end at or below `upto`, and
-    /// are not in the retained log. Gives their first and last LSNs.
-    pub fn collect(&mut self, upto: Lsn, count: usize) -> Vec<(Lsn, Lsn)> {
+    /// A checkpoint shows the ledger as it is now.
+    pub fn checkpointed(&mut self) {
+        self.free.append(&mut self.dead);
+    }
+
+    /// Takes out up to `count` chunks, oldest first, that owed nothing at the last checkpoint and are
+    /// not in the retained log. Gives their first and last LSNs.
+    pub fn collect(&mut self, count: usize) -> Vec<(Lsn, Lsn)> {
         let mut gone = Vec::new();
         while gone.len() < count {
-            let Some(&first) = self.dead.first() else {
+            let Some(&first) = self.free.first() else {
                 break;
             };
-            let kept = self.chunks[&first];
-            if first > self.boundary || kept.last > upto {
+            if first > self.boundary {
                 break;
             }
-            self.dead.remove(&first);
-            self.chunks.remove(&first);
-            self.bytes -= kept.bytes;
-            gone.push((first, kept.last));
+            self.free.remove(&first);
+            if let Some(kept) = self.chunks.remove(&first) {
+                self.bytes -= kept.bytes;
+                gone.push((first, kept.last));
+            }
         }
         gone
     }
@@ -146,22 +154,26 @@ mod tests {
     }
 
     #[test]
-    fn only_settled_chunks_below_checkpoint_and_retention_go() {
+    fn only_what_was_settled_at_the_checkpoint_and_is_below_retention_goes() {
         let mut ledger = Ledger::new(200);
         for first in [1, 11, 21, 31, 41] {
             ledger.add(chunk(first));
             assert!(ledger.owe(Lsn(first), 1));
         }
-        assert_eq!(ledger.collect(Lsn(100), 64), []);
-        for first in [1, 21, 31, 41] {
+        ledger.settle(Lsn(1));
+        ledger.checkpointed();
+        for first in [21, 31, 41] {
             ledger.settle(Lsn(first));
         }
+        assert_eq!(ledger.collect(64), [(Lsn(1), Lsn(10))]);
+        ledger.checkpointed();
         // Chunk 11 is still owed, 31 and 41 are the retained 200 bytes.
-        assert_eq!(ledger.collect(Lsn(29), 64), [(Lsn(1), Lsn(10))]);
-        assert_eq!(ledger.collect(Lsn(30), 64), [(Lsn(21), Lsn(30))]);
-        assert_eq!(ledger.collect(Lsn(100), 64), []);
+        assert_eq!(ledger.collect(64), [(Lsn(21), Lsn(30))]);
         ledger.settle(Lsn(11));
-        assert_eq!(ledger.collect(Lsn(100), 64), [(Lsn(11), Lsn(20))]);
+        assert_eq!(ledger.collect(64), []);
+        ledger.checkpointed();
+        assert_eq!(ledger.collect(0), []);
+        assert_eq!(ledger.collect(64), [(Lsn(11), Lsn(20))]);
         assert_eq!(ledger.bytes(), 200);
     }
 
@@ -174,6 +186,7 @@ mod tests {
         for first in [1, 11, 21] {
             assert!(ledger.owe(Lsn(first), 3));
         }
-        assert_eq!(ledger.collect(Lsn(100), 64), [(Lsn(31), Lsn(40))]);
+        ledger.checkpointed();
+        assert_eq!(ledger.collect(64), [(Lsn(31), Lsn(40))]);
     }
 }

@@ -294,6 +294,10 @@ impl View for MemoryEnv {
             .sum())
     }
 
+    fn capacity(&self) -> u64 {
+        u64::MAX
+    }
+
     fn path(&self) -> PathBuf {
         PathBuf::from("memory")
     }

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod backend;
+pub mod check;
 pub mod checkpoint;
 mod core;
 pub mod data_dir;
@@ -21,6 +22,7 @@ mod shared;
 pub mod snapshot;
 pub mod threaded;
 
+pub use check::{CheckReport, Finding, check};
 pub use env::SyncMode;
 pub use open::{OpenedStore, StoreConfig, clear, open, open_memory};
 

@@ -35,7 +35,8 @@ pub struct StoreConfig {
     pub sync: SyncMode,
     /// The newest bytes of log that are kept for a peer that returns, whether owed or not.
     pub retain_bytes: u64,
-    /// A checkpoint after this many bytes of log: bounds the time to open.
+    /// A checkpoint after this many bytes of log: bounds the time to open, and how long a chunk that
+    /// owes nothing any more is kept.
     pub checkpoint_bytes: u64,
     /// Above this many bytes in use (less 64 MiB) sends are refused.
     pub quota_bytes: u64,
@@ -44,7 +45,7 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// The defaults: 256 MiB of log kept, a checkpoint every 256 MiB, messages up to 16 MiB, no quota.
+    /// The defaults: 256 MiB of log kept, a checkpoint every 64 MiB, messages up to 16 MiB, no quota.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>, cluster: &str) -> Self {
         Self {
@@ -52,7 +53,7 @@ impl StoreConfig {
             cluster: cluster.to_owned(),
             sync: SyncMode::Deferred,
             retain_bytes: 256 << 20,
-            checkpoint_bytes: 256 << 20,
+            checkpoint_bytes: 64 << 20,
             quota_bytes: u64::MAX,
             max_record_bytes: 16 << 20,
         }
@@ -223,6 +224,7 @@ pub(super) fn build<H: Home>(
         commit: meta.checkpoint.position.lsn,
         applied: recovered.end,
         pending: std::collections::VecDeque::new(),
+        unproven: false,
         index: recovered.index,
         store: meta.store,
         epochs: meta.epochs,

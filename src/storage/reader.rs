@@ -110,9 +110,15 @@ fn fetch<V: View>(
             .checked_add(slot.len as usize)
             .and_then(|end| loaded.get(start..end))
             .ok_or_else(|| bad(&view, slot.chunk, &"is shorter than the index says"))?;
+        // A slice keeps its whole chunk in memory: worth it only for most of the chunk.
+        let message = if message.len() * 2 > loaded.len() {
+            loaded.slice_ref(message)
+        } else {
+            Bytes::copy_from_slice(message)
+        };
         entries.push(Entry {
             lsn: slot.lsn,
-            message: loaded.slice_ref(message),
+            message,
         });
     }
     Ok(StoreEvent::Fetched {

@@ -56,6 +56,7 @@ pub fn recover<V: View>(
         Ok(ControlFlow::Continue(()))
     })?;
     checkpoint::load(view, &mut index)?;
+    index.ledger.checkpointed();
     let mut end = start;
     let mut since_checkpoint = 0;
     let mut whole = true;

@@ -41,6 +41,9 @@ pub(crate) struct State {
     /// What the index shows. Beyond `commit` only after a start, until the gate opens.
     pub(crate) applied: Mark,
     pub(crate) pending: VecDeque<PendingBatch>,
+    /// Nothing has shown yet that this log is a beginning of the active's that is followed: what the
+    /// active calls committed may be of another history. A batch that chains to the end shows it.
+    pub(crate) unproven: bool,
     pub(crate) index: Index,
     pub(crate) store: StoreId,
     pub(crate) epochs: Vec<EpochStart>,
@@ -57,6 +60,7 @@ impl State {
         let durable = self.durable.position.lsn;
         let target = match self.gate {
             GatePolicy::Closed => return None,
+            GatePolicy::Following if self.unproven => return None,
             GatePolicy::Alone => durable,
             GatePolicy::WithPeer | GatePolicy::Following => durable.min(self.peer),
         };
@@ -181,6 +185,7 @@ impl<V: Clone> Shared<V> {
         let serving = serves(state.gate);
         if policy != state.gate {
             state.peer = Lsn::ZERO;
+            state.unproven = policy == GatePolicy::Following;
         }
         state.gate = policy;
         if let Some(event) = state.release(serving) {

@@ -1,6 +1,9 @@
 //! The store as a whole, on both media.
 
 mod directory;
+mod faults;
+mod properties;
+mod resync;
 mod rig;
 
 use bytes::Bytes;

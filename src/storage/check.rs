@@ -1,0 +1,385 @@
+//! `twinmq store check`: walks a whole store and verifies what can be verified. It goes on after a
+//! finding, so that the report shows the extent of a damage.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::proto::ids::{DestId, Epoch, Lsn, Position, StoreId};
+use crate::proto::record::{Chunk, ChunkHeader, LogRecord};
+
+use super::api::SPACE_DESTINATION;
+use super::backend::{Backend, View};
+use super::data_dir::DataDir;
+use super::error::StoreError;
+use super::index::{Index, Notes, Slot};
+use super::meta::{self, Meta};
+use super::recover::{self, Limits, each_chunk};
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// In which table.
+    pub table: &'static str,
+    /// At which key.
+    pub key: String,
+    /// What.
+    pub what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.table, self.key, self.what)
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct CheckReport {
+    /// Whose it is.
+    pub cluster: String,
+    /// This copy.
+    pub store: StoreId,
+    /// Where the log ends.
+    pub end: Position,
+    /// Position of the last checkpoint.
+    pub checkpoint: Lsn,
+    /// See `LogFacts::floor`.
+    pub floor: Lsn,
+    /// Epochs in the table.
+    pub epochs: u64,
+    /// Chunks read.
+    pub chunks: u64,
+    /// Records read.
+    pub records: u64,
+    /// Bytes of those chunks.
+    pub log_bytes: u64,
+    /// Destinations defined.
+    pub destinations: u64,
+    /// (message, destination) pairs owed.
+    pub messages: u64,
+    /// A resync into it has not ended.
+    pub sync_in_progress: bool,
+    /// All that is wrong; empty for a sound store.
+    pub findings: Vec<Finding>,
+}
+
+/// Checks the store of a data directory that no server has.
+///
+/// # Errors
+/// When a server has it, there is no store, or it cannot be read at all.
+pub fn check(dir: &Path) -> Result<CheckReport, StoreError> {
+    let (_lock, env) = DataDir::inspect(dir)?;
+    check_view(&env.view())
+}
+
+/// Checks what a reader sees. Nothing may be written meanwhile.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn check_view<V: View>(view: &V) -> Result<CheckReport, StoreError> {
+    let mut report = CheckReport::default();
+    let meta = match meta::load(view) {
+        Ok(Some(meta)) => meta,
+        Ok(None) => {
+            report.find("meta", "format", "is missing");
+            return Ok(report);
+        }
+        Err(error) => return report.with(error),
+    };
+    report.cluster.clone_from(&meta.cluster);
+    report.store = meta.store;
+    report.checkpoint = meta.checkpoint.position.lsn;
+    report.floor = meta.floor;
+    report.epochs = meta.epochs.len() as u64;
+    report.sync_in_progress = meta.sync_in_progress;
+    report.end = meta.checkpoint.position;
+    let walked = walk(view, &meta, &mut report)?;
+    let limits = Limits {
+        retain: u64::MAX,
+        chunk: usize::MAX,
+    };
+    let index = match recover::recover(view, &meta, limits, Lsn(u64::MAX)) {
+        Ok(recovered) => recovered.index,
+        Err(error) => return report.with(error),
+    };
+    report.messages = index.messages();
+    report.destinations = index.len() as u64;
+    recount(&index, &walked, &mut report);
+    if meta.floor == Lsn::ZERO && report.findings.is_empty() {
+        replay(view, &index, &mut report)?;
+    } else {
+        compare_owed(&index, &walked, meta.floor, &mut report);
+    }
+    Ok(report)
+}
+
+impl CheckReport {
+    fn find(&mut self, table: &'static str, key: impl ToString, what: impl ToString) {
+        let finding = Finding {
+            table,
+            key: key.to_string(),
+            what: what.to_string(),
+        };
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
+    /// A damage is a finding; that nothing can be read is an error.
+    fn with(mut self, error: StoreError) -> Result<Self, StoreError> {
+        match error {
+            StoreError::Damaged {
+                table, key, what, ..
+            } => {
+                self.find(table, key, what);
+                Ok(self)
+            }
+            other => Err(other),
+        }
+    }
+}
+
+/// What the records say, kept for comparison with the index.
+#[derive(Default)]
+struct Walked {
+    puts: BTreeMap<Lsn, (Slot, Vec<DestId>)>,
+    /// Acknowledged pairs above the floor.
+    acked: BTreeSet<(DestId, Lsn)>,
+    /// Destinations that are defined or removed above the floor.
+    defined: BTreeSet<DestId>,
+}
+
+fn walk<V: View>(view: &V, meta: &Meta, report: &mut CheckReport) -> Result<Walked, StoreError> {
+    let mut walked = Walked::default();
+    let mut before: Option<ChunkHeader> = None;
+    let mut begun = Vec::new();
+    each_chunk(view, Lsn::ZERO, &mut |lsn, value| {
+        report.chunks += 1;
+        report.log_bytes += value.len() as u64;
+        let chunk = match Chunk::decode(Bytes::copy_from_slice(value), usize::MAX) {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                report.find("log", lsn, error);
+                before = None;
+                return Ok(ControlFlow::Continue(()));
+            }
+        };
+        let header = chunk.header;
+        if header.first != lsn {
+            report.find(
+                "log",
+                lsn,
+                format!("says that it is chunk {}", header.first),
+            );
+        }
+        check_place(&header, before.as_ref(), meta, report);
+        for record in chunk.records() {
+            match record {
+                Ok((at, record)) => {
+                    report.records += 1;
+                    walked.note(at, lsn, meta.floor, record, &mut begun);
+                }
+                Err(error) => {
+                    report.find("log", lsn, format!("a record of it: {error}"));
+                    break;
+                }
+            }
+        }
+        report.end = report.end.max(Position {
+            epoch: header.epoch,
+            lsn: header.last(),
+        });
+        before = Some(header);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if before.is_some_and(|last| last.index + 1 != last.of) {
+        report.find("log", report.end.lsn, "the log ends inside a batch");
+    }
+    for (epoch, at) in &begun {
+        let known = meta
+            .epochs
+            .iter()
+            .any(|start| start.epoch == *epoch && start.start == *at);
+        if !known {
+            report.find(
+                "meta",
+                "epochs",
+                format!("lacks epoch {epoch}, begun at {at}"),
+            );
+        }
+    }
+    for start in meta.epochs.iter().filter(|start| start.start > meta.floor) {
+        if !begun.contains(&(start.epoch, start.start)) {
+            let what = format!("epoch {} does not begin at {}", start.epoch, start.start);
+            report.find("meta", "epochs", what);
+        }
+    }
+    Ok(walked)
+}
+
+/// Order, chain and epoch of a chunk that is whole in itself.
+fn check_place(
+    header: &ChunkHeader,
+    before: Option<&ChunkHeader>,
+    meta: &Meta,
+    report: &mut CheckReport,
+) {
+    let lsn = header.first;
+    let checkpoint = meta.checkpoint;
+    let expected = match before {
+        Some(before) if header.first <= before.last() => {
+            report.find("log", lsn, "overlaps the chunk before it");
+            None
+        }
+        Some(before) if before.last().next() == lsn => Some(before.crc),
+        _ if lsn == checkpoint.position.lsn.next() => Some(checkpoint.chain),
+        _ => {
+            if lsn > meta.floor.next() {
+                report.find("log", lsn, "the chunk before it is missing or damaged");
+            }
+            None
+        }
+    };
+    if expected.is_some_and(|chain| chain != header.prev) {
+        report.find("log", lsn, "breaks the chain of checksums");
+    }
+    let epoch = meta
+        .epochs
+        .iter()
+        .rev()
+        .find(|start| start.start <= lsn)
+        .map_or(Epoch::ZERO, |start| start.epoch);
+    if epoch != header.epoch {
+        let what = format!("is of epoch {}, the table says {epoch}", header.epoch);
+        report.find("log", lsn, what);
+    }
+}
+
+impl Walked {
+    fn note(
+        &mut self,
+        lsn: Lsn,
+        chunk: Lsn,
+        floor: Lsn,
+        record: LogRecord,
+        begun: &mut Vec<(Epoch, Lsn)>,
+    ) {
+        match record {
+            LogRecord::Put {
+                targets,
+                message,
+                offset,
+            } => {
+                let slot = Slot {
+                    lsn,
+                    chunk,
+                    offset,
+                    len: u32::try_from(message.len()).unwrap_or(u32::MAX),
+                };
+                self.puts.insert(lsn, (slot, targets));
+            }
+            LogRecord::Ack { dest, lsns } if lsn > floor => {
+                self.acked.extend(lsns.into_iter().map(|lsn| (dest, lsn)));
+            }
+            LogRecord::Kv { space, key, .. } if space == SPACE_DESTINATION && lsn > floor => {
+                if let Ok(id) = <[u8; 4]>::try_from(&key[..]) {
+                    self.defined.insert(DestId(u32::from_be_bytes(id)));
+                }
+            }
+            LogRecord::Epoch(epoch) => begun.push((epoch, lsn)),
+            LogRecord::Ack { .. } | LogRecord::Delivered { .. } | LogRecord::Kv { .. } => {}
+        }
+    }
+}
+
+/// Every entry of the index is a message in the log, and the ledger counts them right.
+fn recount(index: &Index, walked: &Walked, report: &mut CheckReport) {
+    let mut live: BTreeMap<Lsn, u64> = BTreeMap::new();
+    for facts in index.facts() {
+        let owed = index.destination(facts.id);
+        for slot in owed.iter().flat_map(|dest| dest.owed_after(Lsn::ZERO)) {
+            *live.entry(slot.chunk).or_default() += 1;
+            let sound = walked
+                .puts
+                .get(&slot.lsn)
+                .is_some_and(|(put, targets)| put == slot && targets.contains(&facts.id));
+            if !sound {
+                let what = format!(
+                    "destination {} owes {}, which is not there",
+                    facts.id.0, slot.lsn
+                );
+                report.find("log", slot.chunk, what);
+            }
+        }
+    }
+    for (chunk, count) in index.ledger.iter() {
+        let found = live.remove(&chunk.first).unwrap_or_default();
+        if found != count {
+            let what = format!("the ledger counts {count} owed messages, there are {found}");
+            report.find("log", chunk.first, what);
+        }
+    }
+    for chunk in live.into_keys() {
+        report.find("log", chunk, "owes messages and is not in the log");
+    }
+}
+
+/// The whole log is there: what it gives from its beginning must be what the checkpoint and the log
+/// after it give.
+fn replay<V: View>(view: &V, index: &Index, report: &mut CheckReport) -> Result<(), StoreError> {
+    let mut fresh = Index::new(u64::MAX);
+    let mut notes = Notes::new(false);
+    each_chunk(view, Lsn::ZERO, &mut |lsn, value| {
+        if let Ok(chunk) = Chunk::decode(Bytes::copy_from_slice(value), usize::MAX) {
+            fresh.begin_chunk(recover::facts(&chunk.header, value.len()));
+            for (at, record) in chunk.records().flatten() {
+                fresh.apply(at, lsn, &record, &mut notes);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let (shown, replayed) = (index.facts(), fresh.facts());
+    for facts in shown.iter().chain(&replayed) {
+        let (one, other) = (index.destination(facts.id), fresh.destination(facts.id));
+        let same = match (one, other) {
+            (Some(one), Some(other)) => {
+                let all = Lsn::ZERO;
+                one.owed_after(all).eq(other.owed_after(all))
+                    && (&one.definition, one.mark, one.tail)
+                        == (&other.definition, other.mark, other.tail)
+            }
+            _ => false,
+        };
+        if !same {
+            let what = "the checkpoint differs from a replay of the log";
+            report.find("ckpt", format!("destination {}", facts.id.0), what);
+        }
+    }
+    Ok(())
+}
+
+/// Part of the log is gone: what was put and acknowledged in the rest must agree with the index, for
+/// destinations that were there all the time.
+fn compare_owed(index: &Index, walked: &Walked, floor: Lsn, report: &mut CheckReport) {
+    for (lsn, (_, targets)) in walked.puts.range(floor.next()..) {
+        for target in targets.iter().filter(|id| !walked.defined.contains(id)) {
+            let Some(dest) = index.destination(*target) else {
+                continue;
+            };
+            let acked = walked.acked.contains(&(*target, *lsn));
+            if dest.owes(*lsn) == acked {
+                let what = if acked {
+                    "is acknowledged in the log and owed in the index"
+                } else {
+                    "is owed by the log and not in the index"
+                };
+                let key = format!("destination {} message {lsn}", target.0);
+                report.find("ckpt", key, what);
+            }
+        }
+    }
+}
