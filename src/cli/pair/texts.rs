@@ -197,7 +197,7 @@ The pair {cluster:?} is in {dir}: primary on {primary}, secondary on {secondary}
      useradd --system --no-create-home --shell /usr/sbin/nologin twinmq
    The user twinmq must have the same number on both, and may write in {lock_folder}.
 
-2. Copy each folder to its machine:
+2. Copy each folder to its machine, where {HOME} must not exist yet:
      scp -r {dir}/primary   root@{primary}:{HOME}
      scp -r {dir}/secondary root@{secondary}:{HOME}
    and on each machine:
