@@ -25,7 +25,7 @@ pub use load::{ConfigSource, Effective, Loaded, load, load_text};
 pub use model::*;
 pub use profile::{DEFAULT as DEFAULT_PROFILE, STOCK as STOCK_PROFILES};
 pub use reload::{Change, ReloadPlan, reload};
-pub use secrets::{SecretError, new_secret, read_or_make_secret, read_secret};
+pub use secrets::{SecretError, new_secret, read_or_make_secret, read_private, read_secret};
 pub use stock::{Ports, stock};
 pub use value::{Value, parse_target};
 pub(crate) use value::{is_host, is_name};

@@ -69,6 +69,23 @@ pub fn new_secret() -> Result<String, SecretError> {
 /// # Errors
 /// When it cannot be read, others can read it too, or it is no secret.
 pub fn read_secret(path: &Path) -> Result<String, SecretError> {
+    let bytes = read_private(path, 8192)?;
+    std::str::from_utf8(&bytes)
+        .ok()
+        .map(str::trim)
+        .filter(|text| LENGTH.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()))
+        .map(ToOwned::to_owned)
+        .ok_or_else(|| SecretError::NoSecret {
+            path: path.to_owned(),
+        })
+}
+
+/// Reads a file that only its owner may read, such as a private key: at most the first `bytes_max`
+/// bytes of it.
+///
+/// # Errors
+/// When it cannot be read, or others can read it too.
+pub fn read_private(path: &Path, bytes_max: u64) -> Result<Vec<u8>, SecretError> {
     let unreadable = |cause| SecretError::Unreadable {
         path: path.to_owned(),
         cause,
@@ -80,17 +97,10 @@ pub fn read_secret(path: &Path) -> Result<String, SecretError> {
         return Err(SecretError::TooOpen { path, mode });
     }
     let mut bytes = Vec::new();
-    file.take(8192)
+    file.take(bytes_max)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
-    std::str::from_utf8(&bytes)
-        .ok()
-        .map(str::trim)
-        .filter(|text| LENGTH.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()))
-        .map(ToOwned::to_owned)
-        .ok_or_else(|| SecretError::NoSecret {
-            path: path.to_owned(),
-        })
+    Ok(bytes)
 }
 
 /// Reads a secret; makes it, with mode 0600, if the file is missing. Of two processes that make it
