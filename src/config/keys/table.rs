@@ -132,9 +132,9 @@ const CLIENT: Section = Section {
             "client.allow_anonymous",
             Kind::Bool,
             "false",
-            "Clients need not say who they are: whoever reaches the port may send and receive \
-             everything. This version has no users yet, so a server that listens to other machines \
-             needs it; open the port to trusted networks only.",
+            "Whoever reaches the client port may send and receive everything. This version has no \
+             users yet, so a server that listens to other machines needs it: open the port to \
+             trusted networks only. A server that listens on loopback addresses only does not.",
             "",
         ),
         key(
