@@ -108,3 +108,35 @@ pub fn print(text: &str) -> Result<(), CliError> {
 pub fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
     print(&format!("{value:#}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn ended(line: &str) -> (ExitCode, String) {
+        let error = dispatch(Cli::try_parse_from(line.split(' ')).unwrap()).unwrap_err();
+        (error.exit_code(), error.to_string())
+    }
+
+    #[test]
+    fn each_failure_has_its_exit_code() {
+        let (code, said) = ended("twinmq config show --set log.levl=debug");
+        assert_eq!(code, ExitCode::Configuration);
+        assert_eq!(
+            said,
+            "--set log.levl=debug: unknown key log.levl, did you mean log.level?"
+        );
+        let (code, said) =
+            ended("twinmq pair init /nowhere --primary a --secondary a --lock-file /m/l");
+        assert_eq!(code, ExitCode::Usage);
+        assert_eq!(
+            said,
+            "--secondary a: is the primary too: a pair is two machines"
+        );
+        let error = CliError::of(ExitCode::StoreInUse, std::io::Error::other("taken"));
+        assert_eq!(error.exit_code(), ExitCode::StoreInUse);
+        assert_eq!(error.to_string(), "taken");
+    }
+}

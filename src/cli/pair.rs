@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::PairInitArgs;
 use super::{CliError, print};
-use crate::config::{ConfigErrors, is_host, is_name, load_text};
+use crate::config::{ConfigErrors, SecretError, is_host, is_name, load_text, new_secret};
 use crate::exit::ExitCode;
 
 mod gateway;
@@ -62,9 +62,9 @@ pub enum PairError {
         /// What the system said.
         cause: std::io::Error,
     },
-    /// The system gives no random bytes.
-    #[error("the system gives no random bytes: {0}")]
-    Random(getrandom::Error),
+    /// A secret cannot be made.
+    #[error("{0}")]
+    Secret(SecretError),
     /// A certificate cannot be made.
     #[error("a certificate cannot be made: {0}")]
     Certificate(rcgen::Error),
@@ -81,7 +81,7 @@ impl PairError {
             | Self::NoGateway { .. }
             | Self::Cluster(_)
             | Self::Profile(_) => ExitCode::Usage,
-            Self::Exists(_) | Self::Write { .. } | Self::Random(_) | Self::Certificate(_) => {
+            Self::Exists(_) | Self::Write { .. } | Self::Secret(_) | Self::Certificate(_) => {
                 ExitCode::Failed
             }
         }
@@ -180,6 +180,18 @@ fn check(args: &PairInitArgs) -> Result<(), PairError> {
             why: "is the primary too: a pair is two machines",
         });
     }
+    let servers = [&args.primary, &args.secondary];
+    if let Some(host) = &args.gateway
+        && servers
+            .iter()
+            .any(|server| server.eq_ignore_ascii_case(host))
+    {
+        return Err(PairError::Host {
+            argument: "gateway",
+            host: host.clone(),
+            why: "is one of the two servers: a third machine must export the lock file",
+        });
+    }
     if args.cluster.is_empty() || !is_name(&args.cluster) {
         return Err(PairError::Cluster(args.cluster.clone()));
     }
@@ -210,8 +222,8 @@ fn check_lock_file(path: &str) -> Result<(), PairError> {
 /// Every file, relative to the pair's folder. Both profiles are loaded here.
 fn plan(args: &PairInitArgs, gateway: &str, steps: &str) -> Result<Vec<NewFile>, PairError> {
     let authority = Authority::new(&args.cluster)?;
-    let secret = identity::secret()?;
-    let token = identity::secret()?;
+    let secret = new_secret().map_err(PairError::Secret)? + "\n";
+    let token = new_secret().map_err(PairError::Secret)? + "\n";
     let mut files = Vec::new();
     let mut add = |path: &str, text: String, private: bool| {
         files.push(NewFile {

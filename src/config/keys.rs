@@ -134,6 +134,9 @@ impl Key {
     }
 }
 
+/// Longer names are not compared with known ones.
+const NEAREST_MAX: usize = 128;
+
 /// Every section, in the order of the profiles.
 #[must_use]
 pub fn sections() -> &'static [Section] {
@@ -164,6 +167,10 @@ pub fn of_reference(name: &str) -> Option<&'static Key> {
 /// The known key or section that an unknown one most likely meant.
 #[must_use]
 pub fn nearest(path: &str) -> Option<&'static str> {
+    // Comparing takes memory in proportion to the length.
+    if path.len() > NEAREST_MAX {
+        return None;
+    }
     let leaf = path.rsplit('.').next().unwrap_or(path);
     if let Some(key) = of_reference(leaf).or_else(|| of_reference(path)) {
         return Some(key.path);

@@ -44,6 +44,31 @@ pub struct ReloadPlan {
     pub needs_restart: Vec<Change>,
 }
 
+impl ReloadPlan {
+    /// The source says nothing but what is in effect.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.needs_restart.is_empty()
+    }
+}
+
+/// One line for each change: what to tell the operator.
+impl fmt::Display for ReloadPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("nothing changed");
+        }
+        let changed = self.changed.iter().map(|change| ("changed", change));
+        let waiting = self.needs_restart.iter();
+        let waiting = waiting.map(|change| ("needs a restart, not changed", change));
+        for (index, (what, change)) in changed.chain(waiting).enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            write!(f, "{newline}{what}: {change}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Loads the source again and plans what of it to take.
 ///
 /// # Errors

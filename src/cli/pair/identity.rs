@@ -1,4 +1,4 @@
-//! The pair's own certificate authority, a certificate for each server, and secrets.
+//! The pair's own certificate authority, and a certificate for each server.
 //!
 //! The certificates do not expire: nobody but the two servers trusts this authority, and a pair that
 //! falls apart on a date is worse than one whose certificates are made anew when someone decides so.
@@ -69,13 +69,4 @@ fn named(name: &str) -> DistinguishedName {
     let mut distinguished = DistinguishedName::new();
     distinguished.push(DnType::CommonName, name);
     distinguished
-}
-
-/// 256 random bits as hex digits, and a newline.
-pub(super) fn secret() -> Result<String, PairError> {
-    let mut bytes = [0u8; 32];
-    getrandom::fill(&mut bytes).map_err(PairError::Random)?;
-    let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    text.push('\n');
-    Ok(text)
 }

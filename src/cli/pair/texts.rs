@@ -175,13 +175,21 @@ WantedBy=multi-user.target
 pub(super) fn next_steps(args: &PairInitArgs) -> String {
     let dir = args.dir.display();
     let (primary, secondary) = (&args.primary, &args.secondary);
+    let at = |host: &str, port: i64| match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    };
+    let root = |host: &str| match host.contains(':') {
+        true => format!("root@[{host}]"),
+        false => format!("root@{host}"),
+    };
     let lock_folder = lock_folder(&args.lock_file);
     let clients = if args.allow_anonymous {
         format!(
-            "Clients connect to {primary}:{} and {secondary}:{}, both in their list. They need not \
+            "Clients connect to {} and {}, both in their list. They need not \
              say\nwho they are: let only trusted networks reach these ports.",
-            Ports::PRIMARY.client,
-            Ports::SECONDARY.client
+            at(primary, Ports::PRIMARY.client),
+            at(secondary, Ports::SECONDARY.client)
         )
     } else {
         "Clients on other machines are not served yet: this version has no users, so that must be \
@@ -197,16 +205,16 @@ The pair {cluster:?} is in {dir}: primary on {primary}, secondary on {secondary}
      useradd --system --no-create-home --shell /usr/sbin/nologin twinmq
    The user twinmq must have the same number on both, and may write in {lock_folder}.
 
-2. Copy each folder to its machine:
-     scp -r {dir}/primary   root@{primary}:{HOME}
-     scp -r {dir}/secondary root@{secondary}:{HOME}
+2. Copy each folder to its machine, where {HOME} must not exist yet:
+     scp -r {dir}/primary {root_primary}:{HOME}
+     scp -r {dir}/secondary {root_secondary}:{HOME}
    and on each machine:
      chown -R twinmq: {HOME}
      mv {HOME}/twinmq.service /etc/systemd/system/
      systemctl daemon-reload
      systemctl enable --now twinmq
 
-3. The HA channel uses {primary}:{primary_ha} and {secondary}:{secondary_ha}: let each reach the \
+3. The HA channel uses {primary_ha} and {secondary_ha}: let each reach the \
 other's.
 
 4. See whether they found each other, on either machine, as root:
@@ -218,7 +226,9 @@ other's.
 Keep {dir}/ca to replace a server later, away from both servers; remove the rest when it is copied.
 key.pem, pair.secret and admin.token are secrets, and the same admin.token stops either server.",
         cluster = args.cluster,
-        primary_ha = Ports::PRIMARY.ha,
-        secondary_ha = Ports::SECONDARY.ha,
+        root_primary = root(primary),
+        root_secondary = root(secondary),
+        primary_ha = at(primary, Ports::PRIMARY.ha),
+        secondary_ha = at(secondary, Ports::SECONDARY.ha),
     )
 }

@@ -127,15 +127,14 @@ const CLIENT: Section = Section {
             "127.0.0.1:1856",
             "Where clients are served. More addresses may be added, for example with port 61613.",
             "at least one; another than a loopback address only with allow_anonymous",
-        )
-        .known_as(&["ClientPort"]),
+        ),
         key(
             "client.allow_anonymous",
             Kind::Bool,
             "false",
-            "Clients need not say who they are: whoever reaches the port may send and receive \
-             everything. This version has no users yet, so a server that listens to other machines \
-             needs it; open the port to trusted networks only.",
+            "Whoever reaches the client port may send and receive everything. This version has no \
+             users yet, so a server that listens to other machines needs it: open the port to \
+             trusted networks only. A server that listens on loopback addresses only does not.",
             "",
         ),
         key(
@@ -273,8 +272,7 @@ const LIMITS: Section = Section {
             "Client connections at once. The system's limit on open files must allow them.",
             "",
         )
-        .on_reload()
-        .known_as(&["MaxClientConnections"]),
+        .on_reload(),
         key(
             "limits.max_subscriptions",
             count(1, 100_000),

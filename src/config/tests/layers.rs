@@ -366,3 +366,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn deep_nesting_is_refused_and_does_not_exhaust_the_stack() {
+    let depth = 100_000;
+    for text in [
+        format!("x = {}", "[".repeat(depth)),
+        format!("log = {}{}", "[".repeat(depth), "]".repeat(depth)),
+        format!("log = {}", "{a=".repeat(depth)),
+        format!("log{} = 1", ".a".repeat(depth)),
+        format!("[log{}]", ".a".repeat(depth)),
+        format!("[[log{}]]", ".a".repeat(depth)),
+    ] {
+        let said = load_text("p", &text).unwrap_err().to_string();
+        assert!(said.starts_with("p:1: "), "{said}");
+        assert!(said.len() < 400, "{} bytes", said.len());
+    }
+}
+
+#[test]
+fn a_file_full_of_mistakes_gives_the_first_ones_in_short() {
+    let many: String = (0..30_000).map(|n| format!("key{n} = 1\n")).collect();
+    let said = refused(&many);
+    assert_eq!(said.lines().count(), 50);
+    assert_eq!(said.lines().next(), Some("P:1: unknown key key0"));
+    let long = "k".repeat(500_000);
+    assert_eq!(
+        refused(&format!("{long} = 1")),
+        format!("P:1: unknown key {}...", &long[..120])
+    );
+    let said = refused(&format!("mode = \"{long}\""));
+    assert!(said.len() < 300, "{} bytes", said.len());
+}

@@ -10,22 +10,11 @@ fn what_a_reload_takes_and_what_needs_a_restart_are_told_apart() {
     let old = load(&scratch.source()).unwrap();
     scratch.write("[log]\nlevel = 'debug'\nformat = 'json'\n[limits]\nprefetch = 10\n");
     let plan = reload(&old, &scratch.source()).unwrap();
-    let shown = |changes: &[crate::config::Change]| -> Vec<String> {
-        let texts = changes.iter().map(ToString::to_string);
-        texts
-            .map(|text| text.replace(&scratch.path(), "P"))
-            .collect()
-    };
     assert_eq!(
-        shown(&plan.changed),
-        [
-            "limits.prefetch: 1000 -> 10 (P:5)",
-            "log.level: \"info\" -> \"debug\" (P:2)"
-        ]
-    );
-    assert_eq!(
-        shown(&plan.needs_restart),
-        ["log.format: \"text\" -> \"json\" (P:3)"]
+        plan.to_string().replace(&scratch.path(), "P"),
+        "changed: limits.prefetch: 1000 -> 10 (P:5)\n\
+         changed: log.level: \"info\" -> \"debug\" (P:2)\n\
+         needs a restart, not changed: log.format: \"text\" -> \"json\" (P:3)"
     );
     let mut expected = old.config.clone();
     expected.limits.prefetch = 10;
@@ -36,6 +25,10 @@ fn what_a_reload_takes_and_what_needs_a_restart_are_told_apart() {
     assert_eq!(again.changed, []);
     assert_eq!(again.needs_restart.len(), 1);
     assert_eq!(again.loaded.config, plan.loaded.config);
+    scratch.write("[log]\nlevel = 'debug'\n[limits]\nprefetch = 10\n");
+    let reverted = reload(&again.loaded, &scratch.source()).unwrap();
+    assert!(reverted.is_empty());
+    assert_eq!(reverted.to_string(), "nothing changed");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Rules that span keys.
 
 use super::Scratch;
+use crate::config::keys::{self, Kind};
 use crate::config::{ConfigSource, load};
 
 /// A pair on three machines, by line: what each test varies.
@@ -386,4 +387,14 @@ fn further_probe_targets_follow_the_gateway() {
     let ha = scratch.load().unwrap().config.ha.unwrap();
     let targets: Vec<String> = ha.gateway.targets.iter().map(ToString::to_string).collect();
     assert_eq!(targets, ["10.0.0.9:7", "router:80", "[fe80::1]:22"]);
+}
+
+#[test]
+fn the_smallest_window_holds_the_largest_message() {
+    let bounds = |path: &str| match keys::find(path).unwrap().kind {
+        Kind::Integer { min, max, .. } => (min, max),
+        other => panic!("{other:?}"),
+    };
+    let largest = bounds("limits.max_body_bytes").1 + bounds("limits.max_header_bytes").1;
+    assert!(largest <= bounds("ha.replication.window_mib").0 << 20);
 }

@@ -45,7 +45,7 @@ pub(super) const HA: Section = Section {
             "The peer's address on the HA channel.",
             "mandatory in replicated and shared mode",
         )
-        .known_as(&["BackupHAIPAddress", "BackupHAIP"]),
+        .known_as(&["BackupHAIPAddress"]),
         key(
             "ha.backup_ha_port",
             PORT,
