@@ -1,11 +1,3 @@
-//! One file per subcommand: each prints and returns, and decides nothing.
-
-pub mod admin_client;
-pub mod ledger;
-pub mod load;
-pub mod stomp_client;
-#[cfg(test)]
-mod toy_server;
 //! The command line: one file per subcommand, each with `run(args)`. They print, and decide
 //! nothing: results go to standard output, logs and progress to standard error.
 
@@ -14,8 +6,21 @@ use std::io::Write;
 use crate::config::ConfigErrors;
 use crate::exit::ExitCode;
 
+pub mod admin_client;
 pub mod args;
+pub mod bench;
 pub mod config_show;
+pub mod demo;
+pub mod ledger;
+pub mod load;
+pub mod receive;
+pub mod send;
+pub mod status;
+pub mod stomp_client;
+pub mod stop;
+#[cfg(test)]
+mod toy_server;
+pub mod wait;
 //PAIR
 
 use args::{Cli, Command, ConfigCommand, PairCommand, StoreCommand};
@@ -78,14 +83,14 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
             "pair init"
         }
         Command::Run(_) => "run",
-        Command::Status(_) => "status",
-        Command::Wait(_) => "wait",
-        Command::Stop(_) => "stop",
+        Command::Status(args) => return status::run(&args),
+        Command::Wait(args) => return wait::run(&args),
+        Command::Stop(args) => return stop::run(&args),
         Command::ClearDb(_) => "clear-db",
-        Command::Send(_) => "send",
-        Command::Receive(_) => "receive",
-        Command::Bench(_) => "bench",
-        Command::Demo(_) => "demo",
+        Command::Send(args) => return send::run(&args),
+        Command::Receive(args) => return receive::run(&args),
+        Command::Bench(args) => return bench::run(&args),
+        Command::Demo(args) => return demo::run(&args),
         Command::Store(StoreCommand::Check(_)) => "store check",
     };
     Err(CliError::NotInThisBuild(missing))
