@@ -19,7 +19,7 @@ const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub enum AdminError {
     /// Nobody listens.
     #[error(
-        "no server is running at {url}: {reason}; start it with `twinmq run`, or name another with --url"
+        "no server is running at {url}: {reason}; start it with `twinmq run`, or name another by -p or --url"
     )]
     NotRunning {
         /// The base address.
@@ -37,7 +37,7 @@ pub enum AdminError {
     },
     /// The token was missing or wrong.
     #[error(
-        "{url} wants the admin token of that server: give the profile with -p, or the token's file with --token-file"
+        "{url} wants the admin token of that server: name it by its profile with -p, as a user who may read its token file"
     )]
     Forbidden {
         /// The call.

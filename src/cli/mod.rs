@@ -16,6 +16,21 @@ use std::io::Write;
 use crate::config::ConfigErrors;
 use crate::exit::ExitCode;
 
+pub mod admin_client;
+pub mod args;
+pub mod bench;
+pub mod config_show;
+pub mod demo;
+pub mod ledger;
+pub mod load;
+pub mod receive;
+pub mod send;
+pub mod status;
+pub mod stomp_client;
+pub mod stop;
+#[cfg(test)]
+mod toy_server;
+pub mod wait;
 //PAIR
 
 use args::{Cli, Command, ConfigCommand, PairCommand, StoreCommand};
@@ -75,14 +90,14 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Config(ConfigCommand::Show(args)) => return config_show::run(&args),
         Command::Pair(PairCommand::Init(args)) => return pair::run(&args),
         Command::Run(_) => "run",
-        Command::Status(_) => "status",
-        Command::Wait(_) => "wait",
-        Command::Stop(_) => "stop",
+        Command::Status(args) => return status::run(&args),
+        Command::Wait(args) => return wait::run(&args),
+        Command::Stop(args) => return stop::run(&args),
         Command::ClearDb(_) => "clear-db",
-        Command::Send(_) => "send",
-        Command::Receive(_) => "receive",
-        Command::Bench(_) => "bench",
-        Command::Demo(_) => "demo",
+        Command::Send(args) => return send::run(&args),
+        Command::Receive(args) => return receive::run(&args),
+        Command::Bench(args) => return bench::run(&args),
+        Command::Demo(args) => return demo::run(&args),
         Command::Store(StoreCommand::Check(_)) => "store check",
     };
     Err(CliError::NotInThisBuild(missing))

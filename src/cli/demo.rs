@@ -1,0 +1,453 @@
+//! `twinmq demo`: the main job in one command. Two servers from the stock profiles in a scratch
+//! folder, load through both addresses, `kill -9` of the active, failover, the dead one's return and
+//! resync, and the ledger at the end.
+//!
+//! Every server process ends with this one, however it ends (`servers`); an interrupt ends it in
+//! order (`interrupt`).
+
+mod interrupt;
+mod servers;
+
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::thread;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::args::DemoArgs;
+use super::load::{Load, LoadError, LoadOutcome, LoadPlan};
+use super::stomp_client::StompOptions;
+use super::{CliError, print, print_json};
+use crate::exit::ExitCode;
+use crate::time::{Clock, Moment, SystemClock};
+use interrupt::Interrupt;
+use servers::{Pair, Role, Scratch};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+/// No phase may take longer; the whole demo takes well under a minute.
+const PHASE_MAX: Duration = Duration::from_secs(30);
+/// How long load runs if the command line does not say.
+const SECONDS: u64 = 12;
+/// Messages per second: enough to see something, and both servers share this machine with us.
+const RATE: u64 = 2000;
+/// Messages are missing when none has come for this long.
+const QUIET: Duration = Duration::from_secs(10);
+/// Queues, producers and consumers each.
+const WIDTH: usize = 4;
+/// Unconfirmed messages of each producer.
+const WINDOW: usize = 100;
+/// Bytes of each message.
+const BODY_BYTES: usize = 512;
+
+/// Why the demo could not be shown to its end.
+#[derive(Debug, thiserror::Error)]
+enum DemoError {
+    #[error("failed to make the folder {path}: {error}; name another with --dir")]
+    Folder { path: String, error: std::io::Error },
+    #[error("{path} is not empty; name a new folder with --dir")]
+    NotEmpty { path: String },
+    #[error("failed to find six free ports on 127.0.0.1")]
+    NoPorts,
+    #[error("failed to start a server: {0}")]
+    Spawn(std::io::Error),
+    #[error("the {server} ended by itself ({status})")]
+    ServerEnded {
+        server: &'static str,
+        status: ExitStatus,
+    },
+    #[error("{what}: not within {} s; last seen: {seen}", PHASE_MAX.as_secs())]
+    NotReached { what: &'static str, seen: String },
+    #[error("failed to put load on the pair: {0}")]
+    Load(#[from] LoadError),
+    #[error("a client could not go on: {0}")]
+    Client(String),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// The demo failed; the logs are kept.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}\nthe servers' logs: {logs}")]
+struct DemoFailed {
+    error: DemoError,
+    logs: String,
+}
+
+/// What the demo showed.
+#[derive(Debug, Serialize)]
+struct Shown {
+    /// The longest time that a producer had to wait between two receipts, over the kill.
+    failover_ms: u64,
+    /// From the restart of the dead server to both being in sync again.
+    resync_ms: u64,
+    /// Which server was killed.
+    killed: &'static str,
+    #[serde(flatten)]
+    outcome: LoadOutcome,
+}
+
+/// Shows it.
+///
+/// # Errors
+/// When it could not be shown to its end. A loss is no error of the command: the ledger shows it,
+/// and the exit code says so.
+pub fn run(args: &DemoArgs) -> Result<ExitCode, CliError> {
+    // Before any thread starts, so that all of them leave the signals to the one that waits.
+    let interrupt = Interrupt::watch();
+    let folder = Scratch::make(args.dir.clone(), args.keep)
+        .map_err(|error| CliError::of(ExitCode::Failed, error))?;
+    let stage = Stage::new(args, interrupt);
+    match stage.show(&folder) {
+        Ok(shown) => {
+            let held = shown.outcome.holds();
+            if !held {
+                folder.keep();
+            }
+            conclude(args, &shown, &folder)?;
+            Ok(if held {
+                ExitCode::Done
+            } else {
+                ExitCode::Failed
+            })
+        }
+        Err(error) => {
+            folder.keep();
+            let logs = log_list(&folder);
+            Err(CliError::of(ExitCode::Failed, DemoFailed { error, logs }))
+        }
+    }
+}
+
+fn log_list(folder: &Scratch) -> String {
+    let paths: Vec<String> = [Role::Primary, Role::Secondary]
+        .map(|role| folder.log(role))
+        .iter()
+        .map(|path: &PathBuf| path.display().to_string())
+        .collect();
+    paths.join(", ")
+}
+
+fn conclude(args: &DemoArgs, shown: &Shown, folder: &Scratch) -> Result<(), CliError> {
+    if args.json {
+        let json = serde_json::to_value(shown).expect("plain numbers and texts are JSON");
+        print_json(&json)?;
+    } else {
+        print(&ledger_text(shown))?;
+    }
+    if folder.is_kept() && !args.json {
+        print(&format!("kept: {}", folder.path().display()))?;
+    }
+    Ok(())
+}
+
+fn ledger_text(shown: &Shown) -> String {
+    let ledger = &shown.outcome.ledger;
+    let mut text = String::from("\nledger\n");
+    for (name, count) in [
+        ("confirmed", ledger.confirmed),
+        ("delivered once", ledger.delivered_once),
+        ("delivered again, flagged redelivered", ledger.redelivered),
+        ("duplicated, unflagged", ledger.duplicated),
+        ("lost", ledger.lost),
+        (
+            "sent without a receipt (the application sends them again)",
+            ledger.unknown,
+        ),
+    ] {
+        text.push_str(&format!("  {count:>9}  {name}\n"));
+    }
+    text.push_str(&format!(
+        "\nfailover {} ms (longest gap between receipts of one producer), resync {} ms\n",
+        shown.failover_ms, shown.resync_ms
+    ));
+    text.push_str(match (&shown.outcome.failure, ledger.holds()) {
+        (Some(_), _) => "FAILED: a client could not go on: ",
+        (None, true) => "nothing confirmed was lost, nothing came twice unflagged",
+        (None, false) => "FAILED: the guarantee did not hold; please report this with the logs",
+    });
+    if let Some(failure) = &shown.outcome.failure {
+        text.push_str(failure);
+    }
+    text
+}
+
+/// What is waited for, what is displayed, and when to stop.
+struct Stage<'a> {
+    args: &'a DemoArgs,
+    interrupt: Interrupt,
+    bar: ProgressBar,
+}
+
+impl<'a> Stage<'a> {
+    fn new(args: &'a DemoArgs, interrupt: Interrupt) -> Self {
+        let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
+        Self {
+            args,
+            interrupt,
+            bar: ProgressBar::new_spinner().with_style(style),
+        }
+    }
+
+    fn show(&self, folder: &Scratch) -> Result<Shown, DemoError> {
+        let clock = SystemClock;
+        let mut pair = Pair::prepare(folder)?;
+        self.say("starting two servers from the stock profiles");
+        pair.start(Role::Primary)?;
+        pair.start(Role::Secondary)?;
+        let active = self.in_sync(&mut pair, None)?;
+        self.say(&format!(
+            "in sync: the {} is active, the {} passive",
+            active.name(),
+            active.other().name()
+        ));
+
+        let load = Load::start(self.plan(&pair))?;
+        self.say(&format!("{WIDTH} producers and {WIDTH} consumers at work"));
+        let begin = clock.now();
+        self.run_on(&mut pair, &load, begin, 1)?;
+
+        load.watch_gaps();
+        let killed_at = clock.now();
+        pair.kill(active);
+        self.say(&format!("kill -9 to the active, the {}", active.name()));
+        self.until(&mut pair, Some(&load), "service is back", |_| {
+            if load.all_confirmed_since(killed_at) {
+                Ok(())
+            } else {
+                Err("a producer has no receipt since the kill".to_owned())
+            }
+        })?;
+        let failover = load.longest_gap();
+        self.say(&format!(
+            "the {} serves: the longest gap between receipts was {} ms",
+            active.other().name(),
+            failover.as_millis()
+        ));
+        self.run_on(&mut pair, &load, begin, 2)?;
+
+        let restarted_at = clock.now();
+        pair.start(active)?;
+        self.say(&format!("the dead {} is started again", active.name()));
+        self.in_sync(&mut pair, Some(&load))?;
+        let resync = clock.now().since(restarted_at);
+        self.say(&format!("in sync again after {} ms", resync.as_millis()));
+        self.run_on(&mut pair, &load, begin, 3)?;
+
+        load.stop_sending();
+        self.say("settling the ledger");
+        let outcome = load.finish(QUIET, &|| self.interrupt.came());
+        if self.interrupt.came() {
+            return Err(DemoError::Interrupted);
+        }
+        pair.stop();
+        self.bar.finish_and_clear();
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Ok(Shown {
+            failover_ms: ms(failover),
+            resync_ms: ms(resync),
+            killed: active.name(),
+            outcome,
+        })
+    }
+
+    fn plan(&self, pair: &Pair) -> LoadPlan {
+        LoadPlan {
+            hosts: pair.hosts(),
+            options: StompOptions::default(),
+            destinations: (1..=WIDTH).map(|n| format!("/queue/demo.{n}")).collect(),
+            producers: WIDTH,
+            consumers: WIDTH,
+            window: WINDOW,
+            body_bytes: BODY_BYTES,
+            count: self.args.messages,
+            rate: Some(RATE),
+            patience: PHASE_MAX,
+        }
+    }
+
+    /// Lets load run to the end of a third of the show: of the messages asked for, or of the time.
+    fn run_on(
+        &self,
+        pair: &mut Pair,
+        load: &Load,
+        begin: Moment,
+        third: u64,
+    ) -> Result<(), DemoError> {
+        let clock = SystemClock;
+        let seconds = self.args.seconds.unwrap_or(SECONDS);
+        let from = load.progress().confirmed;
+        self.until_within(pair, Some(load), None, "load runs", |_| {
+            let confirmed = load.progress().confirmed;
+            let over = match self.args.messages {
+                Some(messages) => confirmed >= messages * third / 3,
+                // Each part goes on for a while, however long the failover took.
+                None => {
+                    clock.now().since(begin).as_millis() >= u128::from(seconds * third * 1000 / 3)
+                        && confirmed > from
+                }
+            };
+            if over || load.sending_is_over() {
+                Ok(())
+            } else {
+                Err(format!("{confirmed} confirmed"))
+            }
+        })
+    }
+
+    /// Waits until both servers hold everything confirmed; returns the active one.
+    fn in_sync(&self, pair: &mut Pair, load: Option<&Load>) -> Result<Role, DemoError> {
+        self.until(pair, load, "the pair is in sync", |pair| {
+            let mut seen = Vec::new();
+            let mut active = None;
+            for role in [Role::Primary, Role::Secondary] {
+                match pair.status(role) {
+                    Ok(status) if status.pair_is_in_sync() => {
+                        if status.state == "ACTIVE" {
+                            active = Some(role);
+                        }
+                        seen.push(format!("{}: in sync", role.name()));
+                    }
+                    Ok(status) => {
+                        let reason = status.claims.and_then(|claims| claims.reason);
+                        seen.push(format!(
+                            "{}: {} {}",
+                            role.name(),
+                            status.state,
+                            reason.unwrap_or_default()
+                        ));
+                        active = None;
+                        break;
+                    }
+                    Err(error) => {
+                        seen.push(error.to_string());
+                        active = None;
+                        break;
+                    }
+                }
+            }
+            active.ok_or_else(|| seen.join(", "))
+        })
+    }
+
+    fn until<T>(
+        &self,
+        pair: &mut Pair,
+        load: Option<&Load>,
+        what: &'static str,
+        condition: impl FnMut(&Pair) -> Result<T, String>,
+    ) -> Result<T, DemoError> {
+        self.until_within(pair, load, Some(PHASE_MAX), what, condition)
+    }
+
+    /// Asks until the condition gives its answer; meanwhile shows progress and notices what ends
+    /// the show: an interrupt, a server or a client that gives up, too long a wait.
+    fn until_within<T>(
+        &self,
+        pair: &mut Pair,
+        load: Option<&Load>,
+        limit: Option<Duration>,
+        what: &'static str,
+        mut condition: impl FnMut(&Pair) -> Result<T, String>,
+    ) -> Result<T, DemoError> {
+        let clock = SystemClock;
+        let begin = clock.now();
+        loop {
+            let seen = match condition(pair) {
+                Ok(found) => return Ok(found),
+                Err(seen) => seen,
+            };
+            if self.interrupt.came() {
+                return Err(DemoError::Interrupted);
+            }
+            pair.check()?;
+            if let Some(failure) = load.and_then(Load::failure) {
+                return Err(DemoError::Client(failure));
+            }
+            if limit.is_some_and(|limit| clock.now().since(begin) >= limit) {
+                return Err(DemoError::NotReached { what, seen });
+            }
+            self.tick(load);
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn tick(&self, load: Option<&Load>) {
+        self.bar.tick();
+        if let Some(load) = load {
+            let progress = load.progress();
+            self.bar.set_message(format!(
+                "{} confirmed, {} received, {} under way",
+                progress.confirmed, progress.received, progress.awaited
+            ));
+        }
+    }
+
+    /// A line of the story, on standard error.
+    fn say(&self, text: &str) {
+        if self.bar.is_hidden() {
+            // Progress goes to standard error; if that is gone, nobody reads it.
+            std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes()).ok();
+        } else {
+            self.bar.println(text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::ledger::LedgerReport;
+    use crate::cli::load::DestinationFigures;
+
+    fn shown(lost: u64) -> Shown {
+        Shown {
+            failover_ms: 640,
+            resync_ms: 900,
+            killed: "primary",
+            outcome: LoadOutcome {
+                ledger: LedgerReport {
+                    confirmed: 100,
+                    delivered_once: 100 - lost,
+                    lost,
+                    ..LedgerReport::default()
+                },
+                seconds: 1.0,
+                all: DestinationFigures {
+                    destination: "all".to_owned(),
+                    confirmed: 100,
+                    received: 100 - lost,
+                    confirmed_per_s: 100.0,
+                    received_per_s: 100.0,
+                    confirm_p50_us: 1,
+                    confirm_p99_us: 1,
+                    end_to_end_p50_us: 1,
+                    end_to_end_p99_us: 1,
+                },
+                destinations: Vec::new(),
+                reconnects: 0,
+                failure: None,
+            },
+        }
+    }
+
+    #[test]
+    fn the_ledger_says_plainly_whether_the_guarantee_held() {
+        let good = ledger_text(&shown(0));
+        assert!(good.contains("nothing confirmed was lost"), "{good}");
+        assert!(good.contains("failover 640 ms"), "{good}");
+        let bad = ledger_text(&shown(1));
+        assert!(bad.contains("FAILED"), "{bad}");
+        assert!(bad.contains("        1  lost"), "{bad}");
+    }
+
+    #[test]
+    fn the_json_holds_the_ledger_and_the_times() {
+        let json = serde_json::to_value(shown(2)).unwrap();
+        assert_eq!(json["failover_ms"], 640);
+        assert_eq!(json["ledger"]["lost"], 2);
+    }
+}

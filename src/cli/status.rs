@@ -1,0 +1,318 @@
+//! `twinmq status`: both servers of a pair side by side, as one of them sees it.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::thread;
+use std::time::Duration;
+
+use super::admin_client::{AdminClient, AdminError, Status};
+use super::args::StatusArgs;
+use super::{CliError, print, print_json};
+use crate::exit::ExitCode;
+
+/// Between two looks with `--watch`.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Clears a terminal and goes to its first line.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+impl From<AdminError> for CliError {
+    fn from(error: AdminError) -> Self {
+        Self::of(ExitCode::Failed, error)
+    }
+}
+
+/// Prints the state, once or again and again.
+///
+/// # Errors
+/// When the server is not running; with `--watch` that is shown and waited out.
+pub fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
+    let client = AdminClient::new(&args.server.admin()?.url, None);
+    if !args.watch {
+        show(&client, args.json, "")?;
+        return Ok(ExitCode::Done);
+    }
+    let clear = if std::io::stdout().is_terminal() && !args.json {
+        CLEAR
+    } else {
+        ""
+    };
+    loop {
+        match show(&client, args.json, clear) {
+            Err(error @ CliError::Command { .. }) => print(&format!("{clear}{error}"))?,
+            other => other?,
+        }
+        thread::sleep(WATCH_EVERY);
+    }
+}
+
+fn show(client: &AdminClient, json: bool, clear: &str) -> Result<(), CliError> {
+    if json {
+        return print_json(&client.status_json()?);
+    }
+    print(&format!("{clear}{}", table(&client.status()?)))
+}
+
+/// The state as text.
+#[must_use]
+pub fn table(status: &Status) -> String {
+    let mut out = String::new();
+    let mut add = |name: &str, value: String| {
+        writeln!(out, "{name:<10}{value}").expect("writing to a string cannot fail");
+    };
+    add("server", head(status));
+    if let Some(peer) = &status.peer {
+        add("", servers(status, peer).trim_end().to_owned());
+        add("in sync", in_sync(status));
+    } else {
+        add("state", state(status));
+        add("position", status.position.to_string());
+    }
+    add(
+        "epoch",
+        format!("{}, committed up to {}", status.epoch, status.committed),
+    );
+    if let Some(sync) = &status.sync {
+        let share = percent(sync.done_bytes, sync.total_bytes);
+        let eta = sync
+            .eta_s
+            .map_or(String::new(), |eta| format!(", {eta:.0} s left"));
+        add(
+            "resync",
+            format!(
+                "{}: {share} % ({} of {}){eta}",
+                sync.kind,
+                bytes(sync.done_bytes),
+                bytes(sync.total_bytes)
+            ),
+        );
+    }
+    if let Some(lock) = &status.lock {
+        let holder = match (lock.held, &lock.owner) {
+            (true, _) => "held by this server".to_owned(),
+            (false, Some(owner)) => format!("not held here, last owner {owner}"),
+            (false, None) => "not held here".to_owned(),
+        };
+        add("lock", format!("{} ({holder})", lock.path));
+    }
+    if let Some(claims) = status.claims.as_ref().filter(|claims| claims.tried > 0) {
+        let mut text = format!("{} tried, {} refused", claims.tried, claims.refused);
+        if let Some(reason) = &claims.reason {
+            text.push_str(": ");
+            text.push_str(reason);
+        }
+        add("claims", text);
+    }
+    if let Some(gateway) = &status.gateway {
+        add("gateway", gateway.verdict.clone());
+    }
+    let store = &status.store;
+    add(
+        "store",
+        format!(
+            "{} messages in {} destinations, {}",
+            store.messages,
+            store.destinations,
+            bytes(store.bytes)
+        ),
+    );
+    out.truncate(out.trim_end().len());
+    out
+}
+
+fn head(status: &Status) -> String {
+    format!(
+        "{} ({}), TwinMQ {}, process {}",
+        status.server, status.profile, status.version, status.pid
+    )
+}
+
+fn state(status: &Status) -> String {
+    let serving = if status.serving {
+        "serves clients"
+    } else {
+        "does not serve clients"
+    };
+    let mut text = format!("{} since {}, {serving}", status.state, status.since);
+    if let Some(previous) = &status.previous_state {
+        text.push_str(", before that ");
+        text.push_str(previous);
+    }
+    text
+}
+
+/// A row for each server under a head line.
+fn servers(status: &Status, peer: &super::admin_client::PeerStatus) -> String {
+    let behind = match status.backlog() {
+        Some(0) => "none".to_owned(),
+        Some(records) => format!("{records} records"),
+        None => "unknown".to_owned(),
+    };
+    let heard = match (peer.connected, peer.last_heard_ms) {
+        (true, Some(ms)) => format!("linked, heard {ms} ms ago"),
+        (true, None) => "linked".to_owned(),
+        (false, Some(ms)) => format!("not linked, heard {} s ago", ms / 1000),
+        (false, None) => "not linked".to_owned(),
+    };
+    let own = if status.serving {
+        "answers here, serves clients"
+    } else {
+        "answers here"
+    };
+    let position = |lsn: Option<u64>| lsn.map_or("unknown".to_owned(), |lsn| lsn.to_string());
+    let rows = [
+        ["", "state", "position", "backlog", "seen"].map(str::to_owned),
+        [
+            status.server.clone(),
+            status.state.clone(),
+            position(Some(status.position)),
+            "-".to_owned(),
+            own.to_owned(),
+        ],
+        [
+            peer.server.clone(),
+            peer.state.clone(),
+            position(peer.position),
+            behind,
+            heard,
+        ],
+    ];
+    let mut out = String::new();
+    for (index, [name, state, position, backlog, seen]) in rows.iter().enumerate() {
+        let margin = if index == 0 { "" } else { "          " };
+        writeln!(
+            out,
+            "{margin}{name:<12}{state:<14}{position:<14}{backlog:<14}{seen}"
+        )
+        .expect("writing to a string cannot fail");
+    }
+    out
+}
+
+fn in_sync(status: &Status) -> String {
+    match status.in_sync.as_slice() {
+        [] => "unknown".to_owned(),
+        [one] => format!("{one} alone: a confirmed message is on one server only"),
+        several => format!(
+            "{}: a confirmed message is on all of them",
+            several.join(" and ")
+        ),
+    }
+}
+
+fn percent(done: u64, total: u64) -> u64 {
+    done.saturating_mul(100).checked_div(total).unwrap_or(0)
+}
+
+/// A count of bytes with its largest whole unit.
+#[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+fn bytes(count: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    for (unit, size) in UNITS {
+        if count >= size {
+            return format!("{:.1} {unit}", count as f64 / size as f64);
+        }
+    }
+    format!("{count} bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::admin_client::{
+        ClaimsStatus, GatewayStatus, LockStatus, PeerStatus, StoreStatus, SyncStatus,
+    };
+
+    fn active() -> Status {
+        Status {
+            server: "primary".to_owned(),
+            profile: "replicated/primary".to_owned(),
+            mode: "replicated".to_owned(),
+            version: "0.1.0".to_owned(),
+            pid: 4711,
+            state: "ACTIVE".to_owned(),
+            since: "2026-01-31T12:00:00Z".to_owned(),
+            serving: true,
+            epoch: 7,
+            position: 120,
+            committed: 100,
+            in_sync: vec!["primary".to_owned(), "secondary".to_owned()],
+            peer: Some(PeerStatus {
+                server: "secondary".to_owned(),
+                connected: true,
+                state: "PASSIVE".to_owned(),
+                position: Some(100),
+                last_heard_ms: Some(120),
+            }),
+            lock: Some(LockStatus {
+                path: "data/lock/replicated.lck".to_owned(),
+                held: true,
+                owner: Some("primary".to_owned()),
+            }),
+            gateway: Some(GatewayStatus {
+                verdict: "reachable".to_owned(),
+            }),
+            store: StoreStatus {
+                bytes: 1_572_864,
+                messages: 12,
+                destinations: 3,
+            },
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn both_servers_stand_side_by_side() {
+        assert_eq!(
+            table(&active()),
+            "\
+server    primary (replicated/primary), TwinMQ 0.1.0, process 4711
+                      state         position      backlog       seen
+          primary     ACTIVE        120           -             answers here, serves clients
+          secondary   PASSIVE       100           20 records    linked, heard 120 ms ago
+in sync   primary and secondary: a confirmed message is on all of them
+epoch     7, committed up to 100
+lock      data/lock/replicated.lck (held by this server)
+gateway   reachable
+store     12 messages in 3 destinations, 1.5 MiB"
+        );
+    }
+
+    #[test]
+    fn a_waiting_server_shows_its_reason_and_a_resync_its_progress() {
+        let mut status = active();
+        status.claims = Some(ClaimsStatus {
+            tried: 3,
+            refused: 3,
+            reason: Some("this store is older".to_owned()),
+        });
+        status.in_sync = vec!["secondary".to_owned()];
+        status.sync = Some(SyncStatus {
+            kind: "full".to_owned(),
+            done_bytes: 1 << 20,
+            total_bytes: 4 << 20,
+            eta_s: Some(3.2),
+        });
+        let text = table(&status);
+        for line in [
+            "claims    3 tried, 3 refused: this store is older",
+            "in sync   secondary alone: a confirmed message is on one server only",
+            "resync    full: 25 % (1.0 MiB of 4.0 MiB), 3 s left",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_standalone_server_has_no_peer_to_show() {
+        let mut status = active();
+        status.peer = None;
+        status.lock = None;
+        status.state = "STANDALONE".to_owned();
+        let text = table(&status);
+        assert!(
+            text.contains("state     STANDALONE since 2026-01-31T12:00:00Z, serves clients"),
+            "{text}"
+        );
+        assert!(!text.contains("in sync"), "{text}");
+    }
+}

@@ -1,0 +1,631 @@
+//! The house's rules that no compiler keeps: who may touch whom, where clocks and `unsafe` live, how
+//! long things may get. Each rule is a function from a text to its offences, so that each is shown
+//! to bite as well as to hold.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use twinmq::exit::ExitCode;
+
+/// Which top-level modules a module may name besides itself. `cli`, `admin` and the binary show
+/// what the others hold, and may name all.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("proto", &[]),
+    ("time", &[]),
+    ("exit", &[]),
+    ("storage", &["proto"]),
+    // `storage::api` is a vocabulary, checked below.
+    ("machines", &["proto", "time", "storage"]),
+    ("io", &["proto", "time"]),
+    ("config", &["proto", "time"]),
+    ("telemetry", &["config", "time"]),
+    (
+        "actors",
+        &[
+            "proto", "time", "storage", "machines", "io", "config", "exit",
+        ],
+    ),
+    ("client", &["proto", "time", "io"]),
+];
+
+/// What code of a module may not name.
+const MUST_NOT_NAME: &[(&str, &[&str])] = &[
+    (
+        "proto",
+        &[
+            "actix",
+            "tokio",
+            "heed",
+            "nix",
+            "std::net",
+            "std::fs",
+            "std::thread",
+        ],
+    ),
+    ("storage", &["actix", "actix_rt", "tokio"]),
+    (
+        "machines",
+        &[
+            "actix",
+            "actix_rt",
+            "tokio",
+            "heed",
+            "nix",
+            "std::net",
+            "std::fs",
+            "std::thread",
+            "storage::core",
+            "storage::env",
+            "storage::writer",
+        ],
+    ),
+    ("io", &["actix", "actix_rt", "actix_web", "heed"]),
+    (
+        "config",
+        &["actix", "actix_rt", "actix_web", "tokio", "heed"],
+    ),
+    ("cli", &["actix", "actix_rt", "actix_web", "heed"]),
+    ("admin", &["heed"]),
+    ("actors", &["heed", "actix_web"]),
+];
+
+/// Longest file, in lines.
+const FILE_LINES_MAX: usize = 600;
+/// Tables of data, which have a row for each thing and are read by looking up.
+const TABLES: &[&str] = &["src/config/keys/table.rs"];
+/// Longest file of tests, in lines.
+const TEST_FILE_LINES_MAX: usize = 1000;
+/// Longest actor before its tests, in lines.
+const ACTOR_LINES_MAX: usize = 300;
+/// Most fields of an actor.
+const ACTOR_FIELDS_MAX: usize = 8;
+
+struct Source {
+    /// From the repository's root.
+    path: String,
+    text: String,
+    /// Without comments, texts and tests, line for line.
+    code: String,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Self {
+        let stripped = strip(text);
+        let code = if is_test_file(path) {
+            String::new()
+        } else {
+            without_tests(&stripped)
+        };
+        Self {
+            path: path.to_owned(),
+            text: text.to_owned(),
+            code,
+        }
+    }
+
+    /// The module under `src`; `main` and `lib` for these two.
+    fn module(&self) -> &str {
+        let below = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        let first = below.split('/').next().unwrap_or(below);
+        first.strip_suffix(".rs").unwrap_or(first)
+    }
+
+    fn offence(&self, line: usize, what: &str) -> String {
+        format!("{}:{}: {what}", self.path, line + 1)
+    }
+}
+
+fn is_test_file(path: &str) -> bool {
+    path.ends_with("/tests.rs")
+        || path.contains("/tests/")
+        || path.ends_with("/toy_server.rs")
+        || path.ends_with("/testkit.rs")
+}
+
+/// Blanks comments, string and character literals, keeping every line where it is.
+fn strip(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let bytes: Vec<char> = text.chars().collect();
+    let at = |index: usize| bytes.get(index).copied().unwrap_or('\0');
+    let mut index = 0;
+    while index < bytes.len() {
+        let end = match (at(index), at(index + 1)) {
+            ('/', '/') => find(&bytes, index, |i| at(i) == '\n'),
+            ('/', '*') => find(&bytes, index + 2, |i| at(i - 1) == '*' && at(i) == '/') + 1,
+            ('r', '"' | '#') if !is_word(at(index.wrapping_sub(1))) => raw_end(&bytes, index),
+            ('"', _) => text_end(&bytes, index),
+            ('\'', '\\') => find(&bytes, index + 3, |i| at(i) == '\'') + 1,
+            ('\'', _) if at(index + 2) == '\'' => index + 3,
+            _ => index,
+        };
+        if end == index {
+            out.push(at(index));
+            index += 1;
+            continue;
+        }
+        for skipped in &bytes[index..end.min(bytes.len())] {
+            out.push(if *skipped == '\n' { '\n' } else { ' ' });
+        }
+        index = end;
+    }
+    out
+}
+
+fn find(bytes: &[char], from: usize, found: impl Fn(usize) -> bool) -> usize {
+    (from..bytes.len())
+        .find(|index| found(*index))
+        .unwrap_or(bytes.len())
+}
+
+fn text_end(bytes: &[char], start: usize) -> usize {
+    let mut index = start + 1;
+    while index < bytes.len() && bytes[index] != '"' {
+        index += if bytes[index] == '\\' { 2 } else { 1 };
+    }
+    index + 1
+}
+
+/// The end of a raw string that begins at `start`; `start` if none does.
+fn raw_end(bytes: &[char], start: usize) -> usize {
+    let hashes = bytes[start + 1..].iter().take_while(|c| **c == '#').count();
+    if bytes.get(start + 1 + hashes) != Some(&'"') {
+        return start;
+    }
+    let closes = |index: usize| {
+        bytes[index] == '"'
+            && bytes[index + 1..].iter().take_while(|c| **c == '#').count() >= hashes
+    };
+    find(bytes, start + 2 + hashes, closes) + 1 + hashes
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Blanks from the test module to the end.
+fn without_tests(code: &str) -> String {
+    let mut lines: Vec<&str> = code.lines().collect();
+    let tests = lines.windows(2).position(|pair| {
+        pair[0].trim() == "#[cfg(test)]" && pair[1].trim_start().starts_with("mod tests")
+    });
+    lines.truncate(tests.unwrap_or(lines.len()));
+    lines.join("\n")
+}
+
+/// Lines that name a path such as `tokio` or `std::fs`, as a word of its own.
+fn naming<'a>(code: &'a str, path: &'a str) -> impl Iterator<Item = usize> + 'a {
+    code.lines().enumerate().filter_map(move |(number, line)| {
+        let named = line.match_indices(path).any(|(at, _)| {
+            let before = line[..at].chars().next_back();
+            let after = line[at + path.len()..].chars().next();
+            !before.is_some_and(is_word) && !after.is_some_and(is_word)
+        });
+        named.then_some(number)
+    })
+}
+
+// The rules.
+
+fn wrong_directions(source: &Source) -> Vec<String> {
+    let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == source.module()) else {
+        return Vec::new();
+    };
+    let mut offences = Vec::new();
+    for (number, line) in source.code.lines().enumerate() {
+        for (at, _) in line.match_indices("crate::") {
+            let rest = &line[at + "crate::".len()..];
+            let used: String = rest.chars().take_while(|c| is_word(*c)).collect();
+            if !used.is_empty() && used != source.module() && !allowed.contains(&used.as_str()) {
+                let what = format!("{} must not use {used}", source.module());
+                offences.push(source.offence(number, &what));
+            }
+        }
+    }
+    offences
+}
+
+fn foreign_names(source: &Source) -> Vec<String> {
+    let banned = MUST_NOT_NAME
+        .iter()
+        .filter(|(name, _)| *name == source.module())
+        .flat_map(|(_, banned)| *banned);
+    banned
+        .flat_map(|path| naming(&source.code, path).map(move |line| (line, path)))
+        .map(|(line, path)| {
+            source.offence(line, &format!("{} must not name {path}", source.module()))
+        })
+        .collect()
+}
+
+fn unsafe_code(source: &Source) -> Vec<String> {
+    if source.path.starts_with("src/storage/env") {
+        return Vec::new();
+    }
+    naming(&source.code, "unsafe")
+        .map(|line| source.offence(line, "unsafe belongs where the environment is opened"))
+        .collect()
+}
+
+fn clocks(source: &Source) -> Vec<String> {
+    if source.path == "src/time.rs" {
+        return Vec::new();
+    }
+    ["Instant::now", "SystemTime::now", "clock_gettime"]
+        .into_iter()
+        .flat_map(|clock| naming(&source.code, clock))
+        .map(|line| source.offence(line, "clocks are read in src/time.rs alone"))
+        .collect()
+}
+
+/// In machines an arm names what it takes. Over numbers and bytes that is impossible: such an arm
+/// says so in a comment with the word "wildcard" on it or above it.
+fn wildcards(source: &Source) -> Vec<String> {
+    if source.module() != "machines" {
+        return Vec::new();
+    }
+    let raw: Vec<&str> = source.text.lines().collect();
+    let excused = |number: usize| {
+        [number.checked_sub(1), Some(number)]
+            .into_iter()
+            .flatten()
+            .any(|line| raw.get(line).is_some_and(|text| text.contains("wildcard")))
+    };
+    source
+        .code
+        .lines()
+        .enumerate()
+        .filter(|(number, line)| is_wildcard_arm(line) && !excused(*number))
+        .map(|(number, _)| source.offence(number, "an arm that takes everything"))
+        .collect()
+}
+
+fn is_wildcard_arm(line: &str) -> bool {
+    let Some((pattern, _)) = line.split_once("=>") else {
+        return false;
+    };
+    let pattern = pattern.split(" if ").next().unwrap_or(pattern).trim();
+    pattern.contains('_') && pattern.chars().all(|c| "_(), |".contains(c))
+}
+
+fn unwraps(source: &Source) -> Vec<String> {
+    source
+        .code
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| line.contains(".unwrap()"))
+        .map(|(number, _)| source.offence(number, "unwrap outside tests"))
+        .collect()
+}
+
+fn long_files(source: &Source) -> Vec<String> {
+    let lines = source.text.lines().count();
+    let max = if is_test_file(&source.path) || source.path.starts_with("tests/") {
+        TEST_FILE_LINES_MAX
+    } else {
+        FILE_LINES_MAX
+    };
+    (lines > max && !TABLES.contains(&source.path.as_str()))
+        .then(|| source.offence(lines, &format!("{lines} lines, {max} are the limit")))
+        .into_iter()
+        .collect()
+}
+
+fn big_actors(source: &Source) -> Vec<String> {
+    if source.module() != "actors" {
+        return Vec::new();
+    }
+    let mut offences = Vec::new();
+    for actor in names_after(&source.code, "impl Actor for ") {
+        let lines = source.code.lines().count();
+        if lines > ACTOR_LINES_MAX {
+            let what = format!("{actor} takes {lines} lines, {ACTOR_LINES_MAX} are the limit");
+            offences.push(source.offence(lines, &what));
+        }
+        let fields = fields_of(&source.code, &actor);
+        if fields > ACTOR_FIELDS_MAX {
+            let what = format!("{actor} has {fields} fields, {ACTOR_FIELDS_MAX} are the limit");
+            offences.push(source.offence(0, &what));
+        }
+    }
+    offences
+}
+
+fn names_after(code: &str, start: &str) -> Vec<String> {
+    code.match_indices(start)
+        .map(|(at, _)| {
+            let rest = &code[at + start.len()..];
+            rest.chars().take_while(|c| is_word(*c)).collect()
+        })
+        .collect()
+}
+
+/// How many named fields a struct has: colons at the depth of its braces, `::` apart.
+fn fields_of(code: &str, name: &str) -> usize {
+    let Some(body) = code
+        .match_indices(&format!("struct {name}"))
+        .filter_map(|(at, found)| {
+            let rest = &code[at + found.len()..];
+            let open = rest.find(['{', ';'])?;
+            let own = !rest.starts_with(is_word) && rest[open..].starts_with('{');
+            own.then(|| &rest[open + 1..])
+        })
+        .next()
+    else {
+        return 0;
+    };
+    let (mut depth, mut fields) = (0_i32, 0);
+    let chars: Vec<char> = body.replace("::", "  ").chars().collect();
+    for c in chars {
+        match c {
+            '}' if depth == 0 => break,
+            '{' | '(' | '<' | '[' => depth += 1,
+            '}' | ')' | '>' | ']' => depth -= 1,
+            ':' if depth == 0 => fields += 1,
+            _ => {}
+        }
+    }
+    fields
+}
+
+/// Paths of somebody's machine and hosts of registries, in pieces so that this file is clean.
+fn local_names(path: &str, text: &str) -> Vec<String> {
+    const BANNED: &[&str] = &[
+        concat!("/wo", "rk/"),
+        concat!("/ro", "ot/"),
+        concat!("/ho", "me/"),
+        concat!("/opt/", "wheels"),
+        concat!(".cargo/", "registry"),
+        concat!("pypi", ".org"),
+        concat!("python", "hosted"),
+        concat!("index.crates", ".io"),
+        concat!("static.crates", ".io"),
+        concat!("registry.npmjs", ".org"),
+    ];
+    text.lines()
+        .enumerate()
+        .flat_map(|(number, line)| {
+            BANNED
+                .iter()
+                .filter(move |banned| line.contains(*banned))
+                .map(move |banned| format!("{path}:{}: names {banned}", number + 1))
+        })
+        .collect()
+}
+
+/// The table that docs/operations.md must hold.
+fn exit_code_table() -> Vec<String> {
+    ExitCode::ALL
+        .iter()
+        .map(|code| format!("| {} | {} | {} |", code.code(), code.name(), code.meaning()))
+        .collect()
+}
+
+// Every file of the repository.
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files below a folder that are the repository's own.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("the repository can be read") {
+            let path = entry.expect("the repository can be read").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let skipped = ["target", ".git", "data", "__pycache__"];
+            if skipped.contains(&name.as_ref()) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn relative(path: &Path) -> String {
+    let path = path.strip_prefix(root()).expect("files are below the root");
+    path.display().to_string()
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    files(&root().join(folder))
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| {
+            let text = fs::read_to_string(&path).expect("sources are UTF-8");
+            Source::new(&relative(&path), &text)
+        })
+        .collect()
+}
+
+#[track_caller]
+fn hold(folders: &[&str], rule: fn(&Source) -> Vec<String>) {
+    let offences: Vec<String> = folders
+        .iter()
+        .flat_map(|folder| sources(folder))
+        .flat_map(|source| rule(&source))
+        .collect();
+    assert!(offences.is_empty(), "\n{}", offences.join("\n"));
+}
+
+#[test]
+fn modules_use_only_what_the_house_lets_them_use() {
+    hold(&["src"], wrong_directions);
+}
+
+#[test]
+fn frameworks_stay_where_they_belong() {
+    hold(&["src"], foreign_names);
+}
+
+#[test]
+fn unsafe_stays_where_the_store_is_opened() {
+    hold(&["src"], unsafe_code);
+}
+
+#[test]
+fn clocks_are_read_in_one_file() {
+    hold(&["src"], clocks);
+}
+
+#[test]
+fn machines_name_every_state_and_input() {
+    hold(&["src"], wildcards);
+}
+
+#[test]
+fn nothing_is_unwrapped_outside_tests() {
+    hold(&["src"], unwraps);
+}
+
+#[test]
+fn actors_are_small() {
+    hold(&["src"], big_actors);
+}
+
+#[test]
+fn files_are_of_a_length_that_can_be_read() {
+    hold(&["src", "tests"], long_files);
+}
+
+#[test]
+fn nothing_names_a_machine_of_its_makers() {
+    let offences: Vec<String> = files(root())
+        .into_iter()
+        .filter(|path| path.file_name().is_some_and(|name| name != "Cargo.lock"))
+        .filter_map(|path| Some((relative(&path), fs::read_to_string(&path).ok()?)))
+        .flat_map(|(path, text)| local_names(&path, &text))
+        .collect();
+    assert!(offences.is_empty(), "\n{}", offences.join("\n"));
+}
+
+#[test]
+fn the_exit_codes_are_documented_as_they_are() {
+    let path = root().join("docs/operations.md");
+    let document = fs::read_to_string(&path).unwrap_or_default();
+    let expected = exit_code_table();
+    let found: Vec<&str> = document
+        .lines()
+        .filter(|line| {
+            let cell = line.trim_start_matches("| ").split(' ').next();
+            line.starts_with("| ") && cell.is_some_and(|cell| cell.parse::<u8>().is_ok())
+        })
+        .collect();
+    assert_eq!(
+        found,
+        expected,
+        "docs/operations.md must hold these rows and no other numbered ones:\n{}",
+        expected.join("\n")
+    );
+}
+
+#[cfg(test)]
+mod each_rule_bites {
+    use super::*;
+
+    fn offences(rule: fn(&Source) -> Vec<String>, path: &str, text: &str) -> usize {
+        rule(&Source::new(path, text)).len()
+    }
+
+    #[test]
+    fn on_wrong_directions_but_not_on_comments_texts_and_tests() {
+        let rule = wrong_directions;
+        assert_eq!(
+            offences(rule, "src/proto/a.rs", "use crate::storage::x;"),
+            1
+        );
+        assert_eq!(offences(rule, "src/proto/a.rs", "use crate::proto::x;"), 0);
+        assert_eq!(
+            offences(rule, "src/storage/a.rs", "let x: crate::machines::Y;"),
+            1
+        );
+        assert_eq!(offences(rule, "src/cli/a.rs", "use crate::storage::x;"), 0);
+        let quoted = "// crate::io\nlet x = \"crate::io\";\nlet y = r#\"crate::io\"#;\n";
+        assert_eq!(offences(rule, "src/proto/a.rs", quoted), 0);
+        let tested = "fn f() {}\n#[cfg(test)]\nmod tests {\n use crate::io::x;\n}\n";
+        assert_eq!(offences(rule, "src/proto/a.rs", tested), 0);
+        assert_eq!(
+            offences(rule, "src/proto/a/tests.rs", "use crate::io::x;"),
+            0
+        );
+    }
+
+    #[test]
+    fn on_frameworks_in_the_wrong_place() {
+        let rule = foreign_names;
+        assert_eq!(offences(rule, "src/machines/ha.rs", "use std::fs;"), 1);
+        assert_eq!(offences(rule, "src/storage/a.rs", "tokio::spawn(x);"), 1);
+        assert_eq!(offences(rule, "src/storage/a.rs", "heed::Env"), 0);
+        assert_eq!(offences(rule, "src/io/a.rs", "use heed::Env;"), 1);
+        assert_eq!(offences(rule, "src/io/a.rs", "fn heeded() {}"), 0);
+    }
+
+    #[test]
+    fn on_unsafe_and_clocks_elsewhere() {
+        assert_eq!(offences(unsafe_code, "src/io/a.rs", "unsafe { x() }"), 1);
+        assert_eq!(
+            offences(unsafe_code, "src/storage/env.rs", "unsafe { x() }"),
+            0
+        );
+        assert_eq!(
+            offences(clocks, "src/io/a.rs", "let x = Instant::now();"),
+            1
+        );
+        assert_eq!(offences(clocks, "src/time.rs", "clock_gettime(x)"), 0);
+    }
+
+    #[test]
+    fn on_arms_that_take_everything() {
+        let rule = wildcards;
+        for arm in ["_ => {}", "(_, _) => x,", "_ if late => x,"] {
+            assert_eq!(offences(rule, "src/machines/a.rs", arm), 1, "{arm}");
+        }
+        for arm in [
+            "(_, Input::Lost) => x,",
+            "State::A { .. } => x,",
+            "Some(_) => x,",
+        ] {
+            assert_eq!(offences(rule, "src/machines/a.rs", arm), 0, "{arm}");
+        }
+        let excused = "// A byte: only a wildcard can end this.\n_ => x,";
+        assert_eq!(offences(rule, "src/machines/a.rs", excused), 0);
+        assert_eq!(offences(rule, "src/io/a.rs", "_ => x,"), 0);
+    }
+
+    #[test]
+    fn on_unwraps_long_files_and_big_actors() {
+        assert_eq!(offences(unwraps, "src/io/a.rs", "x.unwrap();"), 1);
+        assert_eq!(offences(unwraps, "src/io/a.rs", "x.unwrap_or(1);"), 0);
+        let long = "x\n".repeat(FILE_LINES_MAX + 1);
+        assert_eq!(offences(long_files, "src/io/a.rs", &long), 1);
+        assert_eq!(offences(long_files, "src/io/a/tests.rs", &long), 0);
+        let fields: String = (0..9).map(|n| format!(" f{n}: Map<a::B, C>,\n")).collect();
+        let actor = format!("pub struct Big {{\n{fields}}}\nimpl Actor for Big {{}}\n");
+        assert_eq!(offences(big_actors, "src/actors/big.rs", &actor), 1);
+        let fits = actor.replace(" f8: Map<a::B, C>,\n", "");
+        assert_eq!(offences(big_actors, "src/actors/big.rs", &fits), 0);
+    }
+
+    #[test]
+    fn on_names_of_machines() {
+        let path = format!("see {}x", concat!("/wo", "rk/"));
+        assert_eq!(local_names("a.md", &path).len(), 1);
+        assert!(local_names("a.md", "see /var/lib/twinmq").is_empty());
+    }
+
+    #[test]
+    fn and_literals_of_all_kinds_are_blanked() {
+        let code =
+            strip("a('\"', '\\'', \"x\\\"unsafe\", b'u') /* unsafe */ + r\"unsafe\" // unsafe");
+        assert!(!code.contains("unsafe"), "{code}");
+        assert!(code.starts_with("a(") && code.contains('+'));
+        assert!(strip("fn f<'a>(x: &'a str) {}").contains("'a str"));
+    }
+}
