@@ -243,14 +243,14 @@ impl World {
             }
         }
         let room = small().window;
-        for kept in [&self.machine.window, &self.machine.recent] {
+        for kept in [&self.machine.backlog.window, &self.machine.backlog.recent] {
             assert!(kept.entries.len() <= room.messages);
             assert!(kept.bytes <= room.bytes || kept.entries.len() == 1 || self.fetched_over(kept));
         }
     }
 
     /// A fetch may bring one message more than the bytes that were asked for.
-    fn fetched_over(&self, kept: &Kept) -> bool {
+    fn fetched_over(&self, kept: &super::super::backlog::Kept) -> bool {
         kept.bytes <= small().window.bytes + 600
     }
 
