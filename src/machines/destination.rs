@@ -15,11 +15,10 @@
 //! Deliberately not known here: names, sessions' sockets, permits, time, and what the store does
 //! with a unit. A confirm of a stored message goes from the store to the session by its ticket.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-
 use bytes::Bytes;
 
 use self::backlog::Backlog;
+use self::consumers::Consumers;
 use crate::machines::delivery::{
     ConsumerKey, Delivery, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
 };
@@ -27,6 +26,7 @@ use crate::proto::ids::{DestId, Lsn};
 use crate::storage::api::{Draft, Entry, SPACE_DESTINATION, Ticket, Unit};
 
 mod backlog;
+mod consumers;
 
 /// LSNs in one ack record: 32 KiB of them, so that a record stays within a chunk.
 const ACK_LSNS_MAX: usize = 4096;
@@ -182,29 +182,6 @@ pub fn request_of(ticket: Ticket) -> Option<(SessionKey, RequestNumber)> {
     (request != 0).then_some((SessionKey(session), RequestNumber(request)))
 }
 
-#[derive(Debug)]
-struct Consumer {
-    prefetch: usize,
-    /// Bodies are kept: they are wanted again if the consumer goes.
-    unsettled: BTreeMap<Lsn, Bytes>,
-    unsettled_bytes: usize,
-    /// It stands in the ring: exactly while it has credit.
-    in_ring: bool,
-}
-
-impl Consumer {
-    fn has_credit(&self, bytes_max: usize) -> bool {
-        self.unsettled.len() < self.prefetch
-            && (self.unsettled.is_empty() || self.unsettled_bytes < bytes_max)
-    }
-
-    fn take(&mut self, lsn: Lsn) -> Option<Bytes> {
-        let message = self.unsettled.remove(&lsn)?;
-        self.unsettled_bytes = self.unsettled_bytes.saturating_sub(message.len());
-        Some(message)
-    }
-}
-
 /// A raise of the delivery mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Raise {
@@ -224,9 +201,7 @@ pub struct DestinationMachine {
     sends_refused: bool,
 
     backlog: Backlog,
-    consumers: HashMap<ConsumerKey, Consumer>,
-    /// Those with credit, whose turn it is first.
-    ring: VecDeque<ConsumerKey>,
+    consumers: Consumers,
 
     mark: Lsn,
     raise: Raise,
@@ -255,8 +230,7 @@ impl DestinationMachine {
             backlog: Backlog::new(config.idle, &activation),
             definition: activation.definition,
             sends_refused: false,
-            consumers: HashMap::new(),
-            ring: VecDeque::new(),
+            consumers: Consumers::new(config.consumer_bytes_max),
             mark: activation.mark,
             raise: Raise::Rests,
             reached: Lsn::ZERO,
@@ -303,6 +277,7 @@ impl DestinationMachine {
     pub fn figures(&self) -> DestinationFigures {
         DestinationFigures {
             consumers: self.consumers.len(),
+            unsettled: self.consumers.unsettled(),
             ..self.figures
         }
     }
@@ -362,30 +337,12 @@ impl DestinationMachine {
     }
 
     fn attach(&mut self, key: ConsumerKey, prefetch: u32) {
-        let prefetch = usize::try_from(prefetch.max(1)).unwrap_or(usize::MAX);
-        let consumer = Consumer {
-            prefetch,
-            unsettled: BTreeMap::new(),
-            unsettled_bytes: 0,
-            in_ring: true,
-        };
-        assert!(
-            self.consumers.insert(key, consumer).is_none(),
-            "a session gives each consumer a number of its own"
-        );
-        self.ring.push_back(key);
+        self.consumers.attach(key, prefetch);
         self.backlog.resize(self.config.window);
     }
 
     fn detach(&mut self, key: ConsumerKey) {
-        let Some(consumer) = self.consumers.remove(&key) else {
-            return;
-        };
-        self.ring.retain(|other| *other != key);
-        self.count_settled(consumer.unsettled.len());
-        for (lsn, message) in consumer.unsettled {
-            self.backlog.put_back(lsn, message);
-        }
+        self.consumers.detach(key, &mut self.backlog);
         if self.consumers.is_empty() {
             // A server may have very many idle queues.
             self.backlog.resize(self.config.idle);
@@ -400,26 +357,8 @@ impl DestinationMachine {
         request: RequestNumber,
         effects: &mut Vec<DestinationEffect>,
     ) {
-        let backlog = &mut self.backlog;
-        if let Some(consumer) = self.consumers.get_mut(&key) {
-            let held = consumer.unsettled.len();
-            lsns.retain(|lsn| match (consumer.take(*lsn), outcome) {
-                (Some(_), Outcome::Accepted) => true,
-                (Some(message), Outcome::Released) => {
-                    backlog.put_back(*lsn, message);
-                    false
-                }
-                (None, Outcome::Accepted | Outcome::Released) => false,
-            });
-            let settled = held.saturating_sub(consumer.unsettled.len());
-            if !consumer.in_ring && consumer.has_credit(self.config.consumer_bytes_max) {
-                consumer.in_ring = true;
-                self.ring.push_back(key);
-            }
-            self.count_settled(settled);
-        } else {
-            lsns.clear();
-        }
+        self.consumers
+            .settle(key, &mut lsns, outcome, &mut self.backlog);
         let accepted = u64::try_from(lsns.len()).unwrap_or(u64::MAX);
         self.figures.depth = self.figures.depth.saturating_sub(accepted);
         self.figures.accepted = self.figures.accepted.saturating_add(accepted);
@@ -436,10 +375,6 @@ impl DestinationMachine {
             let records = self.ack_records(lsns);
             self.submit(ticket(key.session, request), records);
         }
-    }
-
-    fn count_settled(&mut self, count: usize) {
-        self.figures.unsettled = self.figures.unsettled.saturating_sub(count);
     }
 
     fn coalesce_acks(&mut self) {
@@ -519,51 +454,18 @@ impl DestinationMachine {
 
     /// Gives each consumer in turn its share of what is ready.
     fn deliver(&mut self, effects: &mut Vec<DestinationEffect>) {
-        while self.backlog.next().is_some_and(|lsn| lsn <= self.mark) {
-            let turns = self.ring.len();
-            let Some(key) = self.ring.pop_front() else {
-                return;
-            };
-            let ready = self.backlog.ready();
-            let deliveries = self.give(key, ready.div_ceil(turns.max(1)));
+        while self.backlog.next().is_some_and(|lsn| lsn <= self.mark)
+            && let Some((consumer, deliveries)) =
+                self.consumers.serve_next(&mut self.backlog, self.mark)
+        {
+            let newest = deliveries.last().map_or(Lsn::ZERO, |delivery| delivery.lsn);
+            self.reached = self.reached.max(newest);
             effects.push(DestinationEffect::Deliver {
-                consumer: key,
+                consumer,
                 deliveries,
             });
             self.backlog.pull();
         }
-    }
-
-    /// Hands at most `share` messages to a consumer that was taken from the ring.
-    fn give(&mut self, key: ConsumerKey, share: usize) -> Vec<Delivery> {
-        let bytes_max = self.config.consumer_bytes_max;
-        let mut consumer = self
-            .consumers
-            .remove(&key)
-            .expect("the ring holds only consumers that are attached: detach takes them out");
-        let credit = consumer.prefetch.saturating_sub(consumer.unsettled.len());
-        let mut deliveries = Vec::with_capacity(share.min(credit));
-        while deliveries.len() < share
-            && consumer.has_credit(bytes_max)
-            && self.backlog.next().is_some_and(|lsn| lsn <= self.mark)
-            && let Some(delivery) = self.backlog.pop()
-        {
-            consumer.unsettled_bytes = consumer
-                .unsettled_bytes
-                .saturating_add(delivery.message.len());
-            consumer
-                .unsettled
-                .insert(delivery.lsn, delivery.message.clone());
-            self.reached = self.reached.max(delivery.lsn);
-            deliveries.push(delivery);
-        }
-        self.figures.unsettled = self.figures.unsettled.saturating_add(deliveries.len());
-        consumer.in_ring = consumer.has_credit(bytes_max);
-        if consumer.in_ring {
-            self.ring.push_back(key);
-        }
-        self.consumers.insert(key, consumer);
-        deliveries
     }
 
     fn raise_mark(&mut self) {
@@ -573,7 +475,7 @@ impl DestinationMachine {
         let ahead =
             (self.spacing_x16.saturating_mul(MARK_MESSAGES) / 16).clamp(AHEAD_MIN, AHEAD_MAX);
         let next = self.backlog.next();
-        let blocked = next.is_some_and(|lsn| lsn > self.mark) && !self.ring.is_empty();
+        let blocked = next.is_some_and(|lsn| lsn > self.mark) && self.consumers.has_credit();
         // With a backlog, what is delivered next; else the next message, which comes after `upto`.
         let position = self.reached.max(next.unwrap_or(self.upto));
         let low = self.mark.0 < position.0.saturating_add(ahead / 2);

@@ -1,7 +1,7 @@
 //! Random commands against the plainest queue: a store that keeps every owed message, and for each
 //! message what the rules promise of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
 
