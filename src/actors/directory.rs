@@ -167,9 +167,11 @@ impl Directory {
         *self.term.borrow_mut() = Some(term);
     }
 
-    /// This server stops serving: every session is told to close, every destination ends.
+    /// This server stops serving: every session is told to close, every destination ends. Answers
+    /// that are still to come are nobody's any more; the permits come back as the sessions end.
     pub fn deactivate(&self, reason: &str) {
         self.order_all(&Order::Close(reason.to_owned()));
+        self.sessions.borrow_mut().clear();
         let Some(term) = self.term.borrow_mut().take() else {
             return;
         };
@@ -194,7 +196,12 @@ impl Directory {
         let ledger = Ledger::new(self.config.connection_permits, Rc::clone(&self.pool));
         let inbox = Rc::new(Inbox::new(ledger));
         let key = SessionKey(number);
-        self.sessions.borrow_mut().insert(key, Rc::clone(&inbox));
+        if self.term.borrow().is_some() {
+            self.sessions.borrow_mut().insert(key, Rc::clone(&inbox));
+        } else {
+            // It was accepted just before the port was closed.
+            inbox.order(Order::Close(Unavailable::NotServing.to_string()));
+        }
         (key, inbox)
     }
 
@@ -482,3 +489,6 @@ fn queue_name(definition: &[u8]) -> Option<DestinationName> {
     }
     DestinationName::new(DestinationKind::Queue, std::str::from_utf8(name).ok()?).ok()
 }
+
+#[cfg(test)]
+mod tests;

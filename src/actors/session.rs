@@ -14,27 +14,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
 
-use crate::actors::directory::{Directory, Unavailable};
+use self::gathered::Gathered;
+use crate::actors::directory::Directory;
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::lease::ServingLease;
-use crate::actors::post::Port;
 use crate::io::client_tcp::{ClientSocket, Fill};
 use crate::machines::delivery::{
     ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
 };
-use crate::machines::destination::DestinationInput;
 use crate::machines::stomp_session::{
     SessionEffect, SessionInput, StompSession, StompSessionConfig,
 };
 use crate::proto::destination::DestinationName;
+use crate::proto::ids::Lsn;
 use crate::proto::stomp::Decoder;
 use crate::time::{Clock, Moment};
 
-/// Destinations gathered before their commands are posted.
-const BATCHES_MAX: usize = 32;
+mod gathered;
 
 /// Validated values; shared by all sessions.
 #[derive(Clone, Debug)]
@@ -94,13 +93,6 @@ enum Phase {
     Over,
 }
 
-/// Commands for one destination, in order.
-struct Batch {
-    name: DestinationName,
-    port: Port<DestinationInput>,
-    commands: Vec<DestinationCommand>,
-}
-
 struct Session {
     context: SessionContext,
     socket: ClientSocket,
@@ -116,7 +108,7 @@ struct Session {
     /// Effects before this one have their permits.
     charged: usize,
     consumers: HashMap<u32, DestinationName>,
-    batches: Vec<Batch>,
+    gathered: Gathered,
     phase: Phase,
     /// `input` may hold a whole frame.
     undecoded: bool,
@@ -131,6 +123,7 @@ impl Session {
     fn new(context: SessionContext, socket: ClientSocket) -> Self {
         let (key, inbox) = context.directory.open_session();
         let stomp = Arc::clone(&context.config.stomp);
+        let gathered = Gathered::new(Rc::clone(&context.directory));
         Self {
             decoder: Decoder::new(stomp.limits),
             machine: StompSession::new(stomp, key, context.clock.now()),
@@ -144,7 +137,7 @@ impl Session {
             effects: Vec::new(),
             charged: 0,
             consumers: HashMap::new(),
-            batches: Vec::new(),
+            gathered,
             phase: Phase::Open,
             undecoded: false,
             blocked_since: None,
@@ -346,7 +339,7 @@ impl Session {
         if self.effects.is_empty() {
             self.effects = effects;
         }
-        self.post_batches();
+        self.gathered.post();
     }
 
     fn run(&mut self, effect: SessionEffect) {
@@ -387,50 +380,29 @@ impl Session {
         }
     }
 
-    fn publish(&mut self, name: &DestinationName, request: RequestNumber, message: bytes::Bytes) {
-        let session = self.key;
-        match self.batch(name) {
-            Ok(batch) => {
-                if let Some(DestinationCommand::Publish { messages, .. }) =
-                    batch.commands.last_mut()
-                {
-                    messages.push((request, message));
-                } else {
-                    batch.commands.push(DestinationCommand::Publish {
-                        session,
-                        messages: vec![(request, message)],
-                    });
-                }
-            }
-            Err(error) => self.inbox.put(SessionEvent::Refused {
-                request,
-                reason: error.to_string(),
-            }),
+    fn publish(&mut self, name: &DestinationName, request: RequestNumber, message: Bytes) {
+        let outcome = self.gathered.publish(self.key, name, request, message);
+        if let Err(error) = outcome {
+            let reason = error.to_string();
+            self.inbox.put(SessionEvent::Refused { request, reason });
         }
     }
 
     fn attach(&mut self, name: DestinationName, number: u32, prefetch: u32) {
         let consumer = self.consumer(number);
-        match self.batch(&name) {
-            Ok(batch) => {
-                batch
-                    .commands
-                    .push(DestinationCommand::Attach { consumer, prefetch });
+        let attach = DestinationCommand::Attach { consumer, prefetch };
+        match self.gathered.push(&name, attach) {
+            Ok(()) => {
                 self.consumers.insert(number, name);
             }
-            Err(error) => self.inbox.put(SessionEvent::Closing {
-                reason: error.to_string(),
-            }),
+            Err(error) => {
+                let reason = error.to_string();
+                self.inbox.put(SessionEvent::Closing { reason });
+            }
         }
     }
 
-    fn settle(
-        &mut self,
-        number: u32,
-        lsns: Vec<crate::proto::ids::Lsn>,
-        outcome: Outcome,
-        request: RequestNumber,
-    ) {
+    fn settle(&mut self, number: u32, lsns: Vec<Lsn>, outcome: Outcome, request: RequestNumber) {
         let Some(name) = self.consumers.get(&number).cloned() else {
             // Its consumer is gone, and what it held is back in the queue: nothing is left to do.
             if request.0 != 0 {
@@ -452,36 +424,10 @@ impl Session {
         );
     }
 
-    /// Queues a command of a consumer; without its destination there is nobody to tell.
+    /// Queues a command of a consumer. A destination that is no more has given everything back.
     fn queue(&mut self, name: &DestinationName, command: DestinationCommand) {
-        if let Ok(batch) = self.batch(name) {
-            batch.commands.push(command);
-        }
-    }
-
-    fn batch(&mut self, name: &DestinationName) -> Result<&mut Batch, Unavailable> {
-        let at = match self.batches.iter().position(|batch| batch.name == *name) {
-            Some(at) => at,
-            None => {
-                let port = self.context.directory.resolve(name)?;
-                if self.batches.len() >= BATCHES_MAX {
-                    self.post_batches();
-                }
-                self.batches.push(Batch {
-                    name: name.clone(),
-                    port,
-                    commands: Vec::new(),
-                });
-                self.batches.len() - 1
-            }
-        };
-        Ok(&mut self.batches[at])
-    }
-
-    /// One post for each destination, with everything that this turn has for it.
-    fn post_batches(&mut self) {
-        for batch in self.batches.drain(..) {
-            self.context.directory.command(&batch.port, batch.commands);
+        if let Err(error) = self.gathered.push(name, command) {
+            tracing::trace!(target: "twinmq::data", session = self.key.0, %error, "too late");
         }
     }
 

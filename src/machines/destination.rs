@@ -15,15 +15,18 @@
 //! Deliberately not known here: names, sessions' sockets, permits, time, and what the store does
 //! with a unit. A confirm of a stored message goes from the store to the session by its ticket.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-
 use bytes::Bytes;
 
+use self::backlog::Backlog;
+use self::consumers::Consumers;
 use crate::machines::delivery::{
     ConsumerKey, Delivery, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
 };
 use crate::proto::ids::{DestId, Lsn};
 use crate::storage::api::{Draft, Entry, SPACE_DESTINATION, Ticket, Unit};
+
+mod backlog;
+mod consumers;
 
 /// LSNs in one ack record: 32 KiB of them, so that a record stays within a chunk.
 const ACK_LSNS_MAX: usize = 4096;
@@ -179,69 +182,6 @@ pub fn request_of(ticket: Ticket) -> Option<(SessionKey, RequestNumber)> {
     (request != 0).then_some((SessionKey(session), RequestNumber(request)))
 }
 
-/// Messages in LSN order with their bytes counted.
-#[derive(Debug, Default)]
-struct Kept {
-    entries: VecDeque<Entry>,
-    bytes: usize,
-}
-
-impl Kept {
-    fn push_back(&mut self, entry: Entry) {
-        self.bytes = self.bytes.saturating_add(entry.message.len());
-        self.entries.push_back(entry);
-    }
-
-    fn pop_front(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_front()?;
-        self.bytes = self.bytes.saturating_sub(entry.message.len());
-        Some(entry)
-    }
-
-    fn pop_back(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_back()?;
-        self.bytes = self.bytes.saturating_sub(entry.message.len());
-        Some(entry)
-    }
-
-    fn front(&self) -> Option<Lsn> {
-        self.entries.front().map(|entry| entry.lsn)
-    }
-
-    fn exceeds(&self, room: Room) -> bool {
-        self.entries.len() > room.messages || (self.bytes > room.bytes && self.entries.len() > 1)
-    }
-
-    fn has_room_for(&self, message: usize, room: Room) -> bool {
-        self.entries.is_empty()
-            || (self.entries.len() < room.messages
-                && self.bytes.saturating_add(message) <= room.bytes)
-    }
-}
-
-#[derive(Debug)]
-struct Consumer {
-    prefetch: usize,
-    /// Bodies are kept: they are wanted again if the consumer goes.
-    unsettled: BTreeMap<Lsn, Bytes>,
-    unsettled_bytes: usize,
-    /// It stands in the ring: exactly while it has credit.
-    in_ring: bool,
-}
-
-impl Consumer {
-    fn has_credit(&self, bytes_max: usize) -> bool {
-        self.unsettled.len() < self.prefetch
-            && (self.unsettled.is_empty() || self.unsettled_bytes < bytes_max)
-    }
-
-    fn take(&mut self, lsn: Lsn) -> Option<Bytes> {
-        let message = self.unsettled.remove(&lsn)?;
-        self.unsettled_bytes = self.unsettled_bytes.saturating_sub(message.len());
-        Some(message)
-    }
-}
-
 /// A raise of the delivery mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Raise {
@@ -260,27 +200,11 @@ pub struct DestinationMachine {
     definition: Option<Bytes>,
     sends_refused: bool,
 
-    /// Came back; every one is below the window. All are flagged redelivered.
-    returned: BTreeMap<Lsn, Bytes>,
-    window: Kept,
-    /// Everything owed up to here is in this machine (or was settled).
-    cursor: Lsn,
-    /// Everything owed after `recent_after` is in `recent`. Never below the cursor.
-    recent: Kept,
-    recent_after: Lsn,
-    /// The newest message known to be owed.
-    tail: Lsn,
-    /// The `after` of the fetch that is under way.
-    fetching: Option<Lsn>,
-
-    consumers: HashMap<ConsumerKey, Consumer>,
-    /// Those with credit, whose turn it is first.
-    ring: VecDeque<ConsumerKey>,
+    backlog: Backlog,
+    consumers: Consumers,
 
     mark: Lsn,
     raise: Raise,
-    /// What lies at or below may have been delivered by an earlier active.
-    suspect_upto: Lsn,
     /// The highest LSN that was delivered.
     reached: Lsn,
     /// The commit index as far as commands told.
@@ -303,24 +227,12 @@ impl DestinationMachine {
         Self {
             config,
             id,
+            backlog: Backlog::new(config.idle, &activation),
             definition: activation.definition,
             sends_refused: false,
-            returned: BTreeMap::new(),
-            window: Kept::default(),
-            cursor: if activation.depth == 0 {
-                activation.tail
-            } else {
-                Lsn::ZERO
-            },
-            recent: Kept::default(),
-            recent_after: activation.tail,
-            tail: activation.tail,
-            fetching: None,
-            consumers: HashMap::new(),
-            ring: VecDeque::new(),
+            consumers: Consumers::new(config.consumer_bytes_max),
             mark: activation.mark,
             raise: Raise::Rests,
-            suspect_upto: activation.mark.min(activation.horizon),
             reached: Lsn::ZERO,
             upto: activation.horizon,
             spacing_x16: 16,
@@ -345,7 +257,9 @@ impl DestinationMachine {
                 self.coalesce_acks();
             }
             DestinationInput::Committed { entries, mark } => self.committed(entries, mark),
-            DestinationInput::Fetched { entries, scanned } => self.fetched(entries, scanned),
+            DestinationInput::Fetched { entries, scanned } => {
+                self.backlog.fetched(entries, scanned);
+            }
             DestinationInput::SendsRefused(refused) => self.sends_refused = refused,
         }
         self.maintain(effects);
@@ -355,7 +269,7 @@ impl DestinationMachine {
     /// Whether a fetch is under way, whose answer will still come.
     #[must_use]
     pub fn is_fetching(&self) -> bool {
-        self.fetching.is_some()
+        self.backlog.is_fetching()
     }
 
     /// Figures for `status`.
@@ -363,6 +277,7 @@ impl DestinationMachine {
     pub fn figures(&self) -> DestinationFigures {
         DestinationFigures {
             consumers: self.consumers.len(),
+            unsettled: self.consumers.unsettled(),
             ..self.figures
         }
     }
@@ -422,29 +337,15 @@ impl DestinationMachine {
     }
 
     fn attach(&mut self, key: ConsumerKey, prefetch: u32) {
-        let prefetch = usize::try_from(prefetch.max(1)).unwrap_or(usize::MAX);
-        let consumer = Consumer {
-            prefetch,
-            unsettled: BTreeMap::new(),
-            unsettled_bytes: 0,
-            in_ring: true,
-        };
-        assert!(
-            self.consumers.insert(key, consumer).is_none(),
-            "a session gives each consumer a number of its own"
-        );
-        self.ring.push_back(key);
+        self.consumers.attach(key, prefetch);
+        self.backlog.resize(self.config.window);
     }
 
     fn detach(&mut self, key: ConsumerKey) {
-        let Some(consumer) = self.consumers.remove(&key) else {
-            return;
-        };
-        self.ring.retain(|other| *other != key);
-        self.count_settled(consumer.unsettled.len());
-        self.returned.extend(consumer.unsettled);
+        self.consumers.detach(key, &mut self.backlog);
         if self.consumers.is_empty() {
-            self.shrink();
+            // A server may have very many idle queues.
+            self.backlog.resize(self.config.idle);
         }
     }
 
@@ -456,26 +357,8 @@ impl DestinationMachine {
         request: RequestNumber,
         effects: &mut Vec<DestinationEffect>,
     ) {
-        let returned = &mut self.returned;
-        if let Some(consumer) = self.consumers.get_mut(&key) {
-            let held = consumer.unsettled.len();
-            lsns.retain(|lsn| match (consumer.take(*lsn), outcome) {
-                (Some(_), Outcome::Accepted) => true,
-                (Some(message), Outcome::Released) => {
-                    returned.insert(*lsn, message);
-                    false
-                }
-                (None, Outcome::Accepted | Outcome::Released) => false,
-            });
-            let settled = held.saturating_sub(consumer.unsettled.len());
-            if !consumer.in_ring && consumer.has_credit(self.config.consumer_bytes_max) {
-                consumer.in_ring = true;
-                self.ring.push_back(key);
-            }
-            self.count_settled(settled);
-        } else {
-            lsns.clear();
-        }
+        self.consumers
+            .settle(key, &mut lsns, outcome, &mut self.backlog);
         let accepted = u64::try_from(lsns.len()).unwrap_or(u64::MAX);
         self.figures.depth = self.figures.depth.saturating_sub(accepted);
         self.figures.accepted = self.figures.accepted.saturating_add(accepted);
@@ -492,10 +375,6 @@ impl DestinationMachine {
             let records = self.ack_records(lsns);
             self.submit(ticket(key.session, request), records);
         }
-    }
-
-    fn count_settled(&mut self, count: usize) {
-        self.figures.unsettled = self.figures.unsettled.saturating_sub(count);
     }
 
     fn coalesce_acks(&mut self) {
@@ -540,19 +419,8 @@ impl DestinationMachine {
             self.mark = mark;
             self.raise = Raise::Rests;
         }
-        let before = self.tail;
-        let mut arrived = 0u64;
-        for entry in entries {
-            if entry.lsn <= self.tail {
-                // Known since the activation, whose facts were newer than this event.
-                continue;
-            }
-            self.tail = entry.lsn;
-            arrived = arrived.saturating_add(1);
-            if entry.lsn > self.recent_after {
-                self.recent.push_back(entry);
-            }
-        }
+        let before = self.backlog.tail();
+        let arrived = self.backlog.arrive(entries);
         self.observe_spacing(before, arrived);
         self.figures.arrived = self.figures.arrived.saturating_add(arrived);
         self.figures.depth = self.figures.depth.saturating_add(arrived);
@@ -563,86 +431,20 @@ impl DestinationMachine {
         if arrived == 0 {
             return;
         }
-        let gap_x16 = self.tail.0.saturating_sub(from.0).saturating_mul(16) / arrived;
+        let gap_x16 = self
+            .backlog
+            .tail()
+            .0
+            .saturating_sub(from.0)
+            .saturating_mul(16)
+            / arrived;
         self.spacing_x16 = self.spacing_x16.saturating_mul(3).saturating_add(gap_x16) / 4;
     }
 
-    fn fetched(&mut self, entries: Vec<Entry>, scanned: Lsn) {
-        if self.fetching.take() != Some(self.cursor) {
-            // The window was shrunk meanwhile; what is missing is asked for again.
-            return;
-        }
-        let room = self.room();
-        let mut complete = true;
-        for entry in entries {
-            if entry.lsn <= self.cursor {
-                continue;
-            }
-            if self.window.entries.len() >= room.messages {
-                complete = false;
-                break;
-            }
-            self.cursor = entry.lsn;
-            self.window.push_back(entry);
-        }
-        if complete {
-            self.cursor = self.cursor.max(scanned);
-        }
-        self.recent_after = self.recent_after.max(self.cursor);
-    }
-
-    fn room(&self) -> Room {
-        if self.consumers.is_empty() {
-            self.config.idle
-        } else {
-            self.config.window
-        }
-    }
-
-    /// Moves what follows the window without a gap into it.
-    fn pull_recent(&mut self) {
-        while self.recent.front().is_some_and(|lsn| lsn <= self.cursor) {
-            self.recent.pop_front();
-        }
-        if self.recent_after > self.cursor {
-            return;
-        }
-        let room = self.room();
-        while let Some(next) = self.recent.entries.front()
-            && self.window.has_room_for(next.message.len(), room)
-            && let Some(entry) = self.recent.pop_front()
-        {
-            self.cursor = entry.lsn;
-            self.window.push_back(entry);
-        }
-        self.recent_after = self.cursor;
-    }
-
-    /// The oldest of `recent` are left to the store when there are too many.
-    fn trim_recent(&mut self) {
-        let room = self.room();
-        while self.recent.exceeds(room)
-            && let Some(entry) = self.recent.pop_front()
-        {
-            self.recent_after = entry.lsn;
-        }
-    }
-
-    /// Without consumers little is kept: a server may have very many idle queues.
-    fn shrink(&mut self) {
-        let room = self.room();
-        while self.window.exceeds(room)
-            && let Some(entry) = self.window.pop_back()
-        {
-            self.recent_after = self.recent_after.max(self.cursor);
-            self.cursor = entry.lsn.prev();
-        }
-    }
-
     fn maintain(&mut self, effects: &mut Vec<DestinationEffect>) {
-        self.pull_recent();
+        self.backlog.pull();
         self.deliver(effects);
-        self.trim_recent();
+        self.backlog.trim();
         self.raise_mark();
         if !self.units.is_empty() {
             effects.push(DestinationEffect::Submit(std::mem::take(&mut self.units)));
@@ -650,77 +452,20 @@ impl DestinationMachine {
         self.refill(effects);
     }
 
-    fn next_ready(&self) -> Option<Lsn> {
-        self.returned
-            .keys()
-            .next()
-            .copied()
-            .or_else(|| self.window.front())
-    }
-
-    fn pop_ready(&mut self) -> Option<Delivery> {
-        if let Some((lsn, message)) = self.returned.pop_first() {
-            return Some(Delivery {
-                lsn,
-                redelivered: true,
-                message,
-            });
-        }
-        let mut delivery = Delivery::from(self.window.pop_front()?);
-        delivery.redelivered = delivery.lsn <= self.suspect_upto;
-        Some(delivery)
-    }
-
     /// Gives each consumer in turn its share of what is ready.
     fn deliver(&mut self, effects: &mut Vec<DestinationEffect>) {
-        while self.next_ready().is_some_and(|lsn| lsn <= self.mark) {
-            let turns = self.ring.len();
-            let Some(key) = self.ring.pop_front() else {
-                return;
-            };
-            let ready = self
-                .returned
-                .len()
-                .saturating_add(self.window.entries.len());
-            let deliveries = self.give(key, ready.div_ceil(turns.max(1)));
+        while self.backlog.next().is_some_and(|lsn| lsn <= self.mark)
+            && let Some((consumer, deliveries)) =
+                self.consumers.serve_next(&mut self.backlog, self.mark)
+        {
+            let newest = deliveries.last().map_or(Lsn::ZERO, |delivery| delivery.lsn);
+            self.reached = self.reached.max(newest);
             effects.push(DestinationEffect::Deliver {
-                consumer: key,
+                consumer,
                 deliveries,
             });
-            self.pull_recent();
+            self.backlog.pull();
         }
-    }
-
-    /// Hands at most `share` messages to a consumer that was taken from the ring.
-    fn give(&mut self, key: ConsumerKey, share: usize) -> Vec<Delivery> {
-        let bytes_max = self.config.consumer_bytes_max;
-        let mut consumer = self
-            .consumers
-            .remove(&key)
-            .expect("the ring holds only consumers that are attached: detach takes them out");
-        let credit = consumer.prefetch.saturating_sub(consumer.unsettled.len());
-        let mut deliveries = Vec::with_capacity(share.min(credit));
-        while deliveries.len() < share
-            && consumer.has_credit(bytes_max)
-            && self.next_ready().is_some_and(|lsn| lsn <= self.mark)
-            && let Some(delivery) = self.pop_ready()
-        {
-            consumer.unsettled_bytes = consumer
-                .unsettled_bytes
-                .saturating_add(delivery.message.len());
-            consumer
-                .unsettled
-                .insert(delivery.lsn, delivery.message.clone());
-            self.reached = self.reached.max(delivery.lsn);
-            deliveries.push(delivery);
-        }
-        self.figures.unsettled = self.figures.unsettled.saturating_add(deliveries.len());
-        consumer.in_ring = consumer.has_credit(bytes_max);
-        if consumer.in_ring {
-            self.ring.push_back(key);
-        }
-        self.consumers.insert(key, consumer);
-        deliveries
     }
 
     fn raise_mark(&mut self) {
@@ -729,8 +474,8 @@ impl DestinationMachine {
         }
         let ahead =
             (self.spacing_x16.saturating_mul(MARK_MESSAGES) / 16).clamp(AHEAD_MIN, AHEAD_MAX);
-        let next = self.next_ready();
-        let blocked = next.is_some_and(|lsn| lsn > self.mark) && !self.ring.is_empty();
+        let next = self.backlog.next();
+        let blocked = next.is_some_and(|lsn| lsn > self.mark) && self.consumers.has_credit();
         // With a backlog, what is delivered next; else the next message, which comes after `upto`.
         let position = self.reached.max(next.unwrap_or(self.upto));
         let low = self.mark.0 < position.0.saturating_add(ahead / 2);
@@ -751,23 +496,17 @@ impl DestinationMachine {
         self.raise = Raise::Submitted;
     }
 
-    /// Asks for more when half of the window is used up and there is somebody to give it to.
+    /// Asks for more while there is somebody to give it to.
     fn refill(&mut self, effects: &mut Vec<DestinationEffect>) {
-        let room = self.config.window;
-        if self.fetching.is_some()
-            || self.consumers.is_empty()
-            || self.recent_after <= self.cursor
-            || self.window.entries.len() > room.messages / 2
-            || self.window.bytes > room.bytes / 2
+        if !self.consumers.is_empty()
+            && let Some(wanted) = self.backlog.want()
         {
-            return;
+            effects.push(DestinationEffect::Fetch {
+                after: wanted.after,
+                count: wanted.count,
+                bytes: wanted.bytes,
+            });
         }
-        self.fetching = Some(self.cursor);
-        effects.push(DestinationEffect::Fetch {
-            after: self.cursor,
-            count: room.messages.saturating_sub(self.window.entries.len()),
-            bytes: room.bytes.saturating_sub(self.window.bytes),
-        });
     }
 
     fn assert_invariants(&self) {
@@ -775,23 +514,7 @@ impl DestinationMachine {
             self.units.is_empty() && self.acks.is_empty(),
             "units stay behind a step"
         );
-        assert!(
-            self.recent_after >= self.cursor || self.recent.entries.is_empty(),
-            "the recent messages overlap the window"
-        );
-        assert!(
-            self.window.entries.len() <= self.config.window.messages
-                && self.recent.entries.len() <= self.config.window.messages,
-            "more messages are kept than there is room for"
-        );
-        assert!(
-            self.returned
-                .keys()
-                .next_back()
-                .zip(self.window.front())
-                .is_none_or(|(returned, front)| *returned < front),
-            "a message came back beyond the window"
-        );
+        self.backlog.assert_invariants();
     }
 }
 

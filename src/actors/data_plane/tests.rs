@@ -418,6 +418,54 @@ fn a_drain_without_end_is_cut_off() {
 }
 
 #[test]
+fn permits_of_requests_that_are_never_answered_come_back_when_the_term_ends() {
+    real(async {
+        let server = Server::start(config()).await;
+        let mut client = server.client().await;
+        server.store.hold(true);
+        client.publish("orders", "one", "r1").await;
+        server.until("in flight", |d| d.in_flight.0 == 1).await;
+        server.stop_serving().await;
+        client.expect("ERROR", &["role changed"]).await;
+        drop(client);
+        server.until("back", |d| d.in_flight == (0, 0)).await;
+    });
+}
+
+#[test]
+fn a_client_that_waits_too_long_for_a_permit_is_told_and_closed() {
+    real(async {
+        let mut impatient = config();
+        impatient.session.block_timeout = Duration::from_millis(20);
+        let server = Server::start(impatient).await;
+        let mut client = server.client().await;
+        server.store.hold(true);
+        for _ in 0..12 {
+            client.publish("orders", "body", "r").await;
+        }
+        client
+            .expect("ERROR", &["too much waits to be stored"])
+            .await;
+        assert_eq!(client.next().await, None);
+    });
+}
+
+#[test]
+fn a_client_that_shuts_its_half_still_gets_its_receipts() {
+    real(async {
+        let server = Server::start(config()).await;
+        let mut client = server.client().await;
+        server.store.hold(true);
+        client.publish("orders", "one", "r1").await;
+        client.stream.shutdown().await.unwrap();
+        server.until("in flight", |d| d.in_flight.0 == 1).await;
+        server.store.hold(false);
+        client.expect("RECEIPT", &["receipt-id:r1"]).await;
+        assert_eq!(client.next().await, None);
+    });
+}
+
+#[test]
 fn without_the_lease_nothing_leaves() {
     real(async {
         let server = Server::start(config()).await;

@@ -497,7 +497,7 @@ fn a_fetch_from_before_the_window_shrank_is_passed_over() {
     );
     assert_eq!(step(&mut machine, fetched(5..=8)), ["deliver 2 5"]);
     assert_eq!(step(&mut machine, fetched(9..=12)), Vec::<String>::new());
-    assert_eq!(machine.cursor, Lsn(8), "nobody asked for that");
+    assert_eq!(machine.backlog.cursor, Lsn(8), "nobody asked for that");
 }
 
 #[test]
@@ -520,14 +520,14 @@ fn bytes_bound_the_window_and_a_consumer_but_one_message_is_always_possible() {
         ),
         ["deliver 1 2,3", "submit ack(1)"]
     );
-    assert!(machine.window.bytes <= 1000);
+    assert!(machine.backlog.window.bytes <= 1000);
 }
 
 #[test]
 fn without_consumers_only_a_few_messages_are_kept() {
     let mut machine = machine();
     step(&mut machine, committed(1..=50));
-    assert_eq!(machine.window.entries.len(), 1);
-    assert_eq!(machine.recent.entries.len(), 1);
+    assert_eq!(machine.backlog.window.entries.len(), 1);
+    assert_eq!(machine.backlog.recent.entries.len(), 1);
     assert_eq!(machine.figures().depth, 50);
 }

@@ -1,7 +1,7 @@
 //! Random commands against the plainest queue: a store that keeps every owed message, and for each
 //! message what the rules promise of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
 
@@ -243,14 +243,14 @@ impl World {
             }
         }
         let room = small().window;
-        for kept in [&self.machine.window, &self.machine.recent] {
+        for kept in [&self.machine.backlog.window, &self.machine.backlog.recent] {
             assert!(kept.entries.len() <= room.messages);
             assert!(kept.bytes <= room.bytes || kept.entries.len() == 1 || self.fetched_over(kept));
         }
     }
 
     /// A fetch may bring one message more than the bytes that were asked for.
-    fn fetched_over(&self, kept: &Kept) -> bool {
+    fn fetched_over(&self, kept: &super::super::backlog::Kept) -> bool {
         kept.bytes <= small().window.bytes + 600
     }
 

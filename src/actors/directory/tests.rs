@@ -1,0 +1,269 @@
+use std::sync::Mutex;
+
+use super::*;
+use crate::actors::testkit::{FakeStore, TestClock, local};
+use crate::machines::delivery::ConsumerKey;
+use crate::storage::api::{LogStore, StoreEvent, StoreSink};
+
+/// Keeps what the store tells until the test passes it on.
+#[derive(Default)]
+struct Told(Mutex<Vec<StoreEvent>>);
+
+impl StoreSink for Told {
+    fn event(&self, event: StoreEvent) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+struct World {
+    told: Arc<Told>,
+    store: Arc<FakeStore>,
+    directory: Rc<Directory>,
+}
+
+impl World {
+    fn new(config: DirectoryConfig) -> Self {
+        let told = Arc::new(Told::default());
+        let store = FakeStore::new(Arc::clone(&told) as Arc<dyn StoreSink>);
+        let shared = Arc::clone(&store) as SharedStore;
+        let directory = Directory::new(config, shared, Arc::new(TestClock::new()));
+        Self {
+            told,
+            store,
+            directory,
+        }
+    }
+
+    /// Serves, with default limits.
+    fn serving() -> Self {
+        let world = Self::new(DirectoryConfig::default());
+        world.directory.activate();
+        world
+    }
+
+    fn port(&self, name: &str) -> Port<DestinationInput> {
+        self.directory.resolve(&queue(name)).unwrap()
+    }
+
+    /// Passes on what the store told, and lets the destinations work, until nothing is left.
+    async fn settle_down(&self) {
+        loop {
+            while self.directory.backlog() > 0 {
+                tokio::task::yield_now().await;
+            }
+            let events = std::mem::take(&mut *self.told.0.lock().unwrap());
+            if events.is_empty() {
+                return;
+            }
+            for event in events {
+                self.pass_on(event);
+            }
+        }
+    }
+
+    fn pass_on(&self, event: StoreEvent) {
+        match event {
+            StoreEvent::Committed(committed) => self.directory.committed(committed),
+            StoreEvent::Fetched {
+                dest,
+                entries,
+                scanned,
+            } => self.directory.fetched(dest, entries, scanned),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn publish(&self, port: &Port<DestinationInput>, session: SessionKey, requests: &[u32]) {
+        let messages = requests
+            .iter()
+            .map(|request| (RequestNumber(*request), Bytes::from_static(b"body")))
+            .collect();
+        let publish = DestinationCommand::Publish { session, messages };
+        self.directory.command(port, vec![publish]);
+    }
+
+    fn attach(&self, port: &Port<DestinationInput>, session: SessionKey) {
+        let consumer = ConsumerKey { session, number: 1 };
+        let prefetch = 100;
+        self.directory.command(
+            port,
+            vec![DestinationCommand::Attach { consumer, prefetch }],
+        );
+    }
+}
+
+fn queue(name: &str) -> DestinationName {
+    DestinationName::new(DestinationKind::Queue, name).unwrap()
+}
+
+fn deliveries(inbox: &Inbox) -> Vec<(u64, bool)> {
+    let mut all = Vec::new();
+    while let Some(SessionEvent::Delivered { deliveries, .. }) = inbox.take_delivery(usize::MAX) {
+        all.extend(deliveries.iter().map(|d| (d.lsn.0, d.redelivered)));
+    }
+    all
+}
+
+#[test]
+fn a_new_queue_gets_the_next_id_and_is_found_again_by_the_next_term() {
+    local(async {
+        let world = World::serving();
+        let (session, _inbox) = world.directory.open_session();
+        // Used first, but nothing is stored in it: its id is free again in the next term.
+        world.port("unused");
+        world.publish(&world.port("orders"), session, &[1]);
+        world.settle_down().await;
+        let known = world.store.destinations();
+        assert_eq!(known.len(), 1);
+        assert_eq!(&known[0].definition[..], b"qorders");
+        world.directory.activate();
+        let (session, inbox) = world.directory.open_session();
+        world.attach(&world.port("orders"), session);
+        world.publish(&world.port("more"), session, &[1]);
+        world.settle_down().await;
+        assert_eq!(deliveries(&inbox).len(), 1);
+        let ids: Vec<u32> = world.store.destinations().iter().map(|d| d.id.0).collect();
+        assert_eq!(ids, [2, 3]);
+    });
+}
+
+#[test]
+fn one_commit_is_one_post_for_each_destination_and_one_event_for_each_session() {
+    local(async {
+        let world = World::serving();
+        let (orders, more) = (world.port("orders"), world.port("more"));
+        let (one, one_inbox) = world.directory.open_session();
+        let (two, two_inbox) = world.directory.open_session();
+        world.store.hold(true);
+        world.publish(&orders, one, &[1, 2]);
+        world.publish(&orders, two, &[1]);
+        world.publish(&more, one, &[3]);
+        world.settle_down().await;
+        world.store.hold(false);
+        let events = std::mem::take(&mut *world.told.0.lock().unwrap());
+        assert_eq!(events.len(), 1);
+        events.into_iter().for_each(|event| world.pass_on(event));
+        assert_eq!((orders.depth(), more.depth()), (1, 1));
+        for (inbox, expected) in [(one_inbox, vec![1, 2, 3]), (two_inbox, vec![1])] {
+            let Some(SessionEvent::Committed { requests }) = inbox.take_answer() else {
+                panic!("no answer");
+            };
+            let requests: Vec<u32> = requests.iter().map(|request| request.0).collect();
+            assert_eq!(requests, expected);
+            assert!(!inbox.has_answer());
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_with_its_reason() {
+    local(async {
+        let world = World::new(DirectoryConfig {
+            destinations_max: 1,
+            ..DirectoryConfig::default()
+        });
+        let refused = |name: &DestinationName| world.directory.resolve(name).err().unwrap();
+        assert_eq!(refused(&queue("a")), Unavailable::NotServing);
+        world.directory.activate();
+        let topic = DestinationName::new(DestinationKind::Topic, "news").unwrap();
+        assert_eq!(refused(&topic), Unavailable::Topic);
+        world.port("a");
+        assert_eq!(refused(&queue("b")), Unavailable::TooMany(1));
+        assert!(world.directory.resolve(&queue("a")).is_ok());
+    });
+}
+
+#[test]
+fn nothing_is_submitted_after_the_term_even_if_it_was_posted_before() {
+    local(async {
+        let world = World::serving();
+        let port = world.port("orders");
+        let (session, inbox) = world.directory.open_session();
+        world.publish(&port, session, &[1]);
+        world.directory.deactivate("role changed");
+        world.publish(&port, session, &[2]);
+        while port.depth() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(world.store.submits(), 0);
+        assert_eq!(inbox.ordered(), Order::Close("role changed".to_owned()));
+        let (_, late) = world.directory.open_session();
+        assert!(matches!(late.ordered(), Order::Close(_)));
+    });
+}
+
+#[test]
+fn an_answer_to_a_fetch_of_an_earlier_term_is_passed_over() {
+    local(async {
+        let world = World::serving();
+        let (session, _inbox) = world.directory.open_session();
+        world.publish(&world.port("orders"), session, &[1, 2, 3]);
+        world.settle_down().await;
+        world.directory.activate();
+        let (session, _inbox) = world.directory.open_session();
+        world.attach(&world.port("orders"), session);
+        while world.directory.backlog() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut stale = std::mem::take(&mut *world.told.0.lock().unwrap());
+        assert_eq!(stale.len(), 1, "the fetch was answered");
+        // As an answer that was asked from another place.
+        if let StoreEvent::Fetched { entries, .. } = &mut stale[0] {
+            entries.remove(0);
+        }
+        world.directory.activate();
+        let (session, inbox) = world.directory.open_session();
+        world.attach(&world.port("orders"), session);
+        while world.directory.backlog() > 0 {
+            tokio::task::yield_now().await;
+        }
+        stale.into_iter().for_each(|event| world.pass_on(event));
+        world.settle_down().await;
+        let lsns: Vec<u64> = deliveries(&inbox).iter().map(|(lsn, _)| *lsn).collect();
+        assert_eq!(lsns, [2, 3, 4]);
+    });
+}
+
+#[test]
+fn a_change_of_the_watermark_reaches_destinations_that_are_awake_and_later_ones() {
+    local(async {
+        let world = World::serving();
+        let awake = world.port("awake");
+        let (session, inbox) = world.directory.open_session();
+        world.store.refuse_sends(true);
+        world.directory.look_at_store();
+        world.publish(&awake, session, &[1]);
+        world.publish(&world.port("later"), session, &[2]);
+        world.settle_down().await;
+        let mut refused = Vec::new();
+        while let Some(SessionEvent::Refused { request, .. }) = inbox.take_answer() {
+            refused.push(request.0);
+        }
+        assert_eq!(refused, [1, 2]);
+        world.store.refuse_sends(false);
+        world.directory.look_at_store();
+        world.publish(&awake, session, &[3]);
+        world.settle_down().await;
+        assert_eq!(world.store.owed(), 1);
+    });
+}
+
+#[test]
+fn permits_of_a_session_that_ended_come_back_with_its_answers() {
+    local(async {
+        let world = World::serving();
+        let port = world.port("orders");
+        let (session, inbox) = world.directory.open_session();
+        world.store.hold(true);
+        inbox.ledger(|ledger| ledger.publish(RequestNumber(1), 4));
+        world.publish(&port, session, &[1]);
+        world.settle_down().await;
+        world.directory.close_session(session);
+        assert_eq!(world.directory.in_flight(), (1, 4));
+        assert_eq!(world.directory.sessions(), 1);
+        world.store.hold(false);
+        world.settle_down().await;
+        assert_eq!(world.directory.in_flight(), (0, 0));
+        assert_eq!(world.directory.sessions(), 0);
+    });
+}

@@ -1,0 +1,101 @@
+//! What one turn of a session has for its destinations: gathered, so that each gets one post.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::actors::directory::{Directory, Unavailable};
+use crate::actors::post::Port;
+use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionKey};
+use crate::machines::destination::DestinationInput;
+use crate::proto::destination::DestinationName;
+
+/// Destinations gathered before their commands are posted: they are looked for one by one.
+const BATCHES_MAX: usize = 32;
+
+/// Commands for one destination, in order.
+struct Batch {
+    name: DestinationName,
+    port: Port<DestinationInput>,
+    commands: Vec<DestinationCommand>,
+}
+
+/// See the module.
+pub(super) struct Gathered {
+    directory: Rc<Directory>,
+    batches: Vec<Batch>,
+}
+
+impl Gathered {
+    pub(super) fn new(directory: Rc<Directory>) -> Self {
+        Self {
+            directory,
+            batches: Vec::new(),
+        }
+    }
+
+    /// Adds a message; those for one destination that follow each other are one command.
+    ///
+    /// # Errors
+    /// When the destination cannot be used.
+    pub(super) fn publish(
+        &mut self,
+        session: SessionKey,
+        name: &DestinationName,
+        request: RequestNumber,
+        message: Bytes,
+    ) -> Result<(), Unavailable> {
+        let commands = self.commands(name)?;
+        if let Some(DestinationCommand::Publish { messages, .. }) = commands.last_mut() {
+            messages.push((request, message));
+        } else {
+            commands.push(DestinationCommand::Publish {
+                session,
+                messages: vec![(request, message)],
+            });
+        }
+        Ok(())
+    }
+
+    /// Adds a command.
+    ///
+    /// # Errors
+    /// When the destination cannot be used.
+    pub(super) fn push(
+        &mut self,
+        name: &DestinationName,
+        command: DestinationCommand,
+    ) -> Result<(), Unavailable> {
+        self.commands(name)?.push(command);
+        Ok(())
+    }
+
+    /// One post for each destination.
+    pub(super) fn post(&mut self) {
+        for batch in self.batches.drain(..) {
+            self.directory.command(&batch.port, batch.commands);
+        }
+    }
+
+    fn commands(
+        &mut self,
+        name: &DestinationName,
+    ) -> Result<&mut Vec<DestinationCommand>, Unavailable> {
+        let at = match self.batches.iter().position(|batch| batch.name == *name) {
+            Some(at) => at,
+            None => {
+                let port = self.directory.resolve(name)?;
+                if self.batches.len() >= BATCHES_MAX {
+                    self.post();
+                }
+                self.batches.push(Batch {
+                    name: name.clone(),
+                    port,
+                    commands: Vec::new(),
+                });
+                self.batches.len() - 1
+            }
+        };
+        Ok(&mut self.batches[at].commands)
+    }
+}
