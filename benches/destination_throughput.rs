@@ -60,6 +60,8 @@ impl NullStore {
 }
 
 impl LogStore for NullStore {
+    fn close(&self) {}
+
     fn submit(&self, units: Vec<Unit>) {
         let mut state = self.state.lock().expect("nobody panics with it");
         state.1.extend(units);

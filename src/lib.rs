@@ -4,8 +4,12 @@
 //! codecs and I/O know nothing of either. `ARCHITECTURE.md` is the map.
 
 pub mod actors;
+pub mod cli;
+pub mod config;
+pub mod exit;
 pub mod io;
 pub mod machines;
 pub mod proto;
 pub mod storage;
+pub mod telemetry;
 pub mod time;

@@ -4,13 +4,20 @@
 //! Everything here runs on any tokio `LocalSet`; no actix `System` or `Arbiter` is asked for.
 
 pub mod acceptor;
+pub mod board;
+pub mod connection_manager;
 pub mod data_plane;
 pub mod destination;
 pub mod directory;
+pub mod gateway_pinger;
+pub mod ha_manager;
+pub mod ha_timing;
 pub mod inbox;
 pub mod lease;
+pub mod lock_keeper;
 pub mod permits;
 pub mod post;
+pub mod replicator;
 pub mod session;
 pub mod shell;
 #[cfg(test)]

@@ -158,6 +158,8 @@ impl State {
 }
 
 impl LogStore for FakeStore {
+    fn close(&self) {}
+
     fn submit(&self, units: Vec<Unit>) {
         let mut state = self.state.lock().unwrap();
         state.submits += 1;

@@ -1,3 +1,6 @@
-//! Plain functions and small types round sockets; no decisions.
+//! Threads and plain async functions that touch the world: files, sockets, probes. They decide
+//! nothing.
 
+pub mod arbiter_file;
 pub mod client_tcp;
+pub mod file_lock;

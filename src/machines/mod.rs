@@ -3,4 +3,9 @@
 
 pub mod delivery;
 pub mod destination;
+pub mod gateway;
+pub mod ha;
+pub mod link;
+pub mod lock;
+pub mod replication;
 pub mod stomp_session;

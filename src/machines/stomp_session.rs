@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use self::ends::Problem;
 use self::heart_beats::HeartBeats;
 use self::requests::{Receipt, Requests};
 use self::subscriptions::{AckMode, Subscriptions};
@@ -29,6 +30,8 @@ use crate::time::Moment;
 
 mod acks;
 mod consume;
+mod ends;
+mod greeting;
 mod heart_beats;
 mod publish;
 mod requests;
@@ -37,7 +40,7 @@ mod subscriptions;
 /// Validated values; shared by all sessions.
 #[derive(Clone, Debug)]
 pub struct StompSessionConfig {
-    /// The decoder's limits, named in errors.
+    /// For the decoder of the connection.
     pub limits: Limits,
     /// What we offer in `heart-beat`: how often we can send, how often we want to receive. Zero: never.
     pub heart_beat_ms: HeartBeatOffer,
@@ -150,39 +153,6 @@ enum Phase {
     Closed,
 }
 
-/// Why the connection ends, for the client.
-#[derive(Debug)]
-struct Problem {
-    /// The `message` header.
-    message: &'static str,
-    /// The body: what was wrong and what to do.
-    detail: String,
-}
-
-impl Problem {
-    fn new(message: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            message,
-            detail: detail.into(),
-        }
-    }
-
-    fn no_transactions() -> Self {
-        Self::new(
-            "transactions are not available yet in this version",
-            "send, acknowledge and ask for receipts without BEGIN, COMMIT, ABORT and the \
-             transaction header",
-        )
-    }
-
-    fn missing(command: &str, header: &str) -> Self {
-        Self::new(
-            "a header is missing",
-            format!("{command} needs the header {header}"),
-        )
-    }
-}
-
 impl StompSession {
     /// A connection was accepted.
     #[must_use]
@@ -226,7 +196,13 @@ impl StompSession {
                     self.fail(&problem, receipt, out, effects);
                 }
             }
-            SessionInput::Malformed(error) => self.on_malformed(&error, out, effects),
+            SessionInput::Malformed(error) => match self.phase {
+                Phase::Greeting { .. } | Phase::Connected => {
+                    self.on_malformed(&error, out, effects);
+                }
+                // As for frames after DISCONNECT: what is still owed comes first.
+                Phase::Leaving { .. } | Phase::Closed => {}
+            },
             SessionInput::HeartBeat => self.beats.has_read(now),
             SessionInput::Event(event) => self.on_event(event, out, effects),
             SessionInput::OutputFlushed => self.on_flushed(effects),
@@ -378,7 +354,9 @@ impl StompSession {
                 }
             }
             SessionEvent::Refused { request, reason } => {
-                let receipt = self.requests.answer(request).flatten();
+                let Some(receipt) = self.requests.answer(request) else {
+                    return;
+                };
                 let problem = Problem::new("the request was refused", reason);
                 self.fail(&problem, receipt.as_ref().map(Receipt::raw), out, effects);
             }
@@ -387,76 +365,6 @@ impl StompSession {
                 self.fail(&problem, None, out, effects);
             }
         }
-    }
-
-    fn connect(&mut self, frame: &ClientFrame, out: &mut BytesMut) -> Result<(), Problem> {
-        let headers = &frame.headers;
-        let Some(version) = Version::negotiate(headers.raw_value(b"accept-version")) else {
-            return Err(Problem::new(
-                UNSUPPORTED_VERSION,
-                format!(
-                    "this server speaks STOMP {}; name at least one of them in accept-version",
-                    Version::ALL
-                ),
-            ));
-        };
-        let client = match headers.raw_value(b"heart-beat") {
-            None => HeartBeatOffer::default(),
-            Some(text) => heart_beats::parse(text).ok_or_else(|| {
-                Problem::new(
-                    "the heart-beat header is wrong",
-                    "heart-beat is two numbers of milliseconds, as in heart-beat:10000,10000",
-                )
-            })?,
-        };
-        let text = |name| headers.get(name).map(std::borrow::Cow::into_owned);
-        self.client_id = text("client-id");
-        self.login = text("login");
-        self.version = version;
-        let server = self.config.heart_beat_ms;
-        self.beats.agree(server, client);
-        self.phase = Phase::Connected;
-        let mut connected = FrameWriter::new(out, version, ServerCommand::Connected);
-        connected.raw_header("version", version.name().as_bytes());
-        connected.number_header("session", u64::from(self.session.0));
-        connected.header("server", self.config.server_name.as_bytes());
-        let offer = format!("{},{}", server.send, server.receive);
-        connected.raw_header("heart-beat", offer.as_bytes());
-        connected.finish();
-        Ok(())
-    }
-
-    fn on_malformed(
-        &mut self,
-        error: &DecodeError,
-        out: &mut BytesMut,
-        effects: &mut Vec<SessionEffect>,
-    ) {
-        let (message, advice) = match error {
-            DecodeError::UnknownCommand(_) => (
-                "unknown command",
-                "; is the client speaking STOMP, and does content-length count bytes?",
-            ),
-            DecodeError::HeaderCount { .. }
-            | DecodeError::HeaderBytes { .. }
-            | DecodeError::BodyBytes { .. }
-            | DecodeError::FrameBytes { .. } => (
-                "the frame is over a limit",
-                "; send less in one frame, or raise the limit in the server's profile",
-            ),
-            DecodeError::NoColon { .. }
-            | DecodeError::NoName { .. }
-            | DecodeError::NulInHeaders { .. }
-            | DecodeError::Encoding { .. }
-            | DecodeError::Escape { .. }
-            | DecodeError::ContentLength(_)
-            | DecodeError::NoNul { .. } => (
-                "the frame is malformed",
-                "; the frame was not carried out, nor anything after it",
-            ),
-        };
-        let problem = Problem::new(message, format!("{error}{advice}"));
-        self.fail(&problem, None, out, effects);
     }
 
     fn on_flushed(&mut self, effects: &mut Vec<SessionEffect>) {
@@ -527,26 +435,6 @@ impl StompSession {
         }
     }
 
-    fn fail(
-        &mut self,
-        problem: &Problem,
-        receipt: Option<&[u8]>,
-        out: &mut BytesMut,
-        effects: &mut Vec<SessionEffect>,
-    ) {
-        let mut error = FrameWriter::new(out, self.version, ServerCommand::Error);
-        if problem.message == UNSUPPORTED_VERSION {
-            error.raw_header("version", Version::ALL.as_bytes());
-        }
-        error.header("message", problem.message.as_bytes());
-        error.raw_header("content-type", b"text/plain");
-        if let Some(receipt) = receipt {
-            error.raw_header("receipt-id", receipt);
-        }
-        error.body(problem.detail.as_bytes());
-        self.close(effects);
-    }
-
     fn close(&mut self, effects: &mut Vec<SessionEffect>) {
         self.detach_all(effects);
         effects.push(SessionEffect::Close);
@@ -558,8 +446,6 @@ impl StompSession {
         effects.extend(consumers.map(|consumer| SessionEffect::Detach { consumer }));
     }
 }
-
-const UNSUPPORTED_VERSION: &str = "no common version";
 
 /// Deliveries that reached the socket.
 fn accepted(consumer: u32, lsns: Vec<Lsn>) -> SessionEffect {

@@ -2,9 +2,14 @@
 //! the frames of the peer channel and of the client protocols.
 
 pub mod arbiter;
+pub mod arbiter_codec;
+pub mod auth;
 pub mod destination;
+pub(crate) mod fields;
 pub mod ids;
 pub mod log;
 pub mod message;
 pub mod peer;
+pub mod peer_codec;
+pub mod record;
 pub mod stomp;

@@ -79,8 +79,6 @@ pub struct Hello {
     pub nonce: [u8; 16],
     /// The reference's six values that must be equal on both (S101), in words: (key, value).
     pub must_agree: Vec<(String, String)>,
-    /// The lock file, where it has been read.
-    pub lock: Option<LockIdentity>,
     /// What this server knows and where it is.
     pub facts: PeerFacts,
 }
@@ -108,6 +106,8 @@ pub struct PeerFacts {
     pub last_record: RecordSeq,
     /// By the record and its own store, it may be promoted.
     pub eligible: bool,
+    /// The lock file as this server sees it, where it has been read.
+    pub lock: Option<LockIdentity>,
 }
 
 /// One frame of the HA channel.
@@ -196,6 +196,18 @@ pub enum Body {
     CommitIndex {
         /// See `Batch`.
         committed: Lsn,
+    },
+    /// Active: that was everything up to here; clear the mark of the resync (R4) and say so.
+    SyncEnd {
+        /// The last LSN that was sent.
+        at: Lsn,
+    },
+    /// Passive: answer to `SyncEnd`: a whole copy, durable.
+    SyncDone {
+        /// Which copy.
+        store: StoreId,
+        /// How far it reaches.
+        position: Position,
     },
     /// Passive: durable here up to this position of this store.
     Durable {

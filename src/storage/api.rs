@@ -106,7 +106,9 @@ pub struct Entry {
 pub struct Committed {
     /// The commit index now.
     pub upto: Lsn,
-    /// New messages by destination, each list in LSN order. Only while serving.
+    /// New messages by destination, each list in LSN order. Only what is committed under a serving gate
+    /// (`Alone`, `WithPeer`); what `set_gate` itself releases on a server that did not serve is read by
+    /// `destinations` and `fetch`.
     pub ready: Vec<(DestId, Vec<Entry>)>,
     /// Units that became committed, in log order.
     pub tickets: Vec<Ticket>,
@@ -251,7 +253,8 @@ pub enum JobRefusal {
     NotNow(&'static str),
 }
 
-/// Takes the store's events. Called on the store's threads: must be quick and must not block.
+/// Takes the store's events, one at a time and in order, on the store's threads or on that of whoever
+/// calls `set_gate` or `peer_holds`: must be quick and must not block. May call the store.
 pub trait StoreSink: Send + Sync {
     /// One event.
     fn event(&self, event: StoreEvent);
@@ -298,6 +301,8 @@ pub trait LogStore: Send + Sync {
     fn destinations(&self) -> Vec<DestinationFacts>;
     /// Sizes.
     fn facts(&self) -> StoreFacts;
+    /// Does what is queued, flushes, and ends the store's threads. Nothing may be asked of it after.
+    fn close(&self);
 }
 
 /// A store that many hands hold.

@@ -1,6 +1,7 @@
 //! What can go wrong in the store.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// A store that cannot go on. Every kind but `ReplicaMismatch` ends the process.
 #[derive(Debug, thiserror::Error)]
@@ -16,4 +17,109 @@ pub enum StoreError {
     /// A batch of the peer's does not follow this log.
     #[error("the peer's batch does not follow this log: {0}")]
     ReplicaMismatch(String),
+    /// The environment cannot be opened or made.
+    #[error("cannot open the store {path}: {cause}; check its owner, its rights and the disk")]
+    Open {
+        /// The environment.
+        path: PathBuf,
+        /// What LMDB or the system said.
+        cause: String,
+    },
+    /// Reading from the environment failed.
+    #[error("reading the store {path} failed: {cause}")]
+    Read {
+        /// The environment.
+        path: PathBuf,
+        /// What LMDB said.
+        cause: String,
+    },
+    /// A file or folder of the data directory.
+    #[error("cannot {action} {path}: {cause}")]
+    File {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Another process has the data directory.
+    #[error(
+        "the data directory {dir} is in use by another server; stop that one first, or give this one a data directory of its own"
+    )]
+    InUse {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The store is another pair's.
+    #[error(
+        "the store {path} belongs to the pair \"{found}\", this server to \"{expected}\"; correct `cluster` or the data directory in the profile"
+    )]
+    WrongCluster {
+        /// The environment.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who asked.
+        expected: String,
+    },
+    /// Written by another release in a format that this one does not know.
+    #[error("{path} has format {found}, this release knows {known}; run the release that wrote it")]
+    WrongFormat {
+        /// The environment or file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What this release writes.
+        known: u32,
+    },
+    /// The folders are not as a server leaves them.
+    #[error("the data directory {dir} is not as a server leaves it: {what}")]
+    Layout {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong and what to do.
+        what: String,
+    },
+    /// What is on disk is not what was written.
+    #[error(
+        "the store {path} is damaged: {table} {key}: {what}; take it from service, `twinmq store check` shows the extent, the peer has a copy"
+    )]
+    Damaged {
+        /// The environment.
+        path: PathBuf,
+        /// Which table.
+        table: &'static str,
+        /// Which key of it.
+        key: String,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The system gave no random bytes for a new identity.
+    #[error("the system gave no random bytes: {0}")]
+    Random(String),
+    /// A thread could not be started.
+    #[error("cannot start the thread {name}: {cause}")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// What the system said.
+        cause: io::Error,
+    },
+}
+
+impl StoreError {
+    /// The process has to end: all but a batch that does not follow.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        !matches!(self, Self::ReplicaMismatch(_))
+    }
+
+    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |cause| Self::File {
+            action,
+            path: path.to_path_buf(),
+            cause,
+        }
+    }
 }

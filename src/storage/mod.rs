@@ -2,4 +2,27 @@
 //! thread with group commit, checkpoints, and the data directory that holds them.
 
 pub mod api;
+pub mod backend;
+pub mod checkpoint;
+mod core;
+pub mod data_dir;
+pub mod env;
 pub mod error;
+pub mod index;
+pub mod inline;
+mod jobs;
+pub mod ledger;
+pub mod memory;
+pub mod meta;
+pub mod open;
+mod reader;
+pub mod recover;
+mod shared;
+pub mod snapshot;
+pub mod threaded;
+
+pub use env::SyncMode;
+pub use open::{OpenedStore, StoreConfig, clear, open, open_memory};
+
+#[cfg(test)]
+mod tests;

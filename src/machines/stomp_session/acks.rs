@@ -1,9 +1,10 @@
 //! ACK and NACK.
 
+use super::ends::Problem;
 use super::publish::decimal;
 use super::requests::Receipt;
 use super::subscriptions::{AckMode, MESSAGE_ID_PREFIX, Settled, Subscription};
-use super::{Problem, SessionEffect, StompSession};
+use super::{SessionEffect, StompSession};
 use crate::machines::delivery::Outcome;
 use crate::proto::ids::Lsn;
 use crate::proto::stomp::{ClientCommand, ClientFrame, Command, Version};

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
+use super::ends::Problem;
 use super::publish::{decimal, is_brokers, queue};
 use super::requests::Receipt;
 use super::subscriptions::{AckMode, Subscription, message_head};
-use super::{Phase, Problem, SessionEffect, StompSession, write_receipt};
+use super::{Phase, SessionEffect, StompSession, write_receipt};
 use crate::machines::delivery::Delivery;
 use crate::proto::message::{Message, MessageError, PRIORITY_DEFAULT};
 use crate::proto::stomp::encode::put_decimal;
@@ -247,7 +248,8 @@ fn write_message(
         }
     }
     for (name, value) in message.headers() {
-        if !is_brokers(name.as_bytes()) {
+        // AMQP allows an empty name, a frame does not.
+        if !name.is_empty() && !is_brokers(name.as_bytes()) {
             frame.foreign_header(name.as_bytes(), value.as_bytes());
         }
     }

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use super::ends::Problem;
 use super::requests::Receipt;
-use super::{Problem, SessionEffect, StompSession};
+use super::{SessionEffect, StompSession};
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::message::{Envelope, MessageWriter, PRIORITY_DEFAULT, Properties};
 use crate::proto::stomp::frame::RawHeader;
@@ -159,12 +160,12 @@ fn encode(
     destination: &DestinationName,
     user: Option<&str>,
 ) -> Result<bytes::Bytes, Problem> {
-    let text = |raw: Option<&'_ [u8]>| raw.map(|raw| text(&frame.headers, raw).into_owned());
-    let group = text(headers.group);
-    let duplicate_id = text(headers.duplicate_id);
-    let reply_to = text(headers.reply_to);
-    let correlation_id = text(headers.correlation_id);
-    let content_type = text(headers.content_type);
+    let plain = |raw| text(&frame.headers, raw);
+    let group = headers.group.map(plain);
+    let duplicate_id = headers.duplicate_id.map(plain);
+    let reply_to = headers.reply_to.map(plain);
+    let correlation_id = headers.correlation_id.map(plain);
+    let content_type = headers.content_type.map(plain);
     let envelope = Envelope {
         persistent: true,
         priority: match headers.priority {
@@ -202,10 +203,7 @@ fn encode(
     let capacity = headers.own_bytes + frame.body.len();
     let mut writer = MessageWriter::new(&envelope, &properties, capacity);
     for RawHeader { name, value } in &headers.own {
-        writer.header(
-            &self::text(&frame.headers, name),
-            &self::text(&frame.headers, value),
-        );
+        writer.header(&plain(name), &plain(value));
     }
     writer
         .finish(&frame.body)

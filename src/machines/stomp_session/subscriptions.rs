@@ -25,12 +25,13 @@ pub(super) enum AckMode {
 
 impl AckMode {
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
-        match text {
-            b"auto" => Some(Self::Auto),
-            b"client" => Some(Self::Client),
-            b"client-individual" => Some(Self::Individual),
-            _ => None,
-        }
+        [
+            (&b"auto"[..], Self::Auto),
+            (b"client", Self::Client),
+            (b"client-individual", Self::Individual),
+        ]
+        .into_iter()
+        .find_map(|(spelling, mode)| (spelling == text).then_some(mode))
     }
 }
 

@@ -1,1 +1,7 @@
-
+mod acks;
+mod consume;
+mod life;
+mod model;
+mod publish;
+mod support;
+mod table;

@@ -1,0 +1,25 @@
+//! Bytes that claim to be a canonical message. What can be read is written again and must read the
+//! same.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use twinmq::proto::message::{Message, MessageWriter};
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(message) = Message::read(bytes) else {
+        return;
+    };
+    let properties = message.properties();
+    let mut writer = MessageWriter::new(message.envelope(), &properties, message.body().len());
+    for (name, value) in message.headers() {
+        writer.header(name, value);
+    }
+    let again = writer
+        .finish(message.body())
+        .expect("no larger than its source");
+    let read = Message::read(&again).expect("just written");
+    assert_eq!(read.envelope(), message.envelope());
+    assert_eq!(read.properties(), properties);
+    assert!(read.headers().eq(message.headers()));
+    assert_eq!(read.body(), message.body());
+});

@@ -1,0 +1,285 @@
+//! Replicator: makes two logs one, and keeps them so.
+//! Owns: ReplicationMachine, the way to the peer of the present session. Sends: batches to the peer,
+//! jobs to the store, reports to HAManager.
+//! Does not: decide roles; own a socket (ConnectionManager does); look into a message.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actix::prelude::{Actor, Context, Handler};
+
+use crate::actors::board::Board;
+use crate::actors::ha_manager::{HaMessage, encode_last_record};
+use crate::actors::post::{Port, Posted, post};
+use crate::actors::shell::{Shell, Shelled, drive};
+use crate::machines::replication::{
+    ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport,
+};
+use crate::proto::arbiter::ArbiterRecord;
+use crate::proto::ids::{Epoch, Lsn, SessionId};
+use crate::proto::log::Batch;
+use crate::proto::peer::{Body, Frame};
+use crate::storage::api::{GatePolicy, Job, SharedStore, StoreEvent};
+use crate::storage::error::StoreError;
+use crate::time::{Clock, Moment};
+
+/// Requests to the store that the machine does not know of have this bit.
+const OUR_REQUEST: u64 = 1 << 63;
+
+/// What Replicator is told.
+pub enum ReplicatorCommand {
+    /// HAManager: bring this session's peer into step.
+    Lead {
+        /// The channel.
+        session: SessionId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// HAManager: follow this session's peer.
+    Follow {
+        /// The channel.
+        session: SessionId,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// HAManager: neither.
+    Rest,
+    /// HAManager: who must hold a batch before it counts.
+    Gate(GatePolicy),
+    /// HAManager: open an epoch in the log.
+    BeginEpoch(Epoch),
+    /// HAManager: remember the record.
+    Persist(ArbiterRecord),
+    /// HAManager: tell the peer that the record names it.
+    InSync {
+        /// The channel.
+        session: SessionId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// ConnectionManager: a channel is up; frames for it go here.
+    Channel {
+        /// Its session.
+        session: SessionId,
+        /// The way to the peer.
+        peer: PeerSender,
+    },
+    /// ConnectionManager: a frame of the peer's.
+    Frame {
+        /// Its session.
+        session: SessionId,
+        /// What it carries.
+        body: Body,
+    },
+    /// The store: any event that is not for the client side.
+    Store(StoreEvent),
+    /// The store: the commit index moved.
+    Committed(Lsn),
+}
+
+/// The way to the peer on one channel.
+pub type PeerSender = Arc<dyn Fn(Frame) + Send + Sync>;
+
+/// The actor.
+pub struct Replicator {
+    shell: Shell<ReplicationEffect>,
+    machine: ReplicationMachine,
+    store: SharedStore,
+    board: Arc<Board>,
+    manager: Port<HaMessage>,
+    channel: Option<(SessionId, PeerSender)>,
+    /// Set while there is a role: the store's sink posts batches only then.
+    listens: Arc<AtomicBool>,
+}
+
+impl Replicator {
+    /// An actor without a role. `listens` tells the store's sink whether batches are wanted.
+    #[must_use]
+    pub fn new(
+        machine: ReplicationMachine,
+        store: SharedStore,
+        board: Arc<Board>,
+        manager: Port<HaMessage>,
+        listens: Arc<AtomicBool>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let shell = Shell::new("replicator", clock);
+        Self {
+            shell,
+            machine,
+            store,
+            board,
+            manager,
+            channel: None,
+            listens,
+        }
+    }
+
+    fn input_of(&mut self, command: ReplicatorCommand) -> Option<ReplicationInput> {
+        match command {
+            ReplicatorCommand::Lead { session, epoch } => {
+                self.listens.store(true, Ordering::Release);
+                Some(ReplicationInput::Lead { session, epoch })
+            }
+            ReplicatorCommand::Follow { session, epoch } => {
+                self.listens.store(true, Ordering::Release);
+                Some(ReplicationInput::Follow { session, epoch })
+            }
+            ReplicatorCommand::Rest => {
+                self.listens.store(false, Ordering::Release);
+                Some(ReplicationInput::Rest)
+            }
+            ReplicatorCommand::Gate(policy) => {
+                let committed = self.store.set_gate(policy);
+                Some(ReplicationInput::GateSet { policy, committed })
+            }
+            ReplicatorCommand::BeginEpoch(epoch) => {
+                self.store
+                    .run(OUR_REQUEST | epoch.0, Job::BeginEpoch(epoch));
+                None
+            }
+            ReplicatorCommand::Persist(record) => {
+                self.store
+                    .run(OUR_REQUEST, Job::PersistRecord(encode_last_record(&record)));
+                None
+            }
+            ReplicatorCommand::InSync { session, epoch } => {
+                self.send(session, Body::InSync { epoch });
+                None
+            }
+            ReplicatorCommand::Channel { session, peer } => {
+                self.channel = Some((session, peer));
+                None
+            }
+            ReplicatorCommand::Frame { session, body } => {
+                Some(ReplicationInput::Frame { session, body })
+            }
+            ReplicatorCommand::Store(event) => self.input_of_store(event),
+            ReplicatorCommand::Committed(upto) => Some(ReplicationInput::Committed(upto)),
+        }
+    }
+
+    fn input_of_store(&self, event: StoreEvent) -> Option<ReplicationInput> {
+        match event {
+            StoreEvent::Cut(batch) => Some(ReplicationInput::Cut(batch)),
+            StoreEvent::Durable(position) => Some(ReplicationInput::Durable(position)),
+            StoreEvent::LogRead { request, batches } => {
+                Some(ReplicationInput::LogRead { request, batches })
+            }
+            StoreEvent::Done { request, outcome } if request & OUR_REQUEST != 0 => {
+                let epoch = Epoch(request & !OUR_REQUEST);
+                match outcome {
+                    Ok(_) if epoch == Epoch::ZERO => {
+                        post(&self.manager, HaMessage::RecordPersisted)
+                    }
+                    Ok(_) => post(&self.manager, HaMessage::EpochBegun(epoch)),
+                    Err(refusal) => {
+                        tracing::error!(target: "twinmq::store", %refusal, "a job was refused");
+                    }
+                }
+                None
+            }
+            StoreEvent::Done { request, outcome } => {
+                Some(ReplicationInput::JobDone { request, outcome })
+            }
+            StoreEvent::Failed(StoreError::ReplicaMismatch(reason)) => {
+                Some(ReplicationInput::ReplicaRefused(reason))
+            }
+            // For the client side, or the end of the process: the sink keeps them away from here.
+            StoreEvent::Committed(_) | StoreEvent::Fetched { .. } | StoreEvent::Failed(_) => None,
+        }
+    }
+
+    fn send(&self, session: SessionId, body: Body) {
+        match &self.channel {
+            Some((present, peer)) if *present == session => peer(Frame::Session(session, body)),
+            // The channel was replaced or lost; HAManager hears of it in its own time.
+            Some(_) | None => {}
+        }
+    }
+
+    fn send_batch(&self, session: SessionId, batch: Batch) {
+        self.send(
+            session,
+            Body::Batch {
+                committed: self.store.committed(),
+                batch,
+            },
+        );
+    }
+}
+
+impl Actor for Replicator {
+    type Context = Context<Self>;
+}
+
+impl Handler<Posted<ReplicatorCommand>> for Replicator {
+    type Result = ();
+
+    fn handle(&mut self, posted: Posted<ReplicatorCommand>, ctx: &mut Self::Context) {
+        if let Some(input) = self.input_of(posted.open()) {
+            drive(self, ctx, input);
+        }
+    }
+}
+
+impl Shelled for Replicator {
+    type Input = ReplicationInput;
+    type Effect = ReplicationEffect;
+
+    fn shell(&mut self) -> &mut Shell<ReplicationEffect> {
+        &mut self.shell
+    }
+
+    fn step(&mut self, now: Moment, input: ReplicationInput, effects: &mut Vec<ReplicationEffect>) {
+        self.machine.step(now, input, effects);
+        // What the machine wants to know of the log, it is told at once.
+        while effects.contains(&ReplicationEffect::DescribeLog) {
+            effects.retain(|effect| *effect != ReplicationEffect::DescribeLog);
+            let facts = self.store.log_facts();
+            self.machine
+                .step(now, ReplicationInput::Log(facts), effects);
+        }
+        let mut view = self.board.replication();
+        view.follower = self.machine.follower_position();
+        view.sync = self.machine.progress();
+    }
+
+    fn run(&mut self, _: &mut Context<Self>, effect: ReplicationEffect) {
+        match effect {
+            ReplicationEffect::DescribeLog => unreachable!("answered within the step"),
+            ReplicationEffect::Send { session, body } => self.send(session, body),
+            ReplicationEffect::SendBatch { session, batch } => self.send_batch(session, batch),
+            ReplicationEffect::SendCommitIndex { session } => {
+                self.send(
+                    session,
+                    Body::CommitIndex {
+                        committed: self.store.committed(),
+                    },
+                );
+            }
+            ReplicationEffect::ReadLog { request, after } => {
+                self.store
+                    .read_log(request, after, self.machine.piece_bytes());
+            }
+            ReplicationEffect::Run { request, job } => self.store.run(request, job.into()),
+            ReplicationEffect::Append(batch) => self.store.append(batch),
+            ReplicationEffect::PeerHolds(upto) => self.store.peer_holds(upto),
+            ReplicationEffect::Report(report) => self.report(report),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        self.machine.next_deadline()
+    }
+
+    fn deadline() -> Option<ReplicationInput> {
+        Some(ReplicationInput::Deadline)
+    }
+}
+
+impl Replicator {
+    fn report(&self, report: ReplicationReport) {
+        post(&self.manager, HaMessage::Replication(report));
+    }
+}

@@ -1,0 +1,110 @@
+//! The command line: one file per subcommand, each with `run(args)`. They print, and decide
+//! nothing: results go to standard output, logs and progress to standard error.
+
+pub mod admin_client;
+pub mod args;
+pub mod config_show;
+pub mod ledger;
+pub mod load;
+pub mod pair;
+pub mod stomp_client;
+#[cfg(test)]
+mod toy_server;
+
+use std::io::Write;
+
+use crate::config::ConfigErrors;
+use crate::exit::ExitCode;
+
+//PAIR
+
+use args::{Cli, Command, ConfigCommand, PairCommand, StoreCommand};
+
+/// Why a command did not do what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// The arguments are wrong in a way that the parser cannot see.
+    #[error("{0}")]
+    Usage(String),
+    /// Standard output cannot be written.
+    #[error("failed to write to standard output: {0}")]
+    Output(std::io::Error),
+    /// The command is known but not built in.
+    #[error("twinmq {0} is not in this build yet")]
+    NotInThisBuild(&'static str),
+    /// The command's own failure, with the code that it ends with.
+    #[error("{error}")]
+    Command {
+        /// How the process ends.
+        code: ExitCode,
+        /// What happened, with its causes.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl CliError {
+    /// A command's own failure.
+    pub fn of(code: ExitCode, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Command {
+            code,
+            error: Box::new(error),
+        }
+    }
+
+    /// How the process ends.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) => ExitCode::Configuration,
+            Self::Usage(_) => ExitCode::Usage,
+            Self::Output(_) | Self::NotInThisBuild(_) => ExitCode::Failed,
+            Self::Command { code, .. } => *code,
+        }
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// When it did not do what was asked for.
+pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
+    let missing = match cli.command {
+        Command::Config(ConfigCommand::Show(args)) => return config_show::run(&args),
+        Command::Pair(PairCommand::Init(args)) => return pair::run(&args),
+        Command::Run(_) => "run",
+        Command::Status(_) => "status",
+        Command::Wait(_) => "wait",
+        Command::Stop(_) => "stop",
+        Command::ClearDb(_) => "clear-db",
+        Command::Send(_) => "send",
+        Command::Receive(_) => "receive",
+        Command::Bench(_) => "bench",
+        Command::Demo(_) => "demo",
+        Command::Store(StoreCommand::Check(_)) => "store check",
+    };
+    Err(CliError::NotInThisBuild(missing))
+}
+
+/// Writes a text and a newline to standard output.
+///
+/// # Errors
+/// When that fails. A reader that has gone (`twinmq ... | head`) counts as success.
+pub fn print(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(CliError::Output),
+    }
+}
+
+/// Writes a value as indented JSON to standard output.
+///
+/// # Errors
+/// When that fails.
+pub fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
+    print(&format!("{value:#}"))
+}

@@ -1,0 +1,405 @@
+//! The table itself.
+
+use pair::{HA, HA_CONNECTION, HA_GATEWAY, HA_LOCK, HA_REPLICATION, HA_TLS};
+
+use super::{Applies, Key, Kind, Section};
+
+mod pair;
+
+const fn ms(min: i64, max: i64) -> Kind {
+    Kind::Integer {
+        unit: "ms",
+        min,
+        max,
+    }
+}
+
+const fn bytes(min: i64, max: i64) -> Kind {
+    Kind::Integer {
+        unit: "bytes",
+        min,
+        max,
+    }
+}
+
+const fn mib(min: i64, max: i64) -> Kind {
+    Kind::Integer {
+        unit: "MiB",
+        min,
+        max,
+    }
+}
+
+const fn count(min: i64, max: i64) -> Kind {
+    Kind::Integer { unit: "", min, max }
+}
+
+const PORT: Kind = Kind::Integer {
+    unit: "",
+    min: 1,
+    max: 65_535,
+};
+
+/// A key that a restart applies.
+const fn key(
+    path: &'static str,
+    kind: Kind,
+    default: &'static str,
+    meaning: &'static str,
+    rule: &'static str,
+) -> Key {
+    Key {
+        path,
+        kind,
+        default,
+        meaning,
+        rule,
+        applies: Applies::OnRestart,
+        reference: &[],
+    }
+}
+
+impl Key {
+    const fn on_reload(mut self) -> Self {
+        self.applies = Applies::OnReload;
+        self
+    }
+
+    const fn known_as(mut self, names: &'static [&'static str]) -> Self {
+        self.reference = names;
+        self
+    }
+}
+
+/// The sections in the order of the profiles.
+pub(super) const SECTIONS: &[Section] = &[
+    SERVER,
+    CLIENT,
+    ADMIN,
+    STORE,
+    HA,
+    HA_CONNECTION,
+    HA_LOCK,
+    HA_GATEWAY,
+    HA_REPLICATION,
+    HA_TLS,
+    LIMITS,
+    LOG,
+];
+
+const SERVER: Section = Section {
+    path: "",
+    meaning: "The server.",
+    keys: &[
+        key(
+            "mode",
+            Kind::Choice(&["standalone", "replicated", "shared"]),
+            "standalone",
+            "How the server works: alone; as one of two servers that each keep a full copy; or as \
+             one of two servers that share one store.",
+            "the same on both servers of a pair",
+        ),
+        key(
+            "name",
+            Kind::Name,
+            "",
+            "The server's name in status and logs. Empty: primary, secondary or standalone.",
+            "",
+        ),
+        key(
+            "demo",
+            Kind::Bool,
+            "false",
+            "A pair on one machine, to try things out. It is NOT highly available: one power cord, \
+             one disk. It lets lock file and gateway be on this machine.",
+            "with true, every address must be a loopback address",
+        ),
+    ],
+};
+
+const CLIENT: Section = Section {
+    path: "client",
+    meaning: "The client port: every client protocol, told apart by its first bytes.",
+    keys: &[
+        key(
+            "client.listen",
+            Kind::Addresses,
+            "127.0.0.1:1856",
+            "Where clients are served. More addresses may be added, for example with port 61613.",
+            "at least one; another than a loopback address only with allow_anonymous",
+        )
+        .known_as(&["ClientPort"]),
+        key(
+            "client.allow_anonymous",
+            Kind::Bool,
+            "false",
+            "Clients need not say who they are: whoever reaches the port may send and receive \
+             everything. This version has no users yet, so a server that listens to other machines \
+             needs it; open the port to trusted networks only.",
+            "",
+        ),
+        key(
+            "client.connect_timeout_ms",
+            ms(100, 300_000),
+            "10000",
+            "How long a new connection may take to its first complete frame before it is closed.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "client.heart_beat_send_ms",
+            ms(0, 600_000),
+            "10000",
+            "Heart-beats that the server offers to send, so that clients notice a dead server. 0: \
+             none.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "client.heart_beat_receive_ms",
+            ms(0, 600_000),
+            "10000",
+            "Heart-beats that the server would like from clients that offer them. 0: none.",
+            "",
+        )
+        .on_reload(),
+    ],
+};
+
+const ADMIN: Section = Section {
+    path: "admin",
+    meaning: "The admin HTTP port: status, health, stop. Up in every state.",
+    keys: &[
+        key(
+            "admin.ip_address",
+            Kind::Ip,
+            "127.0.0.1",
+            "The address that the admin port listens on.",
+            "",
+        ),
+        key(
+            "admin.rmi_server_port",
+            PORT,
+            "1858",
+            "The admin port. (The reference's management port, hence its name.)",
+            "a port of its own",
+        )
+        .known_as(&["RMIServerPort"]),
+        key(
+            "admin.token_file",
+            Kind::Path,
+            "",
+            "The file with the token that calls which change something must show. Made with mode \
+             0600 if it is missing. Empty: admin.token in the data directory. Relative: to the \
+             folder of this file.",
+            "",
+        ),
+    ],
+};
+
+const STORE: Section = Section {
+    path: "store",
+    meaning: "The store.",
+    keys: &[
+        key(
+            "store.path",
+            Kind::Path,
+            "data/standalone",
+            "The data directory, on a local disk. Relative: to the working directory.",
+            "for one server only; in shared mode the same directory for both servers",
+        )
+        .known_as(&["dbPath"]),
+        key(
+            "store.sync",
+            Kind::Choice(&["deferred", "meta"]),
+            "deferred",
+            "How a commit becomes durable before it is confirmed. deferred: with the next commit's \
+             flush, or a flush of its own when idle (half the flushes under load). meta: two \
+             flushes for every commit, the plain way.",
+            "",
+        ),
+        key(
+            "store.quota_mib",
+            mib(64, 67_108_864),
+            "102400",
+            "Sends are refused, and say so, when the store holds this much. Acknowledgements always \
+             go through.",
+            "at most half of map_gib; a small disk refuses sends earlier",
+        ),
+        key(
+            "store.map_gib",
+            Kind::Integer {
+                unit: "GiB",
+                min: 1,
+                max: 131_072,
+            },
+            "1024",
+            "Address space reserved for the store. It costs neither memory nor disk.",
+            "",
+        ),
+        key(
+            "store.retain_mib",
+            mib(16, 1_048_576),
+            "256",
+            "Log that is kept although its messages are done with, so that a returning server need \
+             not be copied in full.",
+            "at most quota_mib",
+        ),
+        key(
+            "store.checkpoint_mib",
+            mib(1, 4096),
+            "128",
+            "Log between two checkpoints: what is read again at a start. 256 MiB take under a second.",
+            "at most retain_mib",
+        ),
+        key(
+            "store.cache_mib",
+            mib(8, 1_048_576),
+            "256",
+            "Memory for message bodies that wait for delivery; older ones are read from the disk.",
+            "",
+        ),
+    ],
+};
+
+const LIMITS: Section = Section {
+    path: "limits",
+    meaning: "Bounds on what clients may ask for. A reload applies them to what comes after it.",
+    keys: &[
+        key(
+            "limits.max_connections",
+            count(1, 1_000_000),
+            "1024",
+            "Client connections at once. The system's limit on open files must allow them.",
+            "",
+        )
+        .on_reload()
+        .known_as(&["MaxClientConnections"]),
+        key(
+            "limits.max_subscriptions",
+            count(1, 100_000),
+            "1024",
+            "Subscriptions of one connection.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.max_destinations",
+            count(1, 10_000_000),
+            "100000",
+            "Destinations in all.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.max_destination_name_bytes",
+            bytes(16, 390),
+            "255",
+            "Length of a destination's name.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.max_headers",
+            count(8, 10_000),
+            "128",
+            "Header lines of one frame.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.max_header_line_bytes",
+            bytes(256, 65_536),
+            "8192",
+            "Length of one header line.",
+            "at most max_header_bytes",
+        )
+        .on_reload(),
+        key(
+            "limits.max_header_bytes",
+            bytes(1024, 262_144),
+            "65536",
+            "Command and headers of one frame together.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.max_body_bytes",
+            bytes(1024, 8_000_000),
+            "4194304",
+            "Body of one message.",
+            "max_header_bytes and max_body_bytes together at most connection_in_flight_bytes",
+        )
+        .on_reload(),
+        key(
+            "limits.prefetch",
+            count(1, 1_000_000),
+            "1000",
+            "Messages that one subscription may hold unacknowledged, unless it asks for fewer.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.connection_in_flight_messages",
+            count(1, 1_000_000),
+            "4096",
+            "Messages of one connection that are read and not yet confirmed. Beyond it the \
+             connection is not read on.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.connection_in_flight_bytes",
+            bytes(65_536, 1_073_741_824),
+            "16777216",
+            "Bytes of the same.",
+            "at most global_in_flight_bytes",
+        )
+        .on_reload(),
+        key(
+            "limits.global_in_flight_bytes",
+            bytes(1_048_576, 68_719_476_736),
+            "268435456",
+            "Bytes of the same over all connections: the server's memory for it.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.block_timeout_ms",
+            ms(100, 600_000),
+            "30000",
+            "How long a send may wait for room before it gets an ERROR.",
+            "",
+        )
+        .on_reload(),
+    ],
+};
+
+const LOG: Section = Section {
+    path: "log",
+    meaning: "The log. It goes to standard error, and to a file if one is named.",
+    keys: &[
+        key(
+            "log.level",
+            Kind::Levels,
+            "info",
+            "What is logged, in all or by target: \"info,twinmq::ha=debug\".",
+            "",
+        )
+        .on_reload(),
+        key(
+            "log.format",
+            Kind::Choice(&["text", "json"]),
+            "text",
+            "Lines for people, or one JSON object per event.",
+            "",
+        ),
+        key(
+            "log.file",
+            Kind::Path,
+            "",
+            "A file that the log is appended to as well. Relative: to the working directory.",
+            "a file of its own for each server",
+        ),
+    ],
+};

@@ -1,0 +1,382 @@
+//! The validated configuration: what the rest of the server reads. Whoever holds a [`Config`] need
+//! check nothing again: ranges and cross-field rules held when it was made (`rules`).
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// One server's configuration, complete and valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The profile as it was asked for, with `/`: `replicated/primary`, or a path.
+    pub profile: String,
+    /// The profile's file; none for one that is built in.
+    pub file: Option<PathBuf>,
+    /// `primary`, `secondary` or `standalone`, or the name given in the profile: for people.
+    pub name: String,
+    /// A pair on one machine for trying out: not highly available, and the banner says so.
+    pub demo: bool,
+    /// How this server works.
+    pub mode: Mode,
+    /// The other server and what decides between the two. None exactly in standalone mode.
+    pub ha: Option<HaConfig>,
+    /// The client port.
+    pub client: ClientConfig,
+    /// The admin HTTP port.
+    pub admin: AdminConfig,
+    /// The store.
+    pub store: StoreConfig,
+    /// Bounds on what clients may ask for.
+    pub limits: Limits,
+    /// Where the log goes.
+    pub log: LogConfig,
+}
+
+/// How a server works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// One server, no peer.
+    Standalone,
+    /// Two servers, each with its own copy.
+    Replicated,
+    /// Two servers, one store that both can reach.
+    Shared,
+}
+
+impl Mode {
+    /// As profiles and `status` spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Standalone => "standalone",
+            Self::Replicated => "replicated",
+            Self::Shared => "shared",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A host name or address and a port to connect to. Names are resolved at each attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// Name or address, an IPv6 address without brackets. Never empty.
+    pub host: String,
+    /// Never zero.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// Surely this machine: a loopback address, or `localhost`.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        host_is_loopback(&self.host)
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Surely this machine: a loopback address, or `localhost`.
+#[must_use]
+pub(crate) fn host_is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+/// The pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HaConfig {
+    /// Configured as the primary: decides ties, nothing else.
+    pub primary: bool,
+    /// The pair's name; equal on both servers; 1 to 64 bytes.
+    pub cluster: String,
+    /// This server's end of the HA channel.
+    pub listen: SocketAddr,
+    /// The peer's end of the HA channel.
+    pub peer: HostPort,
+    /// The peer's client port, for clients that are told where the other server is.
+    pub peer_client: HostPort,
+    /// The peer's admin port.
+    pub peer_admin: HostPort,
+    /// How often the peer is pinged.
+    pub ping_interval: Duration,
+    /// So many unanswered pings in a row mean that the channel is broken.
+    pub ping_misses: u32,
+    /// How long a connect to the peer may take.
+    pub connect_timeout: Duration,
+    /// How long a new channel may take to its welcome, hello and proof included.
+    pub hello_timeout: Duration,
+    /// Nagle's algorithm on the HA channel.
+    pub nagle: bool,
+    /// The lock file, as configured. Relative (to the working directory) only in a demo.
+    pub lock_file: PathBuf,
+    /// How often the holder checks its lock and the record. A multiple of half a ping interval.
+    pub active_interval: Duration,
+    /// Silence of the peer after which a passive server tries the lock. At least twice
+    /// `active_interval`.
+    pub passive_interval: Duration,
+    /// A change of state that takes longer than this is given up.
+    pub max_wait: Duration,
+    /// How a passive server takes over.
+    pub takeover: Takeover,
+    /// What is probed to learn whether this server is still on the network.
+    pub gateway: GatewayConfig,
+    /// The stream to the peer.
+    pub replication: ReplicationConfig,
+    /// Certificates of the HA channel. None only where both its ends are loopback addresses.
+    pub tls: Option<TlsConfig>,
+    /// The file with the pair secret. None only where both ends are loopback addresses: the proof
+    /// is then made with an empty secret.
+    pub pair_secret_file: Option<PathBuf>,
+}
+
+impl HaConfig {
+    /// `primary` or `secondary`.
+    #[must_use]
+    pub fn role_name(&self) -> &'static str {
+        if self.primary { "primary" } else { "secondary" }
+    }
+
+    /// How long a good check of the lock, or an answered ping, lets this server serve: twice the
+    /// active interval.
+    #[must_use]
+    pub fn lease_ttl(&self) -> Duration {
+        self.active_interval.saturating_mul(2)
+    }
+}
+
+/// How a passive server takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Takeover {
+    /// When it has obtained the lock.
+    Lock,
+}
+
+impl Takeover {
+    /// As profiles spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lock => "lock",
+        }
+    }
+}
+
+/// The gateway probe. A refused connection counts as reachable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayConfig {
+    /// The gateway first, then further targets; one that answers is enough. Never empty.
+    pub targets: Vec<HostPort>,
+    /// Between two probes.
+    pub probe_interval: Duration,
+    /// How long one probe may take.
+    pub probe_timeout: Duration,
+    /// So many rounds without any answer in a row mean unreachable.
+    pub probe_misses: u32,
+}
+
+/// The stream to the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicationConfig {
+    /// The peer leaves the in-sync set when the oldest batch is unacknowledged for this long (A6).
+    pub ack_timeout: Duration,
+    /// Bytes of batches that may be under way to the peer.
+    pub window_bytes: u64,
+    /// Bytes per second that a resync may use; none: no limit.
+    pub resync_bytes_per_second: Option<u64>,
+}
+
+/// Certificates of the HA channel, PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The pair's own authority: the only one trusted.
+    pub ca_file: PathBuf,
+    /// This server's certificate.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+}
+
+/// The client port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// Every address that clients are served at; all protocols at each. Never empty.
+    pub listen: Vec<SocketAddr>,
+    /// Anyone who reaches the port may send and receive.
+    pub allow_anonymous: bool,
+    /// How long a new connection may take to its first complete frame.
+    pub connect_timeout: Duration,
+    /// Heart-beats that this server offers to send; none: never.
+    pub heart_beat_send: Option<Duration>,
+    /// Heart-beats that this server wants to receive; none: never.
+    pub heart_beat_receive: Option<Duration>,
+}
+
+/// The admin HTTP port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The file with the admin token; made with mode 0600 where it is missing.
+    pub token_file: PathBuf,
+}
+
+/// The store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The data directory, as configured; relative to the working directory.
+    pub path: PathBuf,
+    /// How commits become durable.
+    pub sync: StoreSync,
+    /// Address space reserved for the map.
+    pub map_bytes: u64,
+    /// Sends are refused when pages in use reach this. At most half of the map.
+    pub quota_bytes: u64,
+    /// Bytes of dead log kept for a returning peer.
+    pub retain_bytes: u64,
+    /// Bytes of log between two checkpoints. At most `retain_bytes`.
+    pub checkpoint_bytes: u64,
+    /// Message bodies kept in memory for delivery.
+    pub cache_bytes: u64,
+}
+
+/// How commits become durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreSync {
+    /// A commit is durable when the next one's data is flushed, or at once when idle: one flush per
+    /// commit under load.
+    Deferred,
+    /// Each commit flushes data and meta page.
+    Meta,
+}
+
+impl StoreSync {
+    /// As profiles spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Deferred => "deferred",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// Bounds on what clients may ask for. All are changed by a reload, for what comes after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections at once.
+    pub max_connections: usize,
+    /// Subscriptions of one connection.
+    pub max_subscriptions: usize,
+    /// Destinations in all.
+    pub max_destinations: usize,
+    /// Bytes of a destination's name.
+    pub max_destination_name_bytes: usize,
+    /// Header lines of one frame.
+    pub max_headers: usize,
+    /// Bytes of one header line.
+    pub max_header_line_bytes: usize,
+    /// Bytes of command and headers of one frame together.
+    pub max_header_bytes: usize,
+    /// Bytes of one body.
+    pub max_body_bytes: usize,
+    /// Unacknowledged messages that one subscription may hold.
+    pub prefetch: u32,
+    /// Messages of one connection that are read and not yet confirmed.
+    pub connection_in_flight_messages: usize,
+    /// Bytes of the same.
+    pub connection_in_flight_bytes: u64,
+    /// Bytes of the same over all connections.
+    pub global_in_flight_bytes: u64,
+    /// How long a send may wait for room before it gets an ERROR.
+    pub block_timeout: Duration,
+}
+
+/// Where the log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Levels by target, in the syntax of `tracing-subscriber`'s `EnvFilter`.
+    pub level: String,
+    /// One line of text, or one JSON object, per event.
+    pub format: LogFormat,
+    /// Appended to as well as standard error; none: standard error only.
+    pub file: Option<PathBuf>,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+impl LogFormat {
+    /// As profiles spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl Config {
+    /// What must be equal on both servers, in words (S101): the reference's values and the mode. The
+    /// path of the lock file is not among them: the file's identity is compared instead (H7).
+    /// Empty in standalone mode.
+    #[must_use]
+    pub fn must_agree(&self) -> Vec<(String, String)> {
+        let Some(ha) = &self.ha else {
+            return Vec::new();
+        };
+        let ms = |span: Duration| format!("{} ms", span.as_millis());
+        let gateway = ha.gateway.targets.first();
+        [
+            ("mode", self.mode.name().to_owned()),
+            ("ha.ping_interval_ms", ms(ha.ping_interval)),
+            (
+                "ha.lock.active_lock_re_acquisition_interval_ms",
+                ms(ha.active_interval),
+            ),
+            (
+                "ha.lock.passive_lock_acquisition_interval_ms",
+                ms(ha.passive_interval),
+            ),
+            (
+                "ha.gateway.gateway_server_ip_address",
+                gateway.map_or_else(String::new, |target| target.host.clone()),
+            ),
+            (
+                "ha.gateway.gateway_server_port",
+                gateway.map_or_else(String::new, |target| target.port.to_string()),
+            ),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+    }
+}

@@ -1,0 +1,128 @@
+//! The merged values as serde reads them, before any rule that spans keys: the shape of a profile.
+
+use serde::Deserialize;
+
+use super::model::{LogFormat, Mode, StoreSync, Takeover};
+
+macro_rules! raw {
+    ($name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        #[derive(Clone, Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct $name {
+            $(pub(super) $field: $type,)*
+        }
+    };
+}
+
+raw!(RawConfig {
+    mode: Mode,
+    name: String,
+    demo: bool,
+    client: RawClient,
+    admin: RawAdmin,
+    store: RawStore,
+    ha: RawHa,
+    limits: RawLimits,
+    log: RawLog,
+});
+
+raw!(RawClient {
+    listen: Vec<String>,
+    allow_anonymous: bool,
+    connect_timeout_ms: u64,
+    heart_beat_send_ms: u64,
+    heart_beat_receive_ms: u64,
+});
+
+raw!(RawAdmin {
+    ip_address: String,
+    rmi_server_port: u16,
+    token_file: String,
+});
+
+raw!(RawStore {
+    path: String,
+    sync: StoreSync,
+    quota_mib: u64,
+    map_gib: u64,
+    retain_mib: u64,
+    checkpoint_mib: u64,
+    cache_mib: u64,
+});
+
+raw!(RawHa {
+    primary: bool,
+    cluster: String,
+    ip_address: String,
+    port: u16,
+    backup_ha_ip_address: String,
+    backup_ha_port: u16,
+    backup_server_ip: String,
+    backup_server_port: u16,
+    backup_rmi_server_port: u16,
+    ping_interval_ms: u64,
+    ping_misses: u32,
+    connection: RawConnection,
+    lock: RawLock,
+    gateway: RawGateway,
+    replication: RawReplication,
+    tls: RawTls,
+});
+
+raw!(RawConnection {
+    nagle_algo: bool,
+    socket_creation_timeout_ms: u64,
+    socket_initialization_timeout_ms: u64,
+});
+
+raw!(RawLock {
+    lock_file: String,
+    active_lock_re_acquisition_interval_ms: u64,
+    passive_lock_acquisition_interval_ms: u64,
+    max_wait_timeout_ms: u64,
+    takeover: Takeover,
+});
+
+raw!(RawGateway {
+    gateway_server_ip_address: String,
+    gateway_server_port: u16,
+    probe_targets: Vec<String>,
+    probe_interval_ms: u64,
+    probe_timeout_ms: u64,
+    probe_misses: u32,
+});
+
+raw!(RawReplication {
+    replication_ack_timeout_ms: u64,
+    window_mib: u64,
+    resync_limit_mib_per_s: u64,
+});
+
+raw!(RawTls {
+    ca_file: String,
+    cert_file: String,
+    key_file: String,
+    pair_secret_file: String,
+});
+
+raw!(RawLimits {
+    max_connections: usize,
+    max_subscriptions: usize,
+    max_destinations: usize,
+    max_destination_name_bytes: usize,
+    max_headers: usize,
+    max_header_line_bytes: usize,
+    max_header_bytes: usize,
+    max_body_bytes: usize,
+    prefetch: u32,
+    connection_in_flight_messages: usize,
+    connection_in_flight_bytes: u64,
+    global_in_flight_bytes: u64,
+    block_timeout_ms: u64,
+});
+
+raw!(RawLog {
+    level: String,
+    format: LogFormat,
+    file: String,
+});

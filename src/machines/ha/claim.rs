@@ -1,0 +1,423 @@
+//! From WAITING or PASSIVE to service: look, lock, compare-and-set, persist, fence, open.
+
+use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockHeartbeat};
+use crate::proto::ids::{Epoch, RecordSeq};
+use crate::proto::peer::ServerState;
+use crate::storage::api::GatePolicy;
+
+use super::eligibility::{ArbiterView, Eligible, Refusal};
+use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, Peer};
+
+impl HaMachine {
+    /// Begins a claim when the state and the peer allow it.
+    pub(super) fn consider_claim(&mut self, effects: &mut Vec<HaEffect>) {
+        match self.state {
+            HaState::Waiting(Claim::Idle) => {
+                let looking = self.call.is_some() || self.arbiter == ArbiterView::Unread;
+                if looking || self.resting || !self.my_turn() {
+                    return;
+                }
+                self.claims.tried = self.claims.tried.saturating_add(1);
+                self.state = HaState::Waiting(Claim::Reading);
+                self.call(CallPurpose::LookToClaim, ArbiterCall::Read, effects);
+            }
+            HaState::Passive { session: None } => {
+                if self.peer_wait_over && !self.seeking && self.lock.is_none() {
+                    self.claims.tried = self.claims.tried.saturating_add(1);
+                    self.seek_lock(effects);
+                }
+            }
+            HaState::Waiting(_)
+            | HaState::PassiveSync { .. }
+            | HaState::Passive { .. }
+            | HaState::ActiveSync { .. }
+            | HaState::Active { .. }
+            | HaState::Shrinking { .. }
+            | HaState::Standalone
+            | HaState::Draining(_)
+            | HaState::Releasing(_)
+            | HaState::Stopped => {}
+        }
+    }
+
+    /// Alone for long enough, or the better of two that wait, or the better one does not move.
+    fn my_turn(&self) -> bool {
+        match &self.peer {
+            None => self.peer_wait_over,
+            Some(peer) => {
+                peer.facts.state == ServerState::Waiting
+                    && !peer.facts.claiming
+                    && (self.better_than(peer) || self.patience_over)
+            }
+        }
+    }
+
+    /// H2, H12, H13: the epoch and position decide, then the configured primary; never a clock.
+    fn better_than(&self, peer: &Peer) -> bool {
+        let mine = (
+            self.eligible(),
+            self.own.position,
+            self.config.primary,
+            self.config.node,
+        );
+        let facts = &peer.facts;
+        mine > (facts.eligible, facts.position, peer.primary, peer.node)
+    }
+
+    pub(super) fn on_retry(&mut self, effects: &mut Vec<HaEffect>) {
+        if let Some(record) = self.unresolved.take() {
+            self.call(CallPurpose::Resolve(record), ArbiterCall::Read, effects);
+        } else if self.state == HaState::Waiting(Claim::Idle) && !self.my_turn() {
+            self.read_record(effects);
+        }
+    }
+
+    /// An answer that was awaited.
+    pub(super) fn on_awaited(
+        &mut self,
+        purpose: CallPurpose,
+        answer: ArbiterAnswer,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        self.saw(&answer);
+        match purpose {
+            CallPurpose::Look => self.on_looked(&answer, effects),
+            CallPurpose::LookToClaim => {
+                if self.state == HaState::Waiting(Claim::Reading) {
+                    self.decide_claim(effects);
+                }
+            }
+            CallPurpose::Create => self.on_created(answer, effects),
+            CallPurpose::Set(next) => match answer {
+                ArbiterAnswer::Set(_) => self.on_set_known(&next, true, effects),
+                ArbiterAnswer::Conflict(_) => self.on_set_known(&next, false, effects),
+                ArbiterAnswer::Read { .. }
+                | ArbiterAnswer::Created(_)
+                | ArbiterAnswer::Locked { .. }
+                | ArbiterAnswer::Refused { .. }
+                | ArbiterAnswer::Unlocked
+                | ArbiterAnswer::Held { .. }
+                | ArbiterAnswer::Lost(_)
+                | ArbiterAnswer::Failed(_) => self.resolve_later(next, effects),
+            },
+            CallPurpose::Resolve(next) => match answer {
+                ArbiterAnswer::Read {
+                    record: Some(found),
+                    ..
+                } => {
+                    if found == next {
+                        self.on_set_known(&next, true, effects);
+                    } else if found.seq < next.seq {
+                        // Not there. Asked again rather than given up: an old request may still land,
+                        // and then this one conflicts and is looked into once more (Z5).
+                        self.compare_and_set(next, effects);
+                    } else {
+                        self.on_set_known(&next, false, effects);
+                    }
+                }
+                ArbiterAnswer::Read { record: None, .. }
+                | ArbiterAnswer::Created(_)
+                | ArbiterAnswer::Set(_)
+                | ArbiterAnswer::Conflict(_)
+                | ArbiterAnswer::Locked { .. }
+                | ArbiterAnswer::Refused { .. }
+                | ArbiterAnswer::Unlocked
+                | ArbiterAnswer::Held { .. }
+                | ArbiterAnswer::Lost(_)
+                | ArbiterAnswer::Failed(_) => self.resolve_later(next, effects),
+            },
+        }
+    }
+
+    fn on_looked(&mut self, answer: &ArbiterAnswer, effects: &mut Vec<HaEffect>) {
+        if let ArbiterAnswer::Failed(why) = answer
+            && matches!(self.state, HaState::Waiting(_))
+        {
+            self.reason = Some(Refusal::Unreadable(why.clone()).to_string());
+            self.resting = true;
+            effects.push(HaEffect::Arm(HaTimer::Retry));
+            return;
+        }
+        match self.state {
+            HaState::Passive { session } => {
+                let named = self
+                    .record()
+                    .is_some_and(|record| record.holds(self.own.store));
+                if named {
+                    self.remember(effects);
+                } else if session.is_none() && self.record().is_some() {
+                    // The active went on alone: this copy may lack what it has confirmed since.
+                    let why = Refusal::NotInSync {
+                        epoch: self.epoch(),
+                    }
+                    .to_string();
+                    self.drop_lock(effects);
+                    effects.push(HaEffect::Gate(GatePolicy::Closed));
+                    self.claims.refused = self.claims.refused.saturating_add(1);
+                    self.claims.reason = Some(why.clone());
+                    effects.push(HaEffect::ClaimRefused {
+                        reason: why.clone(),
+                    });
+                    self.wait(&why, effects);
+                }
+            }
+            HaState::Waiting(Claim::Idle) if !self.my_turn() => {
+                // While the peer's turn lasts, keep the view of the arbiter fresh.
+                effects.push(HaEffect::Arm(HaTimer::Retry));
+            }
+            HaState::Waiting(_)
+            | HaState::PassiveSync { .. }
+            | HaState::ActiveSync { .. }
+            | HaState::Active { .. }
+            | HaState::Shrinking { .. }
+            | HaState::Standalone
+            | HaState::Draining(_)
+            | HaState::Releasing(_)
+            | HaState::Stopped => {}
+        }
+    }
+
+    fn decide_claim(&mut self, effects: &mut Vec<HaEffect>) {
+        match self.judge() {
+            Err(Refusal::Unreadable(_)) if self.gateway_unreachable => {
+                self.refuse(&Refusal::GatewayUnreachable, effects);
+            }
+            Err(refusal) => self.refuse(&refusal, effects),
+            Ok(Eligible::FirstBoot) => self.create(RecordSeq(1), Epoch::ZERO, None, effects),
+            Ok(Eligible::ReForm(last)) => {
+                self.create(last.seq.next(), last.epoch, Some(&last), effects);
+            }
+            Ok(Eligible::Claim(_)) => {
+                self.state = HaState::Waiting(Claim::Locking);
+                self.seek_lock(effects);
+            }
+        }
+    }
+
+    fn create(
+        &mut self,
+        seq: RecordSeq,
+        epoch: Epoch,
+        last: Option<&ArbiterRecord>,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        let record = ArbiterRecord {
+            arbiter: last.map_or(self.config.new_arbiter, |last| last.arbiter),
+            cluster: self.config.cluster.clone(),
+            seq,
+            epoch,
+            owner: self.config.node,
+            isr: vec![self.own.store],
+        };
+        self.state = HaState::Waiting(Claim::Creating);
+        self.call(CallPurpose::Create, ArbiterCall::Create(record), effects);
+    }
+
+    fn on_created(&mut self, answer: ArbiterAnswer, effects: &mut Vec<HaEffect>) {
+        if self.state != HaState::Waiting(Claim::Creating) {
+            return;
+        }
+        match answer {
+            ArbiterAnswer::Created(_) => {
+                self.state = HaState::Waiting(Claim::Locking);
+                self.seek_lock(effects);
+            }
+            ArbiterAnswer::Failed(why) => self.refuse(&Refusal::Unreadable(why), effects),
+            ArbiterAnswer::Read { .. }
+            | ArbiterAnswer::Locked { .. }
+            | ArbiterAnswer::Refused { .. }
+            | ArbiterAnswer::Unlocked
+            | ArbiterAnswer::Held { .. }
+            | ArbiterAnswer::Lost(_)
+            | ArbiterAnswer::Set(_)
+            | ArbiterAnswer::Conflict(_) => self.refuse(&Refusal::Conflict, effects),
+        }
+    }
+
+    pub(super) fn on_lock_acquired(&mut self, held: HeldLock, effects: &mut Vec<HaEffect>) {
+        match self.state {
+            HaState::Waiting(Claim::Locking) | HaState::Passive { session: None } => {
+                self.seeking = false;
+                self.arbiter = ArbiterView::Read {
+                    record: held.record.clone(),
+                    lock: Some(held.lock.clone()),
+                };
+                self.lock = Some(held);
+                self.claim(effects);
+            }
+            HaState::Active { .. } => {
+                self.seeking = false;
+                let record = held.record.clone();
+                self.lock = Some(held);
+                self.on_lock_confirmed(record, effects);
+            }
+            HaState::Waiting(_)
+            | HaState::PassiveSync { .. }
+            | HaState::Passive { .. }
+            | HaState::ActiveSync { .. }
+            | HaState::Shrinking { .. }
+            | HaState::Standalone
+            | HaState::Draining(_)
+            | HaState::Releasing(_)
+            | HaState::Stopped => effects.push(HaEffect::ReleaseLock),
+        }
+    }
+
+    /// Under the lock: judged once more, then the epoch is raised by compare-and-set.
+    fn claim(&mut self, effects: &mut Vec<HaEffect>) {
+        match self.judge() {
+            Ok(Eligible::Claim(record)) => {
+                if matches!(self.state, HaState::Passive { .. }) {
+                    effects.push(HaEffect::StopReplication);
+                    effects.push(HaEffect::Gate(GatePolicy::Closed));
+                }
+                self.state = HaState::Waiting(Claim::Claiming);
+                let next = ArbiterRecord {
+                    seq: record.seq.next(),
+                    epoch: record.epoch.next(),
+                    owner: self.config.node,
+                    isr: vec![self.own.store],
+                    ..record.clone()
+                };
+                self.claimed_from = Some(record);
+                self.compare_and_set(next, effects);
+            }
+            Ok(Eligible::FirstBoot | Eligible::ReForm(_)) => {
+                self.refuse(&Refusal::Conflict, effects);
+            }
+            Err(refusal) => self.refuse(&refusal, effects),
+        }
+    }
+
+    pub(super) fn on_lock_refused(
+        &mut self,
+        holder: Option<LockHeartbeat>,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        let passive = matches!(self.state, HaState::Passive { session: None });
+        if !passive && self.state != HaState::Waiting(Claim::Locking) {
+            return;
+        }
+        let holder = holder.map_or_else(
+            || "another process".to_owned(),
+            |beat| format!("server {} in epoch {}", beat.owner, beat.epoch),
+        );
+        let reason = Refusal::LockHeld { holder }.to_string();
+        self.claims.refused = self.claims.refused.saturating_add(1);
+        self.reason = Some(reason.clone());
+        self.claims.reason = Some(reason);
+        if passive && self.call.is_none() {
+            self.read_record(effects);
+        }
+    }
+
+    pub(super) fn on_lock_unreachable(&mut self, reason: String) {
+        if matches!(self.state, HaState::Waiting(_) | HaState::Passive { .. }) {
+            let reason = Refusal::Unreadable(reason).to_string();
+            self.claims.refused = self.claims.refused.saturating_add(1);
+            self.claims.reason = Some(reason.clone());
+            self.reason = Some(reason);
+        }
+    }
+
+    /// The outcome of a compare-and-set is certain.
+    fn on_set_known(&mut self, next: &ArbiterRecord, applied: bool, effects: &mut Vec<HaEffect>) {
+        if self.state != HaState::Waiting(Claim::Claiming) {
+            self.on_serving_set_known(next, applied, effects);
+        } else if applied {
+            self.state = HaState::Waiting(Claim::Persisting);
+            if !self.remember(effects) {
+                self.on_persisted(effects);
+            }
+        } else {
+            self.refuse(&Refusal::Conflict, effects);
+        }
+    }
+
+    pub(super) fn on_persisted(&mut self, effects: &mut Vec<HaEffect>) {
+        if self.state != HaState::Waiting(Claim::Persisting) {
+            return;
+        }
+        self.state = HaState::Waiting(Claim::Fencing);
+        if self.old_holder_is_gone() {
+            self.on_fence_over(effects);
+        } else {
+            effects.push(HaEffect::Arm(HaTimer::FenceWait));
+        }
+    }
+
+    /// A3: nobody else can be serving, so that there is nothing to wait for.
+    fn old_holder_is_gone(&self) -> bool {
+        let (Some(from), Some(held)) = (&self.claimed_from, &self.lock) else {
+            return false;
+        };
+        let certain_death =
+            held.lock.local && self.peer_lock == Some((from.owner, held.lock.identity()));
+        from.owner == self.config.node
+            || self.goodbye == Some((from.owner, from.epoch))
+            || certain_death
+    }
+
+    pub(super) fn on_fence_over(&mut self, effects: &mut Vec<HaEffect>) {
+        if self.state == HaState::Waiting(Claim::Fencing) {
+            self.state = HaState::Waiting(Claim::Opening);
+            effects.push(HaEffect::Gate(GatePolicy::Alone));
+            effects.push(HaEffect::BeginEpoch(self.epoch()));
+        }
+    }
+
+    pub(super) fn on_epoch_begun(&mut self, epoch: Epoch, effects: &mut Vec<HaEffect>) {
+        if self.state != HaState::Waiting(Claim::Opening) {
+            return;
+        }
+        self.claims.reason = None;
+        self.peer_wait_over = false;
+        self.state = HaState::Standalone;
+        effects.push(HaEffect::OpenClients { epoch });
+        self.consider_peer(effects);
+    }
+
+    /// Back to WAITING(idle), to try again after a rest. L1: no camping on the lock.
+    pub(super) fn refuse(&mut self, refusal: &Refusal, effects: &mut Vec<HaEffect>) {
+        let reason = refusal.to_string();
+        self.claims.refused = self.claims.refused.saturating_add(1);
+        self.claims.reason = Some(reason.clone());
+        self.reason = Some(reason.clone());
+        self.drop_lock(effects);
+        self.resting = true;
+        effects.push(HaEffect::ClaimRefused { reason });
+        effects.push(HaEffect::Arm(HaTimer::Retry));
+        if matches!(self.state, HaState::Passive { .. }) {
+            effects.push(HaEffect::StopReplication);
+            effects.push(HaEffect::Gate(GatePolicy::Closed));
+        }
+        self.state = HaState::Waiting(Claim::Idle);
+        self.consider_peer(effects);
+    }
+
+    pub(super) fn compare_and_set(&mut self, next: ArbiterRecord, effects: &mut Vec<HaEffect>) {
+        self.call(
+            CallPurpose::Set(next.clone()),
+            ArbiterCall::CompareAndSet(next),
+            effects,
+        );
+    }
+
+    fn resolve_later(&mut self, next: ArbiterRecord, effects: &mut Vec<HaEffect>) {
+        self.unresolved = Some(next);
+        effects.push(HaEffect::Arm(HaTimer::Retry));
+    }
+
+    fn seek_lock(&mut self, effects: &mut Vec<HaEffect>) {
+        self.seeking = true;
+        effects.push(HaEffect::AcquireLock);
+    }
+
+    pub(super) fn drop_lock(&mut self, effects: &mut Vec<HaEffect>) {
+        let held = self.lock.take().is_some();
+        if held || self.seeking {
+            self.seeking = false;
+            effects.push(HaEffect::ReleaseLock);
+        }
+    }
+}

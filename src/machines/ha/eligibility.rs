@@ -1,0 +1,211 @@
+//! May this server be promoted, and if not, why not: the guards of a claim, each with its evidence,
+//! in the words that `status` and the log show (ha-protocol A1, A4, R1, R4; rulings H1, H13).
+
+use crate::proto::arbiter::{ArbiterRecord, LockFacts};
+use crate::proto::ids::{Epoch, Position, RecordSeq, StoreId};
+
+/// This server's own copy, as its store describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnStore {
+    /// Its identity.
+    pub store: StoreId,
+    /// How far it is durable.
+    pub position: Position,
+    /// A resync into it began and has not ended.
+    pub sync_in_progress: bool,
+}
+
+/// What the arbiter showed when it was read last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArbiterView {
+    /// Not read yet.
+    Unread,
+    /// It could not be read, in words.
+    Unreadable(String),
+    /// As read.
+    Read {
+        /// The record.
+        record: Option<ArbiterRecord>,
+        /// The lock file.
+        lock: Option<LockFacts>,
+    },
+}
+
+/// Why a claim is refused. The text is for an operator: what is so, and what can be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The share does not answer.
+    #[error("the arbiter cannot be read: {0}")]
+    Unreadable(String),
+    /// A4: only the primary may begin alone.
+    #[error(
+        "first boot: there is no arbiter record yet, and only the primary may create it alone; start \
+         the primary"
+    )]
+    FirstBootOfSecondary,
+    /// Z17, S213: this store is new, the record is gone, and the peer's store knows of one.
+    #[error(
+        "there is no arbiter record, but the peer's store has seen one: restore the lock file's folder"
+    )]
+    PeerRemembers,
+    /// Z17: the record that this store knows is gone.
+    #[error(
+        "the arbiter record is gone (this store has seen number {last}): restore the lock file's \
+         folder, or start the other server too, and the pair re-forms it"
+    )]
+    RecordGone {
+        /// The last record that this store saw.
+        last: RecordSeq,
+    },
+    /// Z17: an older record than the one seen before.
+    #[error(
+        "the arbiter record went back from number {last} to {found} (restored from a backup?): \
+         restore the newest one"
+    )]
+    RecordRolledBack {
+        /// The last one seen.
+        last: RecordSeq,
+        /// The one found.
+        found: RecordSeq,
+    },
+    /// Z18: another pair's lock file.
+    #[error("the lock file belongs to another pair: check lock_file and cluster on both servers")]
+    OtherArbiter,
+    /// A4: the record is there without its lock file.
+    #[error(
+        "the lock file is missing although its record is there: restore it, or remove the folder \
+         LockFile.d as well while both servers are stopped"
+    )]
+    LockFileMissing,
+    /// R4: half a copy.
+    #[error(
+        "a resync into this store was interrupted, it is not a whole copy: start the other server, \
+         which completes it"
+    )]
+    SyncInProgress,
+    /// R1: the other server has confirmed messages that this store does not hold.
+    #[error(
+        "not in sync since epoch {epoch}: the other server went on without this store and may have \
+         confirmed messages that it lacks; start the other server"
+    )]
+    NotInSync {
+        /// The epoch of the record that does not name this store.
+        epoch: Epoch,
+    },
+    /// A1: this copy was in sync once, but what is here is not that copy any more.
+    #[error(
+        "this store is older than what it has confirmed (restored backup, reverted snapshot, new \
+         disk?): start the other server, which brings it into step"
+    )]
+    OlderThanConfirmed,
+    /// A5: claiming while cut off would only fail later.
+    #[error("the gateway cannot be reached from here: this server may be the one that is cut off")]
+    GatewayUnreachable,
+    /// Somebody else holds the lock.
+    #[error("the lock is held by {holder}")]
+    LockHeld {
+        /// As far as the lock file tells.
+        holder: String,
+    },
+    /// Another server changed the record first.
+    #[error("another server changed the arbiter record first")]
+    Conflict,
+}
+
+/// What a server that may be promoted would do about the record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Eligible {
+    /// There is no record and there never was one: create it.
+    FirstBoot,
+    /// The record was lost, and the linked peer remembers the same one: create it anew after this.
+    ReForm(ArbiterRecord),
+    /// Raise the epoch of this record.
+    Claim(ArbiterRecord),
+}
+
+/// Everything that the decision looks at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Evidence<'a> {
+    /// Configured as the primary.
+    pub(super) primary: bool,
+    /// Linked: whether the peer has no record either, or remembers the same last one. Not linked: none.
+    pub(super) peer_agrees: Option<bool>,
+    /// This server's copy.
+    pub(super) own: OwnStore,
+    /// The record that this server saw last, from `node/`.
+    pub(super) last_record: Option<&'a ArbiterRecord>,
+    /// The arbiter now.
+    pub(super) arbiter: &'a ArbiterView,
+}
+
+/// R1, R4, A1 and A4 in one place: may this store be promoted?
+pub(super) fn judge(evidence: Evidence<'_>) -> Result<Eligible, Refusal> {
+    let (record, lock) = match evidence.arbiter {
+        ArbiterView::Unread => return Err(Refusal::Unreadable("not read yet".into())),
+        ArbiterView::Unreadable(why) => return Err(Refusal::Unreadable(why.clone())),
+        ArbiterView::Read { record, lock } => (record.as_ref(), lock.as_ref()),
+    };
+    if evidence.own.sync_in_progress {
+        return Err(Refusal::SyncInProgress);
+    }
+    match (record, evidence.last_record) {
+        (None, None) => match evidence.peer_agrees {
+            Some(true) => Ok(Eligible::FirstBoot),
+            // The peer has data of a pair whose record is gone: a new pair must not begin beside it.
+            Some(false) => Err(Refusal::PeerRemembers),
+            None if evidence.primary => Ok(Eligible::FirstBoot),
+            None => Err(Refusal::FirstBootOfSecondary),
+        },
+        (None, Some(last))
+            if evidence.peer_agrees == Some(true) && last.holds(evidence.own.store) =>
+        {
+            Ok(Eligible::ReForm(last.clone()))
+        }
+        (None, Some(last)) => Err(Refusal::RecordGone { last: last.seq }),
+        (Some(found), last) => {
+            judge_record(evidence.own, found, last, lock).map(|()| Eligible::Claim(found.clone()))
+        }
+    }
+}
+
+fn judge_record(
+    own: OwnStore,
+    found: &ArbiterRecord,
+    last: Option<&ArbiterRecord>,
+    lock: Option<&LockFacts>,
+) -> Result<(), Refusal> {
+    if let Some(last) = last {
+        if last.arbiter != found.arbiter {
+            return Err(Refusal::OtherArbiter);
+        }
+        if found.seq < last.seq {
+            return Err(Refusal::RecordRolledBack {
+                last: last.seq,
+                found: found.seq,
+            });
+        }
+    }
+    if !found.holds(own.store) {
+        // A store remembers only records that named it: one that does fell behind, one that does not
+        // is a new or replaced copy.
+        return Err(if last.is_some_and(|last| last.holds(own.store)) {
+            Refusal::NotInSync { epoch: found.epoch }
+        } else {
+            Refusal::OlderThanConfirmed
+        });
+    }
+    let Some(lock) = lock else {
+        return Err(Refusal::LockFileMissing);
+    };
+    let confirmed = lock
+        .last
+        .iter()
+        .flat_map(|beat| &beat.positions)
+        .filter(|(store, _)| *store == own.store)
+        .map(|(_, position)| *position)
+        .max();
+    match confirmed {
+        Some(confirmed) if own.position < confirmed => Err(Refusal::OlderThanConfirmed),
+        Some(_) | None => Ok(()),
+    }
+}

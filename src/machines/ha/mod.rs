@@ -1,0 +1,725 @@
+//! Which role does this server have, and what may it do? The state machine of the pair
+//! (ha-protocol, "The state machines", replicated mode, with the amendments).
+//!
+//! | state | clients | what happens in it |
+//! |---|---|---|
+//! | `WAITING` | no | looks for the peer; claims the record when it may |
+//! | `PASSIVE_SYNC` | no | receives what it lacks |
+//! | `PASSIVE` | no | in the in-sync set; takes over when the active is gone |
+//! | `ACTIVE_SYNC` | yes | brings the peer into step; confirms alone until the set is extended |
+//! | `ACTIVE` | yes | every confirm is on both disks |
+//! | `STANDALONE` | yes | the record says that this store alone is in sync |
+//!
+//! The machine knows no time (A11): named timers are armed by an effect and their expiry is an input.
+//! It knows no socket, file or message either. Write safety rests on the record alone: only
+//! compare-and-set changes it (R8), only a store that it names is promoted (R1), the set is shrunk
+//! before the first lone confirm (R2) and extended only while the peer's copy is already demanded
+//! (R5). The lock and the timers detect failures and keep deliveries from overlapping.
+
+mod claim;
+mod eligibility;
+mod serve;
+mod table;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use eligibility::{ArbiterView, OwnStore, Refusal};
+pub use table::render_table;
+pub use types::*;
+
+use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts, LockIdentity};
+use crate::proto::ids::{Epoch, NodeId, SessionId};
+use crate::proto::peer::{Hello, PeerFacts, ServerState};
+use crate::storage::api::GatePolicy;
+
+use eligibility::{Eligible, Evidence};
+
+/// The machine. One for each server, for the life of the process.
+#[derive(Clone, Debug)]
+pub struct HaMachine {
+    config: HaConfig,
+    state: HaState,
+    /// The state shown before the present one.
+    previous: ServerState,
+    /// What was announced last; announced again when it differs.
+    announced: Option<Announcement>,
+    own: OwnStore,
+    /// The last record that named this store, as persisted in `node/`.
+    last_record: Option<ArbiterRecord>,
+    arbiter: ArbiterView,
+    /// The linked peer.
+    peer: Option<Peer>,
+    /// What the peer was shown as last (`DEAD` while there is no link).
+    peer_shown: ServerState,
+    /// The lock file as some peer of this process's life saw it (A3: certain death).
+    peer_lock: Option<(NodeId, LockIdentity)>,
+    /// The last goodbye: who ended in order, and in which epoch.
+    goodbye: Option<(NodeId, Epoch)>,
+    gateway_unreachable: bool,
+    /// This process holds the lock, as far as it knows.
+    lock: Option<HeldLock>,
+    /// The one call on the arbiter whose answer is awaited.
+    call: Option<(u64, CallPurpose)>,
+    next_call: u64,
+    /// The peer has been out of reach for long enough, or the channel has ended: claims may begin.
+    peer_wait_over: bool,
+    /// A claim was refused: rest until `HaTimer::Retry`.
+    resting: bool,
+    /// The linked peer had its time to claim first and did not.
+    patience_over: bool,
+    /// A peer that was too slow is not taken back before `HaTimer::ReEntry` (A6).
+    reentry_barred: bool,
+    /// An attempt to get the lock is under way.
+    seeking: bool,
+    /// A compare-and-set whose outcome was not told, to be looked for at `HaTimer::Retry`.
+    unresolved: Option<ArbiterRecord>,
+    /// The record as it was before this server's claim: whom to fence.
+    claimed_from: Option<ArbiterRecord>,
+    claims: Claims,
+    /// In words, why this server waits; none while it does not.
+    reason: Option<String>,
+}
+
+impl HaMachine {
+    /// A server that has just started, with what its store and `node/` tell.
+    #[must_use]
+    pub fn new(config: HaConfig, own: OwnStore, last_record: Option<ArbiterRecord>) -> Self {
+        Self {
+            config,
+            state: HaState::Waiting(Claim::Idle),
+            previous: ServerState::Dead,
+            announced: None,
+            own,
+            last_record,
+            arbiter: ArbiterView::Unread,
+            peer: None,
+            peer_shown: ServerState::Dead,
+            peer_lock: None,
+            goodbye: None,
+            gateway_unreachable: false,
+            lock: None,
+            call: None,
+            next_call: 1,
+            peer_wait_over: false,
+            resting: false,
+            patience_over: false,
+            reentry_barred: false,
+            seeking: false,
+            unresolved: None,
+            claimed_from: None,
+            claims: Claims::default(),
+            reason: None,
+        }
+    }
+
+    /// Takes one input; `own` is the store as it is now.
+    pub fn step(&mut self, own: OwnStore, input: HaInput, effects: &mut Vec<HaEffect>) {
+        self.own = own;
+        match input {
+            HaInput::Started => self.on_started(effects),
+            HaInput::LinkUp { session, hello } => self.on_link_up(session, &hello, effects),
+            HaInput::LinkDown { session, cause } => self.on_link_down(session, cause, effects),
+            HaInput::PeerFacts { session, facts } => self.on_peer_facts(session, facts, effects),
+            HaInput::PeerGoodbye { session, epoch } => self.on_goodbye(session, epoch, effects),
+            HaInput::PeerMismatch { reason } => self.on_mismatch(reason, effects),
+            HaInput::LockAcquired(held) => self.on_lock_acquired(held, effects),
+            HaInput::LockRefused { holder } => self.on_lock_refused(holder, effects),
+            HaInput::LockConfirmed { record } => self.on_lock_confirmed(record, effects),
+            HaInput::LockLost { reason } => self.on_lock_lost(&reason, effects),
+            HaInput::LockUnreachable { reason } => self.on_lock_unreachable(reason),
+            HaInput::ArbiterAnswered { id, answer } => self.on_answer(id, answer, effects),
+            HaInput::GatewayUnreachable(unreachable) => self.gateway_unreachable = unreachable,
+            HaInput::Persisted => self.on_persisted(effects),
+            HaInput::EpochBegun(epoch) => self.on_epoch_begun(epoch, effects),
+            HaInput::SyncDone { session, store } => self.on_sync_done(session, store, effects),
+            HaInput::PeerHoldsAll { session } => self.on_peer_holds_all(session, effects),
+            HaInput::InSync { session, epoch } => self.on_in_sync(session, epoch, effects),
+            HaInput::SyncProgress { session } => self.on_sync_progress(session, effects),
+            HaInput::SyncFailed { session, reason } => {
+                self.on_sync_failed(session, &reason, effects);
+            }
+            HaInput::AckOverdue { session } => self.on_ack_overdue(session, effects),
+            HaInput::LeaseExpired => self.on_lease_expired(effects),
+            HaInput::Timer(timer) => self.on_timer(timer, effects),
+            HaInput::StopRequested => self.on_stop(effects),
+            HaInput::ClientsDrained => self.on_drained(effects),
+            HaInput::LockReleased => self.on_lock_released(effects),
+        }
+        self.maintain(effects);
+        self.assert_invariants();
+    }
+
+    /// The state as the reference names it.
+    #[must_use]
+    pub fn shown(&self) -> ServerState {
+        self.state.shown()
+    }
+
+    /// The state shown before the present one.
+    #[must_use]
+    pub fn previous(&self) -> ServerState {
+        self.previous
+    }
+
+    /// The state with its inner phase, for logs and tests.
+    #[must_use]
+    pub fn state(&self) -> &HaState {
+        &self.state
+    }
+
+    /// The epoch that this server serves or follows; of the record as last seen otherwise.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        match (&self.state, &self.peer) {
+            (HaState::PassiveSync { .. } | HaState::Passive { .. }, Some(peer)) => peer.facts.epoch,
+            _ if self.config.mode == HaMode::Single => self.single_epoch(),
+            _ => self.record().map_or(Epoch::ZERO, |record| record.epoch),
+        }
+    }
+
+    /// The record as last seen.
+    #[must_use]
+    pub fn record(&self) -> Option<&ArbiterRecord> {
+        match &self.arbiter {
+            ArbiterView::Read { record, .. } => record.as_ref(),
+            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
+        }
+    }
+
+    /// The last record that named this store.
+    #[must_use]
+    pub fn last_record(&self) -> Option<&ArbiterRecord> {
+        self.last_record.as_ref()
+    }
+
+    /// The lock is held, as far as this server knows.
+    #[must_use]
+    pub fn holds_lock(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Claims so far, and why the last was refused.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Why this server waits, in words.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// The linked peer's facts.
+    #[must_use]
+    pub fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
+    }
+
+    /// By record and store, this server may be promoted now.
+    #[must_use]
+    pub fn eligible(&self) -> bool {
+        self.judge().is_ok()
+    }
+
+    /// The lock file as this server sees it.
+    #[must_use]
+    pub fn lock_identity(&self) -> Option<LockIdentity> {
+        match &self.arbiter {
+            ArbiterView::Read { lock, .. } => lock.as_ref().map(LockFacts::identity),
+            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
+        }
+    }
+
+    /// Answered pings extend the lease (Z9): only while the peer is in the in-sync set, because only
+    /// then is its word that it has not claimed worth anything.
+    #[must_use]
+    pub fn pings_extend_lease(&self) -> bool {
+        matches!(self.state, HaState::Active { .. } | HaState::Draining(_))
+    }
+
+    // ---- start and end ----
+
+    fn on_started(&mut self, effects: &mut Vec<HaEffect>) {
+        match self.config.mode {
+            HaMode::Single => {
+                self.state = HaState::Waiting(Claim::Opening);
+                effects.push(HaEffect::Gate(GatePolicy::Alone));
+                effects.push(HaEffect::BeginEpoch(self.own.position.epoch.next()));
+            }
+            HaMode::Replicated => {
+                effects.push(HaEffect::Gate(GatePolicy::Closed));
+                effects.push(HaEffect::Arm(HaTimer::PeerWait));
+                self.read_record(effects);
+            }
+        }
+    }
+
+    fn on_mismatch(&mut self, reason: String, effects: &mut Vec<HaEffect>) {
+        if self.state.shown().serves() {
+            // H8: a misconfigured joiner must not stop a serving active.
+            self.reason = Some(reason);
+        } else {
+            effects.push(HaEffect::Exit(ExitCause::PeerMismatch(reason)));
+            self.state = HaState::Stopped;
+        }
+    }
+
+    fn on_stop(&mut self, effects: &mut Vec<HaEffect>) {
+        match self.state {
+            HaState::ActiveSync { .. }
+            | HaState::Active { .. }
+            | HaState::Shrinking { .. }
+            | HaState::Standalone => {
+                let shown = self.state.shown();
+                self.state = HaState::Draining(shown);
+                effects.push(HaEffect::Arm(HaTimer::Drain));
+                effects.push(HaEffect::DrainClients);
+            }
+            HaState::Waiting(_) | HaState::PassiveSync { .. } | HaState::Passive { .. } => {
+                self.release_for_exit(effects);
+            }
+            HaState::Draining(_) | HaState::Releasing(_) | HaState::Stopped => {}
+        }
+    }
+
+    fn on_drained(&mut self, effects: &mut Vec<HaEffect>) {
+        if matches!(self.state, HaState::Draining(_)) {
+            effects.push(HaEffect::Disarm(HaTimer::Drain));
+            self.release_for_exit(effects);
+        }
+    }
+
+    /// Nothing is confirmed from here on; the lock goes before the goodbye, so that the peer finds it
+    /// free (H59).
+    fn release_for_exit(&mut self, effects: &mut Vec<HaEffect>) {
+        effects.push(HaEffect::Gate(GatePolicy::Closed));
+        let shown = self.state.shown();
+        self.state = HaState::Releasing(shown);
+        let held = self.lock.take().is_some();
+        effects.push(HaEffect::ReleaseLock);
+        if !held {
+            self.on_lock_released(effects);
+        }
+    }
+
+    fn on_lock_released(&mut self, effects: &mut Vec<HaEffect>) {
+        if matches!(self.state, HaState::Releasing(_)) {
+            effects.push(HaEffect::SayGoodbye {
+                epoch: self.epoch(),
+            });
+            effects.push(HaEffect::Exit(ExitCause::Stopped));
+            self.state = HaState::Stopped;
+        }
+    }
+
+    // ---- the link ----
+
+    fn on_link_up(&mut self, session: SessionId, hello: &Hello, effects: &mut Vec<HaEffect>) {
+        self.see_peer_lock(hello.node, &hello.facts);
+        self.peer = Some(Peer {
+            session,
+            node: hello.node,
+            primary: hello.primary,
+            name: hello.name.clone(),
+            facts: hello.facts.clone(),
+        });
+        self.patience_over = false;
+        self.peer_wait_over = false;
+        effects.push(HaEffect::Arm(HaTimer::Patience));
+        effects.push(HaEffect::Disarm(HaTimer::PeerWait));
+        // A passive that finds its active again under a new session has missed batches: it asks anew.
+        if matches!(
+            self.state,
+            HaState::PassiveSync { .. } | HaState::Passive { .. }
+        ) {
+            self.fall_back("the channel to the active was replaced", effects);
+        }
+        // A new session: whatever the old one carried is over.
+        self.lose_follower(effects);
+        self.consider_peer(effects);
+    }
+
+    fn on_link_down(&mut self, session: SessionId, cause: LinkEnd, effects: &mut Vec<HaEffect>) {
+        if self.session() != Some(session) {
+            return;
+        }
+        self.peer = None;
+        self.patience_over = false;
+        effects.push(HaEffect::Disarm(HaTimer::Patience));
+        match cause {
+            // PassiveInterval is for silence, never for an ended channel (A3).
+            LinkEnd::Ended => self.peer_wait_over = true,
+            LinkEnd::Silent => {
+                self.peer_wait_over = false;
+                effects.push(HaEffect::Arm(HaTimer::PeerWait));
+            }
+        }
+        match self.state {
+            HaState::PassiveSync { .. } => self.fall_back("the channel was lost", effects),
+            HaState::Passive { .. } => {
+                self.state = HaState::Passive { session: None };
+                effects.push(HaEffect::StopReplication);
+            }
+            HaState::ActiveSync { .. } | HaState::Active { .. } | HaState::Draining(_) => {
+                self.lose_follower(effects);
+            }
+            HaState::Waiting(_)
+            | HaState::Shrinking { .. }
+            | HaState::Standalone
+            | HaState::Releasing(_)
+            | HaState::Stopped => {}
+        }
+    }
+
+    fn on_peer_facts(&mut self, session: SessionId, facts: PeerFacts, effects: &mut Vec<HaEffect>) {
+        let Some(peer) = self.peer.as_mut().filter(|peer| peer.session == session) else {
+            return;
+        };
+        let node = peer.node;
+        peer.facts = facts.clone();
+        self.see_peer_lock(node, &facts);
+        self.consider_peer(effects);
+    }
+
+    fn on_goodbye(&mut self, session: SessionId, epoch: Epoch, effects: &mut Vec<HaEffect>) {
+        let Some(peer) = self.peer.as_ref().filter(|peer| peer.session == session) else {
+            return;
+        };
+        self.goodbye = Some((peer.node, epoch));
+        self.on_link_down(session, LinkEnd::Ended, effects);
+    }
+
+    /// What the linked peer's state means for this one.
+    fn consider_peer(&mut self, effects: &mut Vec<HaEffect>) {
+        let Some(peer) = &self.peer else { return };
+        let (session, facts) = (peer.session, peer.facts.clone());
+        match self.state {
+            HaState::Waiting(Claim::Idle | Claim::Reading | Claim::Locking) => {
+                if facts.state.serves() {
+                    self.follow(session, &facts, effects);
+                }
+            }
+            HaState::PassiveSync {
+                session: mine,
+                started,
+            } if mine == session => {
+                let source = matches!(facts.state, ServerState::ActiveSync | ServerState::Active);
+                if source {
+                    self.state = HaState::PassiveSync {
+                        session,
+                        started: true,
+                    };
+                } else if started || facts.state != ServerState::Standalone {
+                    // L3: no longer a source.
+                    self.fall_back("the active stopped sending", effects);
+                }
+            }
+            HaState::Passive {
+                session: Some(mine),
+            } if mine == session => {
+                if !matches!(facts.state, ServerState::Active | ServerState::ActiveSync) {
+                    // L2: the active does not count on this server any more.
+                    self.fall_back("the active went on without this server", effects);
+                }
+            }
+            HaState::ActiveSync { .. }
+            | HaState::Active { .. }
+            | HaState::Standalone
+            | HaState::Shrinking { .. } => {
+                if (facts.state.serves() || facts.claiming) && facts.epoch > self.epoch() {
+                    self.step_down("the peer serves in a newer epoch", effects);
+                } else if facts.state == ServerState::Waiting
+                    || (facts.state == ServerState::PassiveSync
+                        && self.state == HaState::Standalone)
+                {
+                    self.peer_waits(session, effects);
+                }
+            }
+            HaState::Waiting(_)
+            | HaState::PassiveSync { .. }
+            | HaState::Passive { .. }
+            | HaState::Draining(_)
+            | HaState::Releasing(_)
+            | HaState::Stopped => {}
+        }
+    }
+
+    /// WAITING and the peer serves: PASSIVE_SYNC.
+    fn follow(&mut self, session: SessionId, facts: &PeerFacts, effects: &mut Vec<HaEffect>) {
+        if !matches!(
+            facts.state,
+            ServerState::Standalone | ServerState::ActiveSync
+        ) {
+            // An ACTIVE has not yet noticed that this server came back; it will say so.
+            return;
+        }
+        self.drop_lock(effects);
+        self.call = None;
+        self.claims.reason = None;
+        self.state = HaState::PassiveSync {
+            session,
+            started: false,
+        };
+        effects.push(HaEffect::Gate(GatePolicy::Following));
+        effects.push(HaEffect::Follow {
+            session,
+            epoch: facts.epoch,
+        });
+        effects.push(HaEffect::Arm(HaTimer::MaxWait));
+    }
+
+    /// PASSIVE or PASSIVE_SYNC to WAITING.
+    fn fall_back(&mut self, why: &str, effects: &mut Vec<HaEffect>) {
+        effects.push(HaEffect::StopReplication);
+        effects.push(HaEffect::Gate(GatePolicy::Closed));
+        effects.push(HaEffect::Disarm(HaTimer::MaxWait));
+        self.wait(why, effects);
+        self.consider_peer(effects);
+    }
+
+    /// Enters WAITING and looks at the arbiter anew.
+    fn wait(&mut self, why: &str, effects: &mut Vec<HaEffect>) {
+        self.state = HaState::Waiting(Claim::Idle);
+        self.reason = Some(why.to_owned());
+        self.resting = false;
+        if self.peer.is_none() && !self.peer_wait_over {
+            effects.push(HaEffect::Arm(HaTimer::PeerWait));
+        }
+        self.read_record(effects);
+    }
+
+    fn on_in_sync(&mut self, session: SessionId, epoch: Epoch, effects: &mut Vec<HaEffect>) {
+        let HaState::PassiveSync { session: mine, .. } = self.state else {
+            return;
+        };
+        if mine != session || epoch != self.epoch() {
+            return;
+        }
+        self.state = HaState::Passive {
+            session: Some(session),
+        };
+        self.reason = None;
+        effects.push(HaEffect::Disarm(HaTimer::MaxWait));
+        // To remember that this store was named (Z17).
+        self.read_record(effects);
+    }
+
+    fn on_sync_progress(&mut self, session: SessionId, effects: &mut Vec<HaEffect>) {
+        if self.session() == Some(session)
+            && matches!(
+                self.state,
+                HaState::PassiveSync { .. } | HaState::ActiveSync { .. }
+            )
+        {
+            effects.push(HaEffect::Arm(HaTimer::MaxWait));
+        }
+    }
+
+    fn on_sync_failed(&mut self, session: SessionId, why: &str, effects: &mut Vec<HaEffect>) {
+        if self.session() == Some(session) {
+            effects.push(HaEffect::DropLink {
+                session,
+                reason: why.to_owned(),
+            });
+            self.on_link_down(session, LinkEnd::Ended, effects);
+        }
+    }
+
+    // ---- timers ----
+
+    fn on_timer(&mut self, timer: HaTimer, effects: &mut Vec<HaEffect>) {
+        match timer {
+            HaTimer::PeerWait => self.peer_wait_over = true,
+            HaTimer::Patience => self.patience_over = true,
+            HaTimer::Retry => {
+                self.resting = false;
+                self.on_retry(effects);
+            }
+            HaTimer::ReEntry => {
+                self.reentry_barred = false;
+                self.consider_peer(effects);
+            }
+            HaTimer::FenceWait => self.on_fence_over(effects),
+            HaTimer::MaxWait => self.on_max_wait(effects),
+            HaTimer::Drain => self.on_drained(effects),
+        }
+    }
+
+    fn on_max_wait(&mut self, effects: &mut Vec<HaEffect>) {
+        if let HaState::PassiveSync { session, .. } | HaState::ActiveSync { session, .. } =
+            self.state
+        {
+            self.on_sync_failed(
+                session,
+                "the transition took longer than MaxWaitTimeout",
+                effects,
+            );
+        }
+    }
+
+    // ---- shared helpers ----
+
+    fn see_peer_lock(&mut self, node: NodeId, facts: &PeerFacts) {
+        if let Some(lock) = facts.lock {
+            self.peer_lock = Some((node, lock));
+        }
+    }
+
+    fn session(&self) -> Option<SessionId> {
+        self.peer.as_ref().map(|peer| peer.session)
+    }
+
+    fn single_epoch(&self) -> Epoch {
+        match self.state {
+            HaState::Waiting(_) => self.own.position.epoch.next(),
+            _ => self.own.position.epoch,
+        }
+    }
+
+    fn judge(&self) -> Result<Eligible, Refusal> {
+        let peer_agrees = self.peer.as_ref().map(|peer| {
+            let mine = self
+                .last_record
+                .as_ref()
+                .map(|record| (record.arbiter, record.seq));
+            let theirs = peer
+                .facts
+                .arbiter
+                .map(|arbiter| (arbiter, peer.facts.last_record));
+            mine == theirs
+        });
+        eligibility::judge(Evidence {
+            primary: self.config.primary,
+            peer_agrees,
+            own: self.own,
+            last_record: self.last_record.as_ref(),
+            arbiter: &self.arbiter,
+        })
+    }
+
+    fn read_record(&mut self, effects: &mut Vec<HaEffect>) {
+        self.call(CallPurpose::Look, ArbiterCall::Read, effects);
+    }
+
+    fn call(&mut self, purpose: CallPurpose, call: ArbiterCall, effects: &mut Vec<HaEffect>) {
+        let id = self.next_call;
+        self.next_call = self.next_call.saturating_add(1);
+        self.call = Some((id, purpose));
+        effects.push(HaEffect::Arbiter { id, call });
+    }
+
+    fn on_answer(&mut self, id: u64, answer: ArbiterAnswer, effects: &mut Vec<HaEffect>) {
+        match self.call.take() {
+            Some((awaited, purpose)) if awaited == id => {
+                self.on_awaited(purpose, answer, effects);
+            }
+            // The answer to a call that was given up: the world has moved on.
+            other => self.call = other,
+        }
+    }
+
+    fn saw(&mut self, answer: &ArbiterAnswer) {
+        match answer {
+            ArbiterAnswer::Read { record, lock } => {
+                self.arbiter = ArbiterView::Read {
+                    record: record.clone(),
+                    lock: lock.clone(),
+                };
+            }
+            ArbiterAnswer::Created(record) | ArbiterAnswer::Set(record) => {
+                self.see_record(Some(record.clone()));
+            }
+            ArbiterAnswer::Conflict(record) => self.see_record(record.clone()),
+            ArbiterAnswer::Failed(why) => {
+                if !self.state.shown().serves() {
+                    self.arbiter = ArbiterView::Unreadable(why.clone());
+                }
+            }
+            ArbiterAnswer::Locked { .. }
+            | ArbiterAnswer::Refused { .. }
+            | ArbiterAnswer::Unlocked
+            | ArbiterAnswer::Held { .. }
+            | ArbiterAnswer::Lost(_) => {}
+        }
+    }
+
+    fn see_record(&mut self, record: Option<ArbiterRecord>) {
+        let lock = match &self.arbiter {
+            ArbiterView::Read { lock, .. } => lock.clone(),
+            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
+        };
+        self.arbiter = ArbiterView::Read { record, lock };
+    }
+
+    /// A record that names this store is remembered for the next start (Z17).
+    fn remember(&mut self, effects: &mut Vec<HaEffect>) -> bool {
+        let Some(record) = self
+            .record()
+            .filter(|record| record.holds(self.own.store))
+            .cloned()
+        else {
+            return false;
+        };
+        if self.last_record.as_ref() == Some(&record) {
+            return false;
+        }
+        self.last_record = Some(record.clone());
+        effects.push(HaEffect::Persist(record));
+        true
+    }
+
+    /// What follows from the state alone, whatever the input was: a claim that may begin begins, and
+    /// a change that others see is announced once.
+    fn maintain(&mut self, effects: &mut Vec<HaEffect>) {
+        self.consider_claim(effects);
+        let shown = self.state.shown();
+        if shown != ServerState::Waiting {
+            self.reason = None;
+        }
+        let announcement = Announcement {
+            state: shown,
+            previous: match &self.announced {
+                Some(last) if last.state == shown => last.previous,
+                Some(last) => last.state,
+                None => ServerState::Dead,
+            },
+            claiming: self.state.claiming(),
+            epoch: self.epoch(),
+            eligible: self.eligible(),
+        };
+        if self.announced.as_ref() != Some(&announcement) {
+            self.previous = announcement.previous;
+            self.announced = Some(announcement.clone());
+            effects.push(HaEffect::Announce(announcement));
+        }
+        let peer_shown = self
+            .peer
+            .as_ref()
+            .map_or(ServerState::Dead, |peer| peer.facts.state);
+        if peer_shown != self.peer_shown {
+            effects.push(HaEffect::PeerChanged {
+                old: self.peer_shown,
+                new: peer_shown,
+            });
+            self.peer_shown = peer_shown;
+        }
+    }
+
+    fn assert_invariants(&self) {
+        if self.config.mode == HaMode::Single {
+            return;
+        }
+        if let HaState::Active { session } | HaState::ActiveSync { session, .. } = &self.state {
+            assert!(
+                self.session() == Some(*session) || self.call.is_some(),
+                "serving with a follower needs its session"
+            );
+        }
+        if self.state.shown().serves() && !matches!(self.state, HaState::Stopped) {
+            assert!(self.record().is_some(), "serving needs a record");
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! The machine by scenario: what a pair does when its parts start, die, lose each other and return.
+
+mod pair;
+
+use super::*;
+use crate::proto::ids::StoreId;
+use pair::{PRIMARY, Pair, SECONDARY, position};
+
+use ServerState::{Active, Dead, Passive, PassiveSync, Standalone, Waiting};
+
+#[test]
+fn whichever_starts_first_the_primary_becomes_active() {
+    for order in [[PRIMARY, SECONDARY], [SECONDARY, PRIMARY]] {
+        let mut pair = Pair::new();
+        pair.start(order[0]);
+        pair.start(order[1]);
+        pair.connect();
+        assert_eq!(pair.states(), (Active, Passive), "{order:?}");
+        assert_eq!(pair.isr(), [PRIMARY, SECONDARY]);
+    }
+}
+
+#[test]
+fn at_first_boot_the_primary_serves_alone_and_the_secondary_does_not() {
+    let mut pair = Pair::new();
+    pair.start(SECONDARY);
+    pair.fire(SECONDARY, HaTimer::PeerWait);
+    assert_eq!(pair.states(), (Dead, Waiting));
+    assert!(pair.record.is_none());
+    pair.kill(SECONDARY);
+    pair.start(PRIMARY);
+    pair.fire(PRIMARY, HaTimer::PeerWait);
+    assert_eq!(pair.states(), (Standalone, Dead));
+}
+
+#[test]
+fn the_passive_takes_over_at_once_when_the_active_is_killed() {
+    let mut pair = Pair::formed();
+    pair.write();
+    pair.kill(PRIMARY);
+    // On this kernel's own file system a free lock is certain death: no fence wait (A3).
+    assert_eq!(pair.states(), (Dead, Standalone));
+    assert_eq!(pair.isr(), [SECONDARY]);
+    pair.start(PRIMARY);
+    pair.connect();
+    assert_eq!(pair.states(), (Passive, Active));
+    assert_eq!(pair.isr(), [PRIMARY, SECONDARY]);
+}
+
+#[test]
+fn on_a_share_the_taker_over_waits_until_the_old_lease_must_be_over() {
+    let mut pair = Pair::formed();
+    pair.lock_file.as_mut().unwrap().local = false;
+    pair.kill(PRIMARY);
+    assert_eq!(
+        *pair.machine(SECONDARY).state(),
+        HaState::Waiting(Claim::Fencing)
+    );
+    assert!(!pair.servers[SECONDARY].serving);
+    pair.fire(SECONDARY, HaTimer::FenceWait);
+    assert_eq!(pair.states(), (Dead, Standalone));
+}
+
+#[test]
+fn a_goodbye_needs_no_fence_wait_on_any_share() {
+    let mut pair = Pair::formed();
+    pair.lock_file.as_mut().unwrap().local = false;
+    pair.give(PRIMARY, HaInput::StopRequested);
+    assert_eq!(pair.servers[PRIMARY].exited, Some(ExitCause::Stopped));
+    assert_eq!(pair.machine(SECONDARY).shown(), Standalone);
+}
+
+#[test]
+fn the_active_alone_again_when_the_passive_is_killed() {
+    let mut pair = Pair::formed();
+    pair.kill(SECONDARY);
+    assert_eq!(pair.states(), (Standalone, Dead));
+    assert_eq!(pair.isr(), [PRIMARY]);
+    assert_eq!(pair.servers[PRIMARY].gate, GatePolicy::Alone);
+}
+
+#[test]
+fn nothing_is_confirmed_alone_before_the_record_says_so() {
+    let mut pair = Pair::formed();
+    pair.held_answers = Some(Vec::new());
+    pair.kill(SECONDARY);
+    assert_eq!(
+        *pair.machine(PRIMARY).state(),
+        HaState::Shrinking { was: Active }
+    );
+    assert_eq!(pair.servers[PRIMARY].gate, GatePolicy::WithPeer);
+    let held = pair.held_answers.take().unwrap();
+    for (at, input) in held {
+        pair.give(at, input);
+    }
+    assert_eq!(pair.servers[PRIMARY].gate, GatePolicy::Alone);
+}
+
+#[test]
+fn a_stale_replica_waits_with_its_reason_and_serves_once_the_other_is_back() {
+    let mut pair = Pair::formed();
+    pair.kill(SECONDARY);
+    pair.write();
+    pair.kill(PRIMARY);
+    let before = pair.servers[SECONDARY].own;
+    pair.start(SECONDARY);
+    pair.fire(SECONDARY, HaTimer::PeerWait);
+    for _ in 0..2 {
+        pair.fire(SECONDARY, HaTimer::Retry);
+    }
+    assert_eq!(pair.states(), (Dead, Waiting));
+    let claims = pair.machine(SECONDARY).claims();
+    assert_eq!((claims.tried, claims.refused), (3, 3));
+    assert!(
+        claims
+            .reason
+            .as_ref()
+            .unwrap()
+            .contains("not in sync since epoch 1")
+    );
+    assert_eq!(pair.servers[SECONDARY].own, before);
+    assert_eq!(
+        pair.lock_holder, None,
+        "a server that may not serve does not camp on the lock"
+    );
+    pair.start(PRIMARY);
+    pair.connect();
+    assert_eq!(pair.states(), (Active, Passive));
+}
+
+#[test]
+fn a_wiped_or_reverted_store_does_not_serve_alone() {
+    let text = "older than what it has confirmed (restored backup, reverted snapshot, new disk?)";
+    let mut pair = Pair::formed();
+    pair.write();
+    pair.write();
+    pair.kill(SECONDARY);
+    pair.kill(PRIMARY);
+    let mut wiped = pair;
+    wiped.servers[PRIMARY].own.store = StoreId([42; 16]);
+    wiped.servers[PRIMARY].own.position = position(0, 0);
+    wiped.servers[PRIMARY].last_record = None;
+    wiped.start(PRIMARY);
+    wiped.fire(PRIMARY, HaTimer::PeerWait);
+    assert_eq!(wiped.states(), (Waiting, Dead));
+    assert!(wiped.machine(PRIMARY).reason().unwrap().contains(text));
+
+    let mut reverted = Pair::formed();
+    reverted.write();
+    let copy = (
+        reverted.servers[PRIMARY].own,
+        reverted.servers[PRIMARY].last_record.clone(),
+    );
+    reverted.write();
+    reverted.kill(SECONDARY);
+    reverted.write();
+    reverted.kill(PRIMARY);
+    (
+        reverted.servers[PRIMARY].own,
+        reverted.servers[PRIMARY].last_record,
+    ) = copy;
+    reverted.start(PRIMARY);
+    reverted.fire(PRIMARY, HaTimer::PeerWait);
+    assert_eq!(reverted.states(), (Waiting, Dead));
+    assert!(reverted.machine(PRIMARY).reason().unwrap().contains(text));
+}
+
+#[test]
+fn both_killed_in_sync_either_serves_alone() {
+    for survivor in [PRIMARY, SECONDARY] {
+        let mut pair = Pair::formed();
+        pair.write();
+        // Both at once: neither sees the other's end before its own.
+        pair.link = None;
+        pair.kill(PRIMARY);
+        pair.kill(SECONDARY);
+        pair.start(survivor);
+        pair.fire(survivor, HaTimer::PeerWait);
+        if survivor == SECONDARY {
+            // The old owner may be paused rather than dead as far as anybody knows.
+            pair.fire(SECONDARY, HaTimer::FenceWait);
+        }
+        assert_eq!(pair.machine(survivor).shown(), Standalone);
+    }
+}
+
+#[test]
+fn on_a_link_cut_the_active_goes_on_alone_and_the_passive_waits() {
+    let mut pair = Pair::formed();
+    pair.cut();
+    assert_eq!(pair.states(), (Standalone, Passive));
+    pair.fire(SECONDARY, HaTimer::PeerWait);
+    assert_eq!(pair.states(), (Standalone, Waiting));
+    assert!(
+        pair.machine(SECONDARY)
+            .reason()
+            .unwrap()
+            .contains("not in sync")
+    );
+    pair.connect();
+    assert_eq!(pair.states(), (Active, Passive));
+}
+
+#[test]
+fn a_lock_lost_with_the_link_up_changes_nothing_and_with_the_link_down_ends_service() {
+    let mut pair = Pair::formed();
+    pair.lock_holder = Some(SECONDARY + 1); // a stranger
+    pair.give(
+        PRIMARY,
+        HaInput::LockLost {
+            reason: "stolen".into(),
+        },
+    );
+    assert_eq!(pair.states(), (Active, Passive));
+    pair.cut();
+    assert_eq!(pair.machine(PRIMARY).shown(), Waiting);
+    assert_eq!(pair.servers[PRIMARY].gate, GatePolicy::Closed);
+    assert!(!pair.servers[PRIMARY].serving);
+}
+
+#[test]
+fn a_passive_whose_resync_is_cut_is_not_promoted() {
+    let mut pair = Pair::formed();
+    pair.kill(SECONDARY);
+    pair.write();
+    pair.servers[SECONDARY].own.sync_in_progress = true;
+    pair.kill(PRIMARY);
+    pair.start(SECONDARY);
+    pair.fire(SECONDARY, HaTimer::PeerWait);
+    assert_eq!(pair.states(), (Dead, Waiting));
+    assert!(
+        pair.machine(SECONDARY)
+            .reason()
+            .unwrap()
+            .contains("interrupted")
+    );
+}
+
+#[test]
+fn a_lost_record_is_refused_alone_and_re_formed_by_a_pair_that_agrees() {
+    let mut pair = Pair::formed();
+    pair.link = None;
+    pair.kill(PRIMARY);
+    pair.kill(SECONDARY);
+    let seq = pair.record.take().unwrap().seq;
+    pair.lock_file = None;
+    pair.start(PRIMARY);
+    pair.fire(PRIMARY, HaTimer::PeerWait);
+    assert!(
+        pair.machine(PRIMARY)
+            .reason()
+            .unwrap()
+            .contains("the arbiter record is gone")
+    );
+    pair.start(SECONDARY);
+    pair.connect();
+    if pair.servers[PRIMARY].timers.contains(&HaTimer::Retry) {
+        pair.fire(PRIMARY, HaTimer::Retry);
+    }
+    let (one, other) = pair.states();
+    assert!([one, other].contains(&Active) && [one, other].contains(&Passive));
+    assert!(pair.record.unwrap().seq > seq);
+}
+
+#[test]
+fn an_unknown_outcome_is_looked_for_before_anything_is_confirmed_alone() {
+    let mut pair = Pair::formed();
+    pair.arbiter_fails = true;
+    pair.kill(SECONDARY);
+    assert_eq!(pair.servers[PRIMARY].gate, GatePolicy::WithPeer);
+    pair.fire(PRIMARY, HaTimer::Retry);
+    assert_eq!(pair.servers[PRIMARY].gate, GatePolicy::WithPeer);
+    pair.arbiter_fails = false;
+    pair.fire(PRIMARY, HaTimer::Retry);
+    assert_eq!(pair.states(), (Standalone, Dead));
+    assert_eq!(pair.isr(), [PRIMARY]);
+}
+
+#[test]
+fn a_peer_that_is_too_slow_is_left_behind_and_taken_back_after_a_rest() {
+    let mut pair = Pair::formed();
+    let session = pair.link.unwrap();
+    pair.give(PRIMARY, HaInput::AckOverdue { session });
+    assert_eq!(pair.machine(PRIMARY).shown(), Standalone);
+    assert_eq!(pair.isr(), [PRIMARY]);
+    pair.connect();
+    assert_eq!(
+        pair.machine(PRIMARY).shown(),
+        Standalone,
+        "barred for a while"
+    );
+    pair.fire(PRIMARY, HaTimer::ReEntry);
+    assert_eq!(pair.states(), (Active, Passive));
+}
+
+#[test]
+fn a_lease_that_is_over_ends_service_and_the_record_is_claimed_anew() {
+    let mut pair = Pair::formed();
+    pair.kill(SECONDARY);
+    pair.give(PRIMARY, HaInput::LeaseExpired);
+    assert_eq!(pair.states(), (Waiting, Dead));
+    assert!(!pair.servers[PRIMARY].serving);
+    pair.fire(PRIMARY, HaTimer::PeerWait);
+    assert_eq!(pair.states(), (Standalone, Dead));
+}
+
+#[test]
+fn a_server_whose_record_was_claimed_by_another_steps_down() {
+    let mut pair = Pair::formed();
+    let mut record = pair.record.clone().unwrap();
+    record.seq = record.seq.next();
+    record.epoch = record.epoch.next();
+    record.owner = NodeId([77; 16]);
+    pair.record = Some(record.clone());
+    pair.give(
+        PRIMARY,
+        HaInput::LockConfirmed {
+            record: Some(record),
+        },
+    );
+    assert_eq!(pair.machine(PRIMARY).shown(), Waiting);
+    assert!(!pair.servers[PRIMARY].serving);
+}
+
+#[test]
+fn a_misconfigured_joiner_stops_and_a_serving_server_does_not() {
+    let mut pair = Pair::formed();
+    pair.give(PRIMARY, HaInput::PeerMismatch { reason: "x".into() });
+    assert_eq!(pair.servers[PRIMARY].exited, None);
+    pair.give(SECONDARY, HaInput::PeerMismatch { reason: "x".into() });
+    assert_eq!(
+        pair.servers[SECONDARY].exited,
+        Some(ExitCause::PeerMismatch("x".into()))
+    );
+}
+
+#[test]
+fn frames_of_an_older_session_change_nothing() {
+    let mut pair = Pair::formed();
+    let old = pair.link.unwrap();
+    pair.kill(SECONDARY);
+    pair.start(SECONDARY);
+    pair.connect();
+    assert_eq!(pair.states(), (Active, Passive));
+    for input in [
+        HaInput::LinkDown {
+            session: old,
+            cause: LinkEnd::Ended,
+        },
+        HaInput::SyncFailed {
+            session: old,
+            reason: "x".into(),
+        },
+        HaInput::AckOverdue { session: old },
+        HaInput::PeerGoodbye {
+            session: old,
+            epoch: Epoch(1),
+        },
+        HaInput::SyncDone {
+            session: old,
+            store: StoreId([2; 16]),
+        },
+        HaInput::PeerHoldsAll { session: old },
+        HaInput::InSync {
+            session: old,
+            epoch: Epoch(1),
+        },
+    ] {
+        pair.give(PRIMARY, input.clone());
+        pair.give(SECONDARY, input);
+        assert_eq!(pair.states(), (Active, Passive));
+    }
+}
+
+#[test]
+fn a_passive_that_hears_nothing_any_more_asks_anew_when_the_channel_is_replaced() {
+    let mut pair = Pair::formed();
+    pair.write();
+    pair.link = None;
+    pair.connect();
+    assert_eq!(pair.states(), (Active, Passive));
+    assert!(!matches!(pair.states().1, PassiveSync));
+}

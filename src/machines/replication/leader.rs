@@ -1,0 +1,589 @@
+//! The leading side: compare, snapshot or not, catch up, live.
+
+use std::collections::VecDeque;
+
+use crate::proto::ids::{Epoch, Lsn, Position, SessionId, StoreId};
+use crate::proto::log::{Batch, EpochStart};
+use crate::proto::peer::{Body, SyncPlan};
+use crate::storage::api::{JobOutcome, JobRefusal, LogFacts};
+use crate::time::Moment;
+
+use super::{
+    ReplicationConfig, ReplicationEffect, ReplicationJob, ReplicationReport, Shared, SyncKind,
+    SyncProgress, common_point,
+};
+
+/// Bytes of a snapshot that may be sent and not yet written by the follower.
+const SNAPSHOT_WINDOW: u64 = 4 * 1024 * 1024;
+
+/// One session's lead.
+#[derive(Debug)]
+pub(super) struct Leader {
+    session: SessionId,
+    epoch: Epoch,
+    phase: Phase,
+    /// The store holds a snapshot (and its log) for this session.
+    pinned: bool,
+    /// The last LSN that was sent.
+    sent: Lsn,
+    /// The follower's copy and how far it is durable, once it has said so in this session.
+    follower: Option<(StoreId, Position)>,
+    /// Sent and not acknowledged: last LSN, bytes, when.
+    in_flight: VecDeque<(Lsn, usize, Moment)>,
+    in_flight_bytes: usize,
+    /// The resync has been ended by a `SyncEnd`; its answer is awaited or was given.
+    ended: bool,
+    /// Reported: the follower holds all that was confirmed before it was demanded.
+    holds_all: bool,
+    overdue: bool,
+    sync: Option<Sync>,
+    /// The commit index that the follower was told of last.
+    told_commit: Lsn,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// For a `SyncRequest`.
+    Awaiting,
+    /// A request was made; the store is asked what it has.
+    Comparing {
+        epochs: Vec<EpochStart>,
+        position: Position,
+        checkpoint: Lsn,
+    },
+    /// The snapshot is being pinned.
+    Pinning { request: u64, reason: String },
+    /// Its pieces are sent.
+    Snapshot {
+        at: Position,
+        sent: u64,
+        acked: u64,
+        reading: Option<u64>,
+    },
+    /// The follower truncates or switches.
+    AwaitingReady,
+    /// It is ready after `at`; the store is asked whether the chains agree there.
+    Checking { at: Lsn, chain: u32 },
+    /// The log is read from `sent` on.
+    CatchingUp {
+        reading: Option<u64>,
+        chain: Option<u32>,
+    },
+    /// Batches go out as they are cut.
+    Live,
+}
+
+#[derive(Debug)]
+struct Sync {
+    kind: SyncKind,
+    from: Lsn,
+    done: u64,
+    total: u64,
+}
+
+impl Leader {
+    pub(super) fn new(session: SessionId, epoch: Epoch) -> Self {
+        Self {
+            session,
+            epoch,
+            phase: Phase::Awaiting,
+            pinned: false,
+            sent: Lsn::ZERO,
+            follower: None,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            ended: false,
+            holds_all: false,
+            overdue: false,
+            sync: None,
+            told_commit: Lsn::ZERO,
+        }
+    }
+
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    pub(super) fn follower_position(&self) -> Option<(StoreId, Position)> {
+        self.follower
+    }
+
+    pub(super) fn progress(&self, last_cut: Lsn) -> Option<SyncProgress> {
+        let sync = self.sync.as_ref()?;
+        // Bytes to come are known by LSN only: as many for each as so far.
+        let moved = self.sent.0.saturating_sub(sync.from.0);
+        let missing = last_cut.0.saturating_sub(self.sent.0);
+        let rest = sync
+            .done
+            .checked_div(moved)
+            .unwrap_or(0)
+            .saturating_mul(missing);
+        let total = sync.total.max(sync.done.saturating_add(rest));
+        Some(SyncProgress {
+            kind: sync.kind,
+            done_bytes: sync.done,
+            total_bytes: total,
+        })
+    }
+
+    pub(super) fn deadline(&self, config: &ReplicationConfig) -> Option<Moment> {
+        let (_, _, since) = self.in_flight.front()?;
+        (!self.overdue).then(|| since.after(config.ack_timeout))
+    }
+
+    pub(super) fn unpin(&mut self, shared: &mut Shared, effects: &mut Vec<ReplicationEffect>) {
+        if std::mem::take(&mut self.pinned) {
+            shared.run(ReplicationJob::UnpinSnapshot, effects);
+        }
+    }
+
+    pub(super) fn on_frame(
+        &mut self,
+        now: Moment,
+        shared: &mut Shared,
+        body: Body,
+        effects: &mut Vec<ReplicationEffect>,
+    ) {
+        match body {
+            Body::SyncRequest {
+                epochs,
+                position,
+                chain: _,
+                checkpoint,
+            } => {
+                self.unpin(shared, effects);
+                *self = Self::new(self.session, self.epoch);
+                self.phase = Phase::Comparing {
+                    epochs,
+                    position,
+                    checkpoint,
+                };
+                effects.push(ReplicationEffect::DescribeLog);
+            }
+            Body::SyncReady { at, chain } => {
+                if matches!(self.phase, Phase::AwaitingReady) {
+                    self.phase = Phase::Checking { at, chain };
+                    effects.push(ReplicationEffect::DescribeLog);
+                }
+            }
+            Body::SnapshotAck { bytes } => {
+                if let Phase::Snapshot { acked, .. } = &mut self.phase {
+                    *acked = bytes.max(*acked);
+                    self.report_progress(effects);
+                    self.read_snapshot(shared, effects);
+                }
+            }
+            Body::Durable { store, position } => {
+                self.on_follower_durable(store, position, shared, effects);
+                self.pump(now, shared, effects);
+            }
+            Body::SyncDone { store, position } => {
+                self.on_follower_durable(store, position, shared, effects);
+                if self.ended {
+                    self.sync = None;
+                    self.unpin(shared, effects);
+                    effects.push(ReplicationEffect::Report(ReplicationReport::SyncDone {
+                        session: self.session,
+                        store,
+                    }));
+                }
+            }
+            // Only a leader sends these, or the link keeps them to itself.
+            Body::Ping { .. }
+            | Body::Pong { .. }
+            | Body::RoleChanged { .. }
+            | Body::Goodbye { .. }
+            | Body::SyncPlan(_)
+            | Body::SnapshotPiece(_)
+            | Body::SnapshotEnd { .. }
+            | Body::Batch { .. }
+            | Body::CommitIndex { .. }
+            | Body::SyncEnd { .. }
+            | Body::InSync { .. } => {
+                self.fail("the peer sent a frame that only an active sends", effects)
+            }
+        }
+    }
+
+    pub(super) fn on_log(
+        &mut self,
+        now: Moment,
+        shared: &mut Shared,
+        facts: &LogFacts,
+        effects: &mut Vec<ReplicationEffect>,
+    ) {
+        match std::mem::replace(&mut self.phase, Phase::Awaiting) {
+            Phase::Comparing {
+                epochs,
+                position,
+                checkpoint,
+            } => {
+                let common = common_point(&facts.epochs, facts.durable, &epochs, position);
+                match full_reason(facts, common, checkpoint) {
+                    None => self.plan_incremental(common.unwrap_or(Lsn::ZERO), effects),
+                    Some(reason) => self.plan_full(reason, shared, effects),
+                }
+            }
+            Phase::Checking { at, chain } => {
+                if at == facts.durable.lsn && chain != facts.chain {
+                    self.plan_full("the logs' checksums differ".into(), shared, effects);
+                } else {
+                    self.sent = at;
+                    self.phase = Phase::CatchingUp {
+                        reading: None,
+                        chain: Some(chain),
+                    };
+                    self.pump(now, shared, effects);
+                }
+            }
+            other @ (Phase::Awaiting
+            | Phase::Pinning { .. }
+            | Phase::Snapshot { .. }
+            | Phase::AwaitingReady
+            | Phase::CatchingUp { .. }
+            | Phase::Live) => self.phase = other,
+        }
+    }
+
+    fn plan_incremental(&mut self, common: Lsn, effects: &mut Vec<ReplicationEffect>) {
+        self.sync = Some(Sync {
+            kind: SyncKind::Incremental,
+            from: common,
+            done: 0,
+            total: 0,
+        });
+        self.sent = common;
+        self.phase = Phase::AwaitingReady;
+        self.send(
+            Body::SyncPlan(SyncPlan::Incremental { common, bytes: 0 }),
+            effects,
+        );
+    }
+
+    fn plan_full(
+        &mut self,
+        reason: String,
+        shared: &mut Shared,
+        effects: &mut Vec<ReplicationEffect>,
+    ) {
+        self.unpin(shared, effects);
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+        self.pinned = true;
+        let request = shared.run(ReplicationJob::PinSnapshot, effects);
+        self.phase = Phase::Pinning { request, reason };
+    }
+
+    pub(super) fn on_job(
+        &mut self,
+        _now: Moment,
+        shared: &mut Shared,
+        request: u64,
+        outcome: Result<JobOutcome, JobRefusal>,
+        effects: &mut Vec<ReplicationEffect>,
+    ) {
+        match &mut self.phase {
+            Phase::Pinning {
+                request: awaited,
+                reason,
+            } if *awaited == request => match outcome {
+                Ok(JobOutcome::Snapshot { at, bytes }) => {
+                    let reason = std::mem::take(reason);
+                    self.sync = Some(Sync {
+                        kind: SyncKind::Full,
+                        from: at.lsn,
+                        done: 0,
+                        total: bytes,
+                    });
+                    self.sent = at.lsn;
+                    self.phase = Phase::Snapshot {
+                        at,
+                        sent: 0,
+                        acked: 0,
+                        reading: None,
+                    };
+                    self.send(Body::SyncPlan(SyncPlan::Full { bytes, reason }), effects);
+                    self.read_snapshot(shared, effects);
+                }
+                Ok(JobOutcome::Durable | JobOutcome::Piece(_)) | Err(_) => {
+                    self.fail("no snapshot could be made", effects);
+                }
+            },
+            Phase::Snapshot {
+                at, sent, reading, ..
+            } if *reading == Some(request) => {
+                *reading = None;
+                match outcome {
+                    Ok(JobOutcome::Piece(piece)) if piece.is_empty() => {
+                        let at = *at;
+                        self.phase = Phase::AwaitingReady;
+                        self.send(Body::SnapshotEnd { at }, effects);
+                    }
+                    Ok(JobOutcome::Piece(piece)) => {
+                        let bytes = piece.len() as u64;
+                        *sent = sent.saturating_add(bytes);
+                        if let Some(sync) = &mut self.sync {
+                            sync.done = sync.done.saturating_add(bytes);
+                        }
+                        self.send(Body::SnapshotPiece(piece), effects);
+                        self.read_snapshot(shared, effects);
+                    }
+                    Ok(JobOutcome::Durable | JobOutcome::Snapshot { .. }) | Err(_) => {
+                        self.fail("the snapshot could not be read", effects);
+                    }
+                }
+            }
+            // The end of an unpinning, or of work that was given up.
+            Phase::Awaiting
+            | Phase::Comparing { .. }
+            | Phase::Pinning { .. }
+            | Phase::Snapshot { .. }
+            | Phase::AwaitingReady
+            | Phase::Checking { .. }
+            | Phase::CatchingUp { .. }
+            | Phase::Live => {}
+        }
+    }
+
+    fn read_snapshot(&mut self, shared: &mut Shared, effects: &mut Vec<ReplicationEffect>) {
+        if let Phase::Snapshot {
+            sent,
+            acked,
+            reading,
+            ..
+        } = &mut self.phase
+            && reading.is_none()
+            && sent.saturating_sub(*acked) < SNAPSHOT_WINDOW
+        {
+            *reading = Some(shared.run(ReplicationJob::ReadSnapshot, effects));
+        }
+    }
+
+    pub(super) fn on_cut(
+        &mut self,
+        now: Moment,
+        shared: &mut Shared,
+        batch: Batch,
+        effects: &mut Vec<ReplicationEffect>,
+    ) {
+        if !matches!(self.phase, Phase::Live) {
+            return;
+        }
+        if batch.first == self.sent.next() && self.has_window(shared) {
+            self.send_batch(now, batch, effects);
+        } else {
+            // Beyond the window: it is in the log, and is read from there when there is room.
+            self.phase = Phase::CatchingUp {
+                reading: None,
+                chain: None,
+            };
+        }
+    }
+
+    pub(super) fn on_log_read(
+        &mut self,
+        now: Moment,
+        shared: &mut Shared,
+        request: u64,
+        batches: Vec<Batch>,
+        effects: &mut Vec<ReplicationEffect>,
+    ) {
+        let Phase::CatchingUp { reading, chain } = &mut self.phase else {
+            return;
+        };
+        if *reading != Some(request) {
+            return;
+        }
+        *reading = None;
+        let Some(first) = batches.first() else {
+            if self.sent == shared.last_cut {
+                self.go_live(effects);
+            }
+            // Otherwise the rest is being committed; the next `Durable` reads again.
+            return;
+        };
+        if chain.take().is_some_and(|chain| chain != first.prev_chain) {
+            self.plan_full("the logs' checksums differ".into(), shared, effects);
+            return;
+        }
+        for batch in batches {
+            if batch.first != self.sent.next() {
+                self.fail("the log has a gap where the peer needs it", effects);
+                return;
+            }
+            self.send_batch(now, batch, effects);
+        }
+        self.report_progress(effects);
+        if self.sent == shared.last_cut {
+            self.go_live(effects);
+        } else {
+            self.pump(now, shared, effects);
+        }
+    }
+
+    pub(super) fn on_local_durable(
+        &mut self,
+        now: Moment,
+        shared: &mut Shared,
+        effects: &mut Vec<ReplicationEffect>,
+    ) {
+        self.pump(now, shared, effects);
+    }
+
+    pub(super) fn on_committed(&mut self, upto: Lsn, effects: &mut Vec<ReplicationEffect>) {
+        // A batch on its way will carry a newer index; when there is none, it goes by itself.
+        if matches!(self.phase, Phase::Live) && self.in_flight.is_empty() && upto > self.told_commit
+        {
+            self.told_commit = upto;
+            effects.push(ReplicationEffect::SendCommitIndex {
+                session: self.session,
+            });
+        }
+    }
+
+    pub(super) fn gate_set(&mut self, shared: &Shared, effects: &mut Vec<ReplicationEffect>) {
+        self.holds_all = false;
+        if shared.required.is_some()
+            && let Some((_, position)) = self.follower
+        {
+            effects.push(ReplicationEffect::PeerHolds(position.lsn));
+        }
+        self.check_holds_all(shared, effects);
+    }
+
+    pub(super) fn on_deadline(
+        &mut self,
+        now: Moment,
+        shared: &Shared,
+        effects: &mut Vec<ReplicationEffect>,
+    ) {
+        let due = self
+            .deadline(&shared.config)
+            .is_some_and(|deadline| deadline <= now);
+        if due && shared.required.is_some() {
+            self.overdue = true;
+            effects.push(ReplicationEffect::Report(ReplicationReport::AckOverdue {
+                session: self.session,
+            }));
+        }
+    }
+
+    /// Reads on while there is room.
+    fn pump(&mut self, _now: Moment, shared: &mut Shared, effects: &mut Vec<ReplicationEffect>) {
+        let room = self.has_window(shared);
+        if let Phase::CatchingUp {
+            reading: reading @ None,
+            ..
+        } = &mut self.phase
+            && room
+        {
+            let request = shared.request();
+            *reading = Some(request);
+            effects.push(ReplicationEffect::ReadLog {
+                request,
+                after: self.sent,
+            });
+        }
+    }
+
+    fn go_live(&mut self, effects: &mut Vec<ReplicationEffect>) {
+        self.phase = Phase::Live;
+        if !self.ended {
+            self.ended = true;
+            self.send(Body::SyncEnd { at: self.sent }, effects);
+        }
+    }
+
+    fn on_follower_durable(
+        &mut self,
+        store: StoreId,
+        position: Position,
+        shared: &Shared,
+        effects: &mut Vec<ReplicationEffect>,
+    ) {
+        self.follower = Some((store, position));
+        while let Some((last, bytes, _)) = self.in_flight.front().copied()
+            && last <= position.lsn
+        {
+            self.in_flight.pop_front();
+            self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
+        }
+        if shared.required.is_some() {
+            effects.push(ReplicationEffect::PeerHolds(position.lsn));
+        }
+        if self.sync.is_some() {
+            self.report_progress(effects);
+        }
+        self.check_holds_all(shared, effects);
+    }
+
+    fn check_holds_all(&mut self, shared: &Shared, effects: &mut Vec<ReplicationEffect>) {
+        let (Some(required), Some((_, position))) = (shared.required, self.follower) else {
+            return;
+        };
+        if !self.holds_all && self.ended && position.lsn >= required {
+            self.holds_all = true;
+            effects.push(ReplicationEffect::Report(ReplicationReport::PeerHoldsAll {
+                session: self.session,
+            }));
+        }
+    }
+
+    fn send_batch(&mut self, now: Moment, batch: Batch, effects: &mut Vec<ReplicationEffect>) {
+        let bytes = batch.bytes();
+        self.sent = batch.last;
+        self.in_flight.push_back((batch.last, bytes, now));
+        self.in_flight_bytes = self.in_flight_bytes.saturating_add(bytes);
+        if let Some(sync) = &mut self.sync {
+            sync.done = sync.done.saturating_add(bytes as u64);
+        }
+        effects.push(ReplicationEffect::SendBatch {
+            session: self.session,
+            batch,
+        });
+    }
+
+    fn has_window(&self, shared: &Shared) -> bool {
+        self.in_flight_bytes < shared.config.window_bytes
+    }
+
+    fn report_progress(&self, effects: &mut Vec<ReplicationEffect>) {
+        effects.push(ReplicationEffect::Report(ReplicationReport::Progress {
+            session: self.session,
+        }));
+    }
+
+    fn fail(&mut self, reason: &str, effects: &mut Vec<ReplicationEffect>) {
+        self.phase = Phase::Awaiting;
+        effects.push(ReplicationEffect::Report(ReplicationReport::SyncFailed {
+            session: self.session,
+            reason: reason.to_owned(),
+        }));
+    }
+
+    fn send(&self, body: Body, effects: &mut Vec<ReplicationEffect>) {
+        effects.push(ReplicationEffect::Send {
+            session: self.session,
+            body,
+        });
+    }
+}
+
+/// Why a full resync is needed, or none where the log from the common point will do.
+fn full_reason(facts: &LogFacts, common: Option<Lsn>, checkpoint: Lsn) -> Option<String> {
+    let Some(common) = common else {
+        return Some("the two logs have no epoch in common".into());
+    };
+    if common < facts.floor {
+        return Some(format!(
+            "the log before {} is no longer kept, and the peer needs it from {common}",
+            facts.floor
+        ));
+    }
+    if common < checkpoint {
+        return Some(format!(
+            "the peer would have to go back to {common}, which is before its checkpoint {checkpoint}"
+        ));
+    }
+    None
+}

@@ -1,0 +1,97 @@
+//! ERROR: why a connection ends.
+
+use bytes::BytesMut;
+
+use super::{SessionEffect, StompSession};
+use crate::proto::stomp::{DecodeError, FrameWriter, ServerCommand, Version};
+
+/// The one ERROR that names the server's versions.
+pub(super) const UNSUPPORTED_VERSION: &str = "no common version";
+
+/// Why the connection ends, for the client.
+#[derive(Debug)]
+pub(super) struct Problem {
+    /// The `message` header.
+    pub(super) message: &'static str,
+    /// The body: what was wrong and what to do.
+    pub(super) detail: String,
+}
+
+impl Problem {
+    pub(super) fn new(message: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            message,
+            detail: detail.into(),
+        }
+    }
+
+    pub(super) fn no_transactions() -> Self {
+        Self::new(
+            "transactions are not available yet in this version",
+            "send, acknowledge and ask for receipts without BEGIN, COMMIT, ABORT and the \
+             transaction header",
+        )
+    }
+
+    pub(super) fn missing(command: &str, header: &str) -> Self {
+        Self::new(
+            "a header is missing",
+            format!("{command} needs the header {header}"),
+        )
+    }
+}
+
+impl StompSession {
+    pub(super) fn on_malformed(
+        &mut self,
+        error: &DecodeError,
+        out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
+    ) {
+        let (message, advice) = match error {
+            DecodeError::UnknownCommand(_) => (
+                "unknown command",
+                "; is the client speaking STOMP, and does content-length count bytes?",
+            ),
+            DecodeError::HeaderCount { .. }
+            | DecodeError::HeaderBytes { .. }
+            | DecodeError::BodyBytes { .. }
+            | DecodeError::FrameBytes { .. } => (
+                "the frame is over a limit",
+                "; send less in one frame, or raise the limit in the server's profile",
+            ),
+            DecodeError::NoColon { .. }
+            | DecodeError::NoName { .. }
+            | DecodeError::NulInHeaders { .. }
+            | DecodeError::Encoding { .. }
+            | DecodeError::Escape { .. }
+            | DecodeError::ContentLength(_)
+            | DecodeError::NoNul { .. } => (
+                "the frame is malformed",
+                "; the frame was not carried out, nor anything after it",
+            ),
+        };
+        let problem = Problem::new(message, format!("{error}{advice}"));
+        self.fail(&problem, None, out, effects);
+    }
+
+    pub(super) fn fail(
+        &mut self,
+        problem: &Problem,
+        receipt: Option<&[u8]>,
+        out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
+    ) {
+        let mut error = FrameWriter::new(out, self.version, ServerCommand::Error);
+        if problem.message == UNSUPPORTED_VERSION {
+            error.raw_header("version", Version::ALL.as_bytes());
+        }
+        error.header("message", problem.message.as_bytes());
+        error.raw_header("content-type", b"text/plain");
+        if let Some(receipt) = receipt {
+            error.raw_header("receipt-id", receipt);
+        }
+        error.body(problem.detail.as_bytes());
+        self.close(effects);
+    }
+}

@@ -1,0 +1,667 @@
+//! The log's bytes: records, and the chunks that hold them. A chunk is the value of one LSN in the
+//! store and crosses the HA channel as it is, so everything in it is little-endian, versioned and
+//! under one CRC-32C. A record's LSN is not in its bytes: it is the chunk's first LSN plus its
+//! place in the chunk.
+//!
+//! | chunk header | bytes | | record | bytes |
+//! |---|---|---|---|---|
+//! | magic, version, flags, reserved | 4, 1, 1, 2 | | kind | 1 |
+//! | epoch, first LSN, batch id | 8, 8, 8 | | length of payload | varint |
+//! | chunk i, of n | 2, 2 | | payload | |
+//! | body length, record count | 4, 4 | | | |
+//! | CRC of the chunk before, own CRC | 4, 4 | | | |
+
+use byteorder::{ByteOrder, LittleEndian as LE};
+use bytes::Bytes;
+
+use crate::proto::ids::{DestId, Epoch, Lsn};
+use crate::proto::log::Batch;
+
+/// Bytes of a chunk's header.
+pub const CHUNK_HEADER: usize = 52;
+/// A chunk is closed before it grows over this; only a single larger record makes a larger one.
+/// 64 KiB less the header of LMDB's overflow page, so that a full chunk is 16 pages and not 17.
+pub const CHUNK_BYTES: usize = 65_536 - 16;
+/// The longest key of a definition.
+pub const KEY_BYTES_MAX: usize = 400;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"TMQc");
+const VERSION: u8 = 1;
+const CRC_AT: usize = CHUNK_HEADER - 4;
+
+const PUT: u8 = 1;
+const ACK: u8 = 2;
+const DELIVERED: u8 = 3;
+const KV: u8 = 4;
+const EPOCH: u8 = 5;
+/// Reserved: a part of a body over 64 KiB (engine 6.6, decision 12).
+pub const KIND_PART: u8 = 6;
+/// Reserved: a part of a transaction over 8 MiB.
+pub const KIND_TX: u8 = 7;
+
+/// Bytes that are not a chunk or a record of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Ends before it should.
+    #[error("cut short")]
+    Short,
+    /// Goes on after it should have ended.
+    #[error("bytes left over at its end")]
+    Trailing,
+    /// Not a chunk.
+    #[error("not a chunk of a log")]
+    Magic,
+    /// Written by a newer server.
+    #[error("format version {0} is unknown to this release")]
+    Version(u8),
+    /// Larger than the limit that the reader set.
+    #[error("larger than the limit")]
+    TooLarge,
+    /// The checksum does not match.
+    #[error("checksum {found:08x} instead of {stored:08x}")]
+    Checksum {
+        /// What the chunk says.
+        stored: u32,
+        /// What its bytes give.
+        found: u32,
+    },
+    /// A kind of record that this release does not know.
+    #[error("record of unknown kind {0}")]
+    Kind(u8),
+    /// A number that does not fit its type, or that cannot be.
+    #[error("a number is out of range")]
+    Number,
+}
+
+/// A record to be encoded.
+#[derive(Clone, Copy, Debug)]
+pub enum Record<'a> {
+    /// A message for each of the targets.
+    Put {
+        /// Who owes it.
+        targets: &'a [DestId],
+        /// Its canonical bytes.
+        message: &'a [u8],
+    },
+    /// Messages of a destination that are done with.
+    Ack {
+        /// Whose.
+        dest: DestId,
+        /// Which; encoded in ascending order.
+        lsns: &'a [Lsn],
+    },
+    /// Raises a delivery mark to the record's own LSN plus `ahead`.
+    Delivered {
+        /// Whose.
+        dest: DestId,
+        /// How far.
+        ahead: u32,
+    },
+    /// A definition, removed when the value is empty.
+    Kv {
+        /// Kind of definition.
+        space: u8,
+        /// Unique in its space.
+        key: &'a [u8],
+        /// What it is.
+        value: &'a [u8],
+    },
+    /// An epoch begins.
+    Epoch(Epoch),
+}
+
+/// A record as it is applied: decoded from a chunk, or made from what was just encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogRecord {
+    /// See [`Record::Put`].
+    Put {
+        /// Who owes it.
+        targets: Vec<DestId>,
+        /// Its canonical bytes.
+        message: Bytes,
+        /// Where `message` begins in its chunk.
+        offset: u32,
+    },
+    /// See [`Record::Ack`].
+    Ack {
+        /// Whose.
+        dest: DestId,
+        /// Which, ascending when decoded.
+        lsns: Vec<Lsn>,
+    },
+    /// See [`Record::Delivered`].
+    Delivered {
+        /// Whose.
+        dest: DestId,
+        /// How far.
+        ahead: u32,
+    },
+    /// See [`Record::Kv`].
+    Kv {
+        /// Kind of definition.
+        space: u8,
+        /// Unique in its space.
+        key: Bytes,
+        /// What it is.
+        value: Bytes,
+    },
+    /// See [`Record::Epoch`].
+    Epoch(Epoch),
+}
+
+/// What a chunk says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkHeader {
+    /// Who wrote it.
+    pub epoch: Epoch,
+    /// The LSN of its first record.
+    pub first: Lsn,
+    /// The first LSN of its batch: equal in all chunks of it.
+    pub batch: Lsn,
+    /// Which chunk of its batch, from 0.
+    pub index: u16,
+    /// Of how many.
+    pub of: u16,
+    /// Bytes after the header.
+    pub body: u32,
+    /// Records in it, at least one.
+    pub records: u32,
+    /// The checksum of the chunk before: the chain.
+    pub prev: u32,
+    /// Over header and body.
+    pub crc: u32,
+}
+
+impl ChunkHeader {
+    /// Reads the header only; `total` is the length of the whole chunk. Nothing is said of the body.
+    ///
+    /// # Errors
+    /// When it is not the header of a chunk of that length.
+    pub fn decode(bytes: &[u8], total: usize) -> Result<Self, DecodeError> {
+        let head = bytes.get(..CHUNK_HEADER).ok_or(DecodeError::Short)?;
+        if LE::read_u32(head) != MAGIC {
+            return Err(DecodeError::Magic);
+        }
+        if head[4] != VERSION {
+            return Err(DecodeError::Version(head[4]));
+        }
+        let header = Self {
+            epoch: Epoch(LE::read_u64(&head[8..])),
+            first: Lsn(LE::read_u64(&head[16..])),
+            batch: Lsn(LE::read_u64(&head[24..])),
+            index: LE::read_u16(&head[32..]),
+            of: LE::read_u16(&head[34..]),
+            body: LE::read_u32(&head[36..]),
+            records: LE::read_u32(&head[40..]),
+            prev: LE::read_u32(&head[44..]),
+            crc: LE::read_u32(&head[CRC_AT..]),
+        };
+        let body = usize::try_from(header.body).map_err(|_| DecodeError::Number)?;
+        match total.checked_sub(CHUNK_HEADER) {
+            None => return Err(DecodeError::Short),
+            Some(rest) if rest < body => return Err(DecodeError::Short),
+            Some(rest) if rest > body => return Err(DecodeError::Trailing),
+            Some(_) => {}
+        }
+        // Each record takes at least two bytes, so the count can be trusted for allocation.
+        let plausible = header.records > 0
+            && header.records <= header.body / 2
+            && header.index < header.of
+            && header.first > Lsn::ZERO
+            && header.batch > Lsn::ZERO
+            && header.batch <= header.first
+            && header
+                .first
+                .0
+                .checked_add(u64::from(header.records))
+                .is_some();
+        if plausible {
+            Ok(header)
+        } else {
+            Err(DecodeError::Number)
+        }
+    }
+
+    /// The LSN of its last record.
+    #[must_use]
+    pub fn last(&self) -> Lsn {
+        Lsn(self.first.0 + u64::from(self.records) - 1)
+    }
+}
+
+/// A chunk whose checksum is good.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// What it says of itself.
+    pub header: ChunkHeader,
+    /// All of it.
+    pub bytes: Bytes,
+}
+
+impl Chunk {
+    /// Checks length and checksum; the records are checked as they are read.
+    ///
+    /// # Errors
+    /// When it is larger than `limit`, not a chunk, or damaged.
+    pub fn decode(bytes: Bytes, limit: usize) -> Result<Self, DecodeError> {
+        if bytes.len() > limit {
+            return Err(DecodeError::TooLarge);
+        }
+        let header = ChunkHeader::decode(&bytes, bytes.len())?;
+        verify(&bytes, &header)?;
+        Ok(Self { header, bytes })
+    }
+
+    /// Its records with their LSNs, in order. Their bytes share the chunk's.
+    #[must_use]
+    pub fn records(&self) -> Records<'_> {
+        Records {
+            chunk: &self.bytes,
+            at: CHUNK_HEADER,
+            next: self.header.first,
+            left: self.header.records,
+        }
+    }
+}
+
+/// Checks the checksum of a whole chunk against its header.
+///
+/// # Errors
+/// When it does not match.
+pub fn verify(bytes: &[u8], header: &ChunkHeader) -> Result<(), DecodeError> {
+    let (head, body) = bytes
+        .split_at_checked(CHUNK_HEADER)
+        .ok_or(DecodeError::Short)?;
+    let found = checksum(head, body);
+    if found == header.crc {
+        Ok(())
+    } else {
+        Err(DecodeError::Checksum {
+            stored: header.crc,
+            found,
+        })
+    }
+}
+
+fn checksum(head: &[u8], body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&head[..CRC_AT]), body)
+}
+
+/// The records of a chunk. Ends after the first error.
+#[derive(Debug)]
+pub struct Records<'a> {
+    chunk: &'a Bytes,
+    at: usize,
+    next: Lsn,
+    left: u32,
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<(Lsn, LogRecord), DecodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            if self.at == self.chunk.len() {
+                return None;
+            }
+            self.at = self.chunk.len();
+            return Some(Err(DecodeError::Trailing));
+        }
+        let lsn = self.next;
+        match read_record(self.chunk, &mut self.at) {
+            Ok(record) => {
+                self.left -= 1;
+                self.next = lsn.next();
+                Some(Ok((lsn, record)))
+            }
+            Err(error) => {
+                self.left = 0;
+                self.at = self.chunk.len();
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+fn read_record(chunk: &Bytes, at: &mut usize) -> Result<LogRecord, DecodeError> {
+    let mut head = Reader {
+        bytes: chunk,
+        at: *at,
+    };
+    let kind = head.u8()?;
+    let len = head.length()?;
+    let start = head.at;
+    // `length` has checked that this many bytes are there.
+    let end = start.checked_add(len).ok_or(DecodeError::Number)?;
+    let mut payload = Reader {
+        bytes: chunk.get(..end).ok_or(DecodeError::Short)?,
+        at: start,
+    };
+    let record = match kind {
+        PUT => {
+            let count = payload.length()?;
+            let mut targets = Vec::with_capacity(count);
+            for _ in 0..count {
+                targets.push(DestId(payload.u32()?));
+            }
+            let offset = u32::try_from(payload.at).map_err(|_| DecodeError::Number)?;
+            let message = chunk.slice(payload.at..end);
+            payload.at = end;
+            LogRecord::Put {
+                targets,
+                message,
+                offset,
+            }
+        }
+        ACK => {
+            let dest = DestId(payload.u32()?);
+            let count = payload.length()?;
+            let mut lsns = Vec::with_capacity(count);
+            let mut lsn = 0u64;
+            for _ in 0..count {
+                lsn = lsn
+                    .checked_add(payload.varint()?)
+                    .ok_or(DecodeError::Number)?;
+                lsns.push(Lsn(lsn));
+            }
+            LogRecord::Ack { dest, lsns }
+        }
+        DELIVERED => LogRecord::Delivered {
+            dest: DestId(payload.u32()?),
+            ahead: payload.u32()?,
+        },
+        KV => {
+            let space = payload.u8()?;
+            let len = payload.length()?;
+            if len > KEY_BYTES_MAX {
+                return Err(DecodeError::TooLarge);
+            }
+            let key = chunk.slice(payload.at..payload.at + len);
+            payload.at += len;
+            let value = chunk.slice(payload.at..end);
+            payload.at = end;
+            LogRecord::Kv { space, key, value }
+        }
+        EPOCH => LogRecord::Epoch(Epoch(payload.varint()?)),
+        other => return Err(DecodeError::Kind(other)),
+    };
+    if payload.at != end {
+        return Err(DecodeError::Trailing);
+    }
+    *at = end;
+    Ok(record)
+}
+
+/// Reads numbers from bytes that may say anything.
+pub(crate) struct Reader<'a> {
+    /// All of them.
+    pub(crate) bytes: &'a [u8],
+    /// The next to be read.
+    pub(crate) at: usize,
+}
+
+impl Reader<'_> {
+    pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
+        let byte = *self.bytes.get(self.at).ok_or(DecodeError::Short)?;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    /// LEB128, at most ten bytes, no bits beyond the 64th.
+    pub(crate) fn varint(&mut self) -> Result<u64, DecodeError> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return Err(DecodeError::Number);
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(DecodeError::Number)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
+        u32::try_from(self.varint()?).map_err(|_| DecodeError::Number)
+    }
+
+    /// A count of bytes, or of things of at least one byte each, which must all be there.
+    pub(crate) fn length(&mut self) -> Result<usize, DecodeError> {
+        let len = usize::try_from(self.varint()?).map_err(|_| DecodeError::Number)?;
+        if len > self.bytes.len().saturating_sub(self.at) {
+            return Err(DecodeError::Short);
+        }
+        Ok(len)
+    }
+
+    pub(crate) fn take(&mut self, len: usize) -> Result<&[u8], DecodeError> {
+        let end = self.at.checked_add(len).ok_or(DecodeError::Number)?;
+        let taken = self.bytes.get(self.at..end).ok_or(DecodeError::Short)?;
+        self.at = end;
+        Ok(taken)
+    }
+}
+
+pub(crate) fn put_varint(to: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        to.push(low_byte(value) | 0x80);
+        value >>= 7;
+    }
+    to.push(low_byte(value));
+}
+
+fn low_byte(value: u64) -> u8 {
+    u8::try_from(value & 0x7f).expect("seven bits fit a byte")
+}
+
+fn varint_len(value: u64) -> usize {
+    let bits = 64 - (value | 1).leading_zeros() as usize;
+    bits.div_ceil(7)
+}
+
+/// Where a record's message came to stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The record's LSN.
+    pub lsn: Lsn,
+    /// Its chunk.
+    pub chunk: Lsn,
+    /// Where the message begins in it; meaningless for other records than PUT.
+    pub offset: u32,
+}
+
+/// Encodes one batch: records are pushed in order, chunks are closed as they fill.
+#[derive(Debug)]
+pub struct BatchWriter {
+    epoch: Epoch,
+    first: Lsn,
+    next: Lsn,
+    prev: u32,
+    done: Vec<OpenChunk>,
+    open: OpenChunk,
+    scratch: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct OpenChunk {
+    first: Lsn,
+    records: u32,
+    bytes: Vec<u8>,
+}
+
+impl OpenChunk {
+    fn new(first: Lsn, capacity: usize) -> Self {
+        let mut bytes = Vec::with_capacity(capacity.max(CHUNK_HEADER));
+        bytes.resize(CHUNK_HEADER, 0);
+        Self {
+            first,
+            records: 0,
+            bytes,
+        }
+    }
+}
+
+impl BatchWriter {
+    /// A batch that begins at `first` and chains to `prev`. `expected` bytes are reserved at most.
+    #[must_use]
+    pub fn new(epoch: Epoch, first: Lsn, prev: u32, expected: usize) -> Self {
+        Self {
+            epoch,
+            first,
+            next: first,
+            prev,
+            done: Vec::new(),
+            open: OpenChunk::new(first, expected.min(CHUNK_BYTES)),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Encodes one record.
+    pub fn push(&mut self, record: &Record<'_>) -> Placed {
+        let (kind, tail): (u8, &[u8]) = {
+            let head = &mut self.scratch;
+            head.clear();
+            match *record {
+                Record::Put { targets, message } => {
+                    put_varint(head, targets.len() as u64);
+                    for target in targets {
+                        put_varint(head, u64::from(target.0));
+                    }
+                    (PUT, message)
+                }
+                Record::Ack { dest, lsns } => {
+                    put_varint(head, u64::from(dest.0));
+                    put_lsns(head, lsns);
+                    (ACK, &[])
+                }
+                Record::Delivered { dest, ahead } => {
+                    put_varint(head, u64::from(dest.0));
+                    put_varint(head, u64::from(ahead));
+                    (DELIVERED, &[])
+                }
+                Record::Kv { space, key, value } => {
+                    head.push(space);
+                    put_varint(head, key.len() as u64);
+                    head.extend_from_slice(key);
+                    (KV, value)
+                }
+                Record::Epoch(epoch) => {
+                    put_varint(head, epoch.0);
+                    (EPOCH, &[])
+                }
+            }
+        };
+        let payload = self.scratch.len() + tail.len();
+        let whole = 1 + varint_len(payload as u64) + payload;
+        if self.open.records > 0 && self.open.bytes.len() + whole > CHUNK_BYTES {
+            let fresh = OpenChunk::new(self.next, CHUNK_BYTES);
+            self.done.push(std::mem::replace(&mut self.open, fresh));
+        }
+        let to = &mut self.open.bytes;
+        to.push(kind);
+        put_varint(to, payload as u64);
+        to.extend_from_slice(&self.scratch);
+        let offset = u32::try_from(to.len()).expect("a record is far smaller than 4 GiB");
+        to.extend_from_slice(tail);
+        self.open.records += 1;
+        let placed = Placed {
+            lsn: self.next,
+            chunk: self.open.first,
+            offset,
+        };
+        self.next = self.next.next();
+        placed
+    }
+
+    /// Closes the batch and gives it with the checksum of its last chunk, to which the next batch
+    /// chains. None when nothing was pushed.
+    #[must_use]
+    pub fn finish(mut self) -> Option<(Batch, u32)> {
+        if self.open.records > 0 {
+            self.done.push(self.open);
+        }
+        if self.done.is_empty() {
+            return None;
+        }
+        let of = u16::try_from(self.done.len()).expect("a batch has far fewer than 65536 chunks");
+        let mut chain = self.prev;
+        let mut chunks = Vec::with_capacity(self.done.len());
+        for (index, mut chunk) in (0u16..).zip(self.done) {
+            let body = u32::try_from(chunk.bytes.len() - CHUNK_HEADER)
+                .expect("a chunk is far smaller than 4 GiB");
+            let (head, rest) = chunk.bytes.split_at_mut(CHUNK_HEADER);
+            LE::write_u32(head, MAGIC);
+            head[4] = VERSION;
+            LE::write_u64(&mut head[8..], self.epoch.0);
+            LE::write_u64(&mut head[16..], chunk.first.0);
+            LE::write_u64(&mut head[24..], self.first.0);
+            LE::write_u16(&mut head[32..], index);
+            LE::write_u16(&mut head[34..], of);
+            LE::write_u32(&mut head[36..], body);
+            LE::write_u32(&mut head[40..], chunk.records);
+            LE::write_u32(&mut head[44..], chain);
+            chain = checksum(head, rest);
+            LE::write_u32(&mut head[CRC_AT..], chain);
+            chunks.push(Bytes::from(chunk.bytes));
+        }
+        let batch = Batch {
+            epoch: self.epoch,
+            first: self.first,
+            last: self.next.prev(),
+            prev_chain: self.prev,
+            chunks,
+        };
+        Some((batch, chain))
+    }
+}
+
+fn put_lsns(to: &mut Vec<u8>, lsns: &[Lsn]) {
+    put_varint(to, lsns.len() as u64);
+    let mut last = 0;
+    let mut put = |lsn: Lsn| {
+        put_varint(to, lsn.0 - last);
+        last = lsn.0;
+    };
+    if lsns.is_sorted() {
+        lsns.iter().copied().for_each(&mut put);
+    } else {
+        let mut sorted = lsns.to_vec();
+        sorted.sort_unstable();
+        sorted.into_iter().for_each(put);
+    }
+}
+
+/// Decodes a chunk and all its records from arbitrary bytes: the target of the fuzzer. True when all
+/// of it is sound.
+#[must_use]
+pub fn decodes(bytes: &[u8]) -> bool {
+    match Chunk::decode(Bytes::copy_from_slice(bytes), 1 << 20) {
+        Ok(chunk) => chunk.records().all(|record| record.is_ok()),
+        Err(_) => false,
+    }
+}
+
+/// As [`decodes`], with magic, version, length and checksum made right first, so that the fuzzer
+/// gets past them to the records.
+#[must_use]
+pub fn decodes_body(bytes: &[u8]) -> bool {
+    let Some((_, body)) = bytes.split_at_checked(CHUNK_HEADER) else {
+        return false;
+    };
+    let Ok(body_len) = u32::try_from(body.len()) else {
+        return false;
+    };
+    let mut chunk = bytes.to_vec();
+    LE::write_u32(&mut chunk, MAGIC);
+    chunk[4] = VERSION;
+    LE::write_u32(&mut chunk[36..], body_len);
+    let crc = checksum(&chunk[..CHUNK_HEADER], &chunk[CHUNK_HEADER..]);
+    LE::write_u32(&mut chunk[CRC_AT..], crc);
+    decodes(&chunk)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn record() -> impl Strategy<Value = LogRecord> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
+    prop_oneof![
+        (prop::collection::vec(any::<u32>(), 1..5), bytes()).prop_map(|(targets, message)| {
+            LogRecord::Put {
+                targets: targets.into_iter().map(DestId).collect(),
+                message,
+                offset: 0,
+            }
+        }),
+        (any::<u32>(), prop::collection::vec(any::<u64>(), 0..20)).prop_map(|(dest, lsns)| {
+            let mut lsns: Vec<Lsn> = lsns.into_iter().map(Lsn).collect();
+            lsns.sort_unstable();
+            LogRecord::Ack {
+                dest: DestId(dest),
+                lsns,
+            }
+        }),
+        (any::<u32>(), any::<u32>()).prop_map(|(dest, ahead)| LogRecord::Delivered {
+            dest: DestId(dest),
+            ahead
+        }),
+        (any::<u8>(), bytes(), bytes()).prop_map(|(space, key, value)| LogRecord::Kv {
+            space,
+            key,
+            value
+        }),
+        any::<u64>().prop_map(|epoch| LogRecord::Epoch(Epoch(epoch))),
+    ]
+}
+
+fn borrow(record: &LogRecord) -> Record<'_> {
+    match record {
+        LogRecord::Put {
+            targets, message, ..
+        } => Record::Put { targets, message },
+        LogRecord::Ack { dest, lsns } => Record::Ack { dest: *dest, lsns },
+        LogRecord::Delivered { dest, ahead } => Record::Delivered {
+            dest: *dest,
+            ahead: *ahead,
+        },
+        LogRecord::Kv { space, key, value } => Record::Kv {
+            space: *space,
+            key,
+            value,
+        },
+        LogRecord::Epoch(epoch) => Record::Epoch(*epoch),
+    }
+}
+
+fn encode(records: &[LogRecord], first: Lsn, prev: u32) -> (Batch, u32, Vec<Placed>) {
+    let mut writer = BatchWriter::new(Epoch(3), first, prev, 1 << 16);
+    let placed = records
+        .iter()
+        .map(|record| writer.push(&borrow(record)))
+        .collect();
+    let (batch, chain) = writer.finish().unwrap();
+    (batch, chain, placed)
+}
+
+proptest! {
+    #[test]
+    fn records_read_back_as_they_were_written(
+        records in prop::collection::vec(record(), 1..400),
+        first in 1u64..1 << 40,
+    ) {
+        let (batch, chain, placed) = encode(&records, Lsn(first), 77);
+        prop_assert_eq!(batch.last.0, first + records.len() as u64 - 1);
+        let mut prev = 77;
+        let mut back = Vec::new();
+        for (index, bytes) in batch.chunks.iter().enumerate() {
+            prop_assert!(bytes.len() <= CHUNK_BYTES);
+            let chunk = Chunk::decode(bytes.clone(), CHUNK_BYTES).unwrap();
+            prop_assert_eq!(chunk.header.prev, prev);
+            prop_assert_eq!(usize::from(chunk.header.index), index);
+            prop_assert_eq!(usize::from(chunk.header.of), batch.chunks.len());
+            prop_assert_eq!(chunk.header.batch, Lsn(first));
+            prev = chunk.header.crc;
+            for record in chunk.records() {
+                let (lsn, mut record) = record.unwrap();
+                let place = placed[back.len()];
+                prop_assert_eq!(place.lsn, lsn);
+                prop_assert_eq!(place.chunk, chunk.header.first);
+                if let LogRecord::Put { message, offset, .. } = &mut record {
+                    let at = place.offset as usize;
+                    prop_assert_eq!(place.offset, *offset);
+                    prop_assert_eq!(&bytes[at..at + message.len()], &message[..]);
+                    *offset = 0;
+                }
+                back.push(record);
+            }
+        }
+        prop_assert_eq!(prev, chain);
+        prop_assert_eq!(back, records);
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_refused_and_nothing_worse(
+        bytes in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        prop_assert!(!decodes(&bytes));
+        // Whether this one is sound depends on the bytes; that it returns is the property.
+        prop_assert!(!decodes_body(&bytes) || bytes.len() > CHUNK_HEADER);
+    }
+
+    #[test]
+    fn any_flipped_bit_is_noticed(
+        records in prop::collection::vec(record(), 1..20),
+        place in any::<prop::sample::Index>(),
+        bit in 0u8..8,
+    ) {
+        let (batch, _, _) = encode(&records, Lsn(1), 0);
+        let mut bytes = batch.chunks[0].to_vec();
+        let at = place.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        prop_assert!(Chunk::decode(Bytes::from(bytes), CHUNK_BYTES).is_err());
+    }
+
+    #[test]
+    fn a_sound_checksum_over_damaged_records_never_panics(
+        records in prop::collection::vec(record(), 1..20),
+        place in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let (batch, _, _) = encode(&records, Lsn(1), 0);
+        let mut bytes = batch.chunks[0].to_vec();
+        let at = CHUNK_HEADER + place.index(bytes.len() - CHUNK_HEADER);
+        let same = bytes[at] == byte;
+        bytes[at] = byte;
+        let sound = decodes_body(&bytes);
+        prop_assert!(sound || !same);
+    }
+}
+
+#[test]
+fn a_record_over_64_kib_has_a_chunk_of_its_own() {
+    let small = LogRecord::Delivered {
+        dest: DestId(1),
+        ahead: 9,
+    };
+    let large = LogRecord::Put {
+        targets: vec![DestId(1)],
+        message: Bytes::from(vec![7; 200_000]),
+        offset: 0,
+    };
+    let (batch, _, placed) = encode(&[small.clone(), large, small], Lsn(10), 0);
+    assert_eq!(batch.chunks.len(), 3);
+    assert_eq!(
+        placed.iter().map(|place| place.chunk).collect::<Vec<_>>(),
+        [Lsn(10), Lsn(11), Lsn(12)]
+    );
+    assert_eq!(
+        Chunk::decode(batch.chunks[1].clone(), CHUNK_BYTES).map(|_| ()),
+        Err(DecodeError::TooLarge)
+    );
+}
+
+#[test]
+fn the_format_is_what_it_was() {
+    let mut writer = BatchWriter::new(Epoch(2), Lsn(5), 0x0102_0304, 100);
+    writer.push(&Record::Put {
+        targets: &[DestId(300)],
+        message: b"hi",
+    });
+    writer.push(&Record::Ack {
+        dest: DestId(1),
+        lsns: &[Lsn(4), Lsn(2)],
+    });
+    let (batch, chain) = writer.finish().unwrap();
+    let mut expected = b"TMQc\x01\x00\x00\x00".to_vec();
+    expected.extend_from_slice(&2u64.to_le_bytes());
+    expected.extend_from_slice(&5u64.to_le_bytes());
+    expected.extend_from_slice(&5u64.to_le_bytes());
+    expected.extend_from_slice(&[0, 0, 1, 0, 13, 0, 0, 0, 2, 0, 0, 0, 4, 3, 2, 1]);
+    expected.extend_from_slice(&chain.to_le_bytes());
+    expected.extend_from_slice(&[1, 5, 1, 0xac, 2, b'h', b'i', 2, 4, 1, 2, 2, 2]);
+    assert_eq!(&batch.chunks[0][..], &expected[..]);
+}

@@ -1,0 +1,582 @@
+//! The write side of a store: cuts units into batches, commits them, and does the jobs, one step at
+//! a time and on one thread. The drivers ([`super::threaded`], [`super::inline`]) only bring requests.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::proto::ids::Epoch;
+use crate::proto::log::{Batch, EpochStart};
+use crate::proto::record::{BatchWriter, Chunk, LogRecord, Record};
+
+use super::api::{Draft, GatePolicy, Job, StoreEvent, StoreFacts, Ticket, Unit};
+use super::backend::{Backend, Home, View, Write, log_key};
+use super::checkpoint;
+use super::error::StoreError;
+use super::ledger::ChunkFacts;
+use super::meta::{self, Mark};
+use super::recover::{self, Limits};
+use super::shared::{PendingBatch, Shared};
+use super::snapshot::Receiving;
+use super::{backend, open::StoreConfig};
+
+/// A batch is closed when it has this many bytes...
+const BATCH_BYTES: usize = 4 << 20;
+/// ...or this many records.
+const BATCH_RECORDS: usize = 4096;
+/// Chunks deleted in one commit, at most.
+const COLLECT: usize = 64;
+/// Sizes are asked for again after this many bytes of log.
+const MEASURE_EVERY: u64 = 8 << 20;
+/// Below this, or 2 % of the disk, sends are refused.
+const DISK_RESERVE: u64 = 64 << 20;
+
+pub(crate) type HomeView<H> = <<H as Home>::Backend as Backend>::View;
+
+/// What the writer is asked for.
+pub(crate) enum Request {
+    /// See `LogStore::submit`.
+    Units(Vec<Unit>),
+    /// See `LogStore::append`.
+    Append(Batch),
+    /// See `LogStore::run`.
+    Job {
+        /// Echoed.
+        request: u64,
+        /// What.
+        job: Job,
+    },
+}
+
+/// See the module.
+pub(crate) struct Core<H: Home> {
+    pub(super) home: H,
+    /// None only after a switch of stores failed, which is fatal.
+    pub(super) env: Option<H::Backend>,
+    pub(super) shared: Arc<Shared<HomeView<H>>>,
+    pub(super) config: Arc<StoreConfig>,
+    queue: VecDeque<Request>,
+    /// What is left of the request that is being cut.
+    units: std::vec::IntoIter<Unit>,
+    /// Where the log ends, committed but perhaps not durable.
+    pub(super) end: Mark,
+    pub(super) epochs: Vec<EpochStart>,
+    /// The last commit, where it is not durable yet.
+    unsynced: Option<(Mark, Option<Vec<EpochStart>>)>,
+    pub(super) since_checkpoint: u64,
+    since_measured: u64,
+    pub(super) receiving: Option<Receiving<H::Backend>>,
+    failed: bool,
+}
+
+/// A batch that is ready to be committed.
+struct Ready {
+    batch: Option<Batch>,
+    pending: PendingBatch,
+    epoch_begun: bool,
+}
+
+impl<H: Home> Core<H> {
+    pub(crate) fn new(
+        home: H,
+        env: H::Backend,
+        shared: Arc<Shared<HomeView<H>>>,
+        config: Arc<StoreConfig>,
+        since_checkpoint: u64,
+    ) -> Self {
+        let (end, epochs) = {
+            let state = shared.state();
+            (state.durable, state.epochs.clone())
+        };
+        Self {
+            home,
+            env: Some(env),
+            shared,
+            config,
+            queue: VecDeque::new(),
+            units: Vec::new().into_iter(),
+            end,
+            epochs,
+            unsynced: None,
+            since_checkpoint,
+            since_measured: 0,
+            receiving: None,
+            failed: false,
+        }
+    }
+
+    /// Takes requests, which are done in order.
+    pub(crate) fn push(&mut self, requests: impl IntoIterator<Item = Request>) {
+        self.queue.extend(requests);
+    }
+
+    /// Does one thing: a batch, a job, or the flush of the last commit when nothing else is left.
+    /// False when there was nothing to do.
+    pub(crate) fn step(&mut self) -> bool {
+        if self.failed {
+            self.queue.clear();
+            return false;
+        }
+        match self.try_step() {
+            Ok(worked) => worked,
+            Err(error) => {
+                self.give_up(error);
+                true
+            }
+        }
+    }
+
+    /// Looks at the room on the disk while nothing is written.
+    pub(crate) fn idle(&mut self) {
+        if self.failed {
+            return;
+        }
+        if let Err(error) = self.measure() {
+            self.give_up(error);
+        }
+    }
+
+    fn give_up(&mut self, error: StoreError) {
+        tracing::error!(target: "twinmq::store", %error, "the store cannot go on");
+        self.failed = true;
+        self.env = None;
+        self.shared.fail(error);
+    }
+
+    fn try_step(&mut self) -> Result<bool, StoreError> {
+        if self.units.len() > 0 {
+            self.cut()?;
+        } else {
+            match self.queue.pop_front() {
+                Some(Request::Units(units)) => {
+                    self.units = units.into_iter();
+                    self.cut()?;
+                }
+                Some(Request::Append(batch)) => self.follow(batch)?,
+                Some(Request::Job { request, job }) => {
+                    let outcome = self.run(job)?;
+                    self.shared.emit(StoreEvent::Done { request, outcome });
+                }
+                None if self.unsynced.is_some() => self.sync()?,
+                None => return Ok(false),
+            }
+        }
+        if self.since_checkpoint >= self.config.checkpoint_bytes {
+            self.checkpoint_if_possible()?;
+        }
+        if self.since_measured >= MEASURE_EVERY {
+            self.measure()?;
+        }
+        Ok(true)
+    }
+
+    /// The environment.
+    pub(super) fn env(&mut self) -> &mut H::Backend {
+        self.env
+            .as_mut()
+            .expect("the environment is there until the store has failed")
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.config.limits()
+    }
+
+    /// Cuts the next batch from the queued units and commits it.
+    fn cut(&mut self) -> Result<(), StoreError> {
+        let following = {
+            let state = self.shared.state();
+            state.gate == GatePolicy::Following || state.sync_in_progress
+        };
+        if following {
+            tracing::debug!(target: "twinmq::store", "units of a server that serves no more dropped");
+            self.units = Vec::new().into_iter();
+            return Ok(());
+        }
+        let (units, bytes) = self.take_units();
+        let ready = self.encode(units, bytes, self.end.position.epoch);
+        if let Some(batch) = &ready.batch {
+            self.shared.emit(StoreEvent::Cut(batch.clone()));
+        }
+        self.commit(vec![ready])
+    }
+
+    /// Whole units from the front of the queue, as many as fit one batch; at least one.
+    fn take_units(&mut self) -> (Vec<Unit>, usize) {
+        let (mut units, mut bytes, mut records) = (Vec::new(), 0, 0);
+        loop {
+            let Some(unit) = self.units.as_slice().first() else {
+                if !matches!(self.queue.front(), Some(Request::Units(_))) {
+                    break;
+                }
+                if let Some(Request::Units(more)) = self.queue.pop_front() {
+                    self.units = more.into_iter();
+                }
+                continue;
+            };
+            let size: usize = unit.records.iter().map(size_of_draft).sum();
+            let full = bytes + size > BATCH_BYTES || records + unit.records.len() > BATCH_RECORDS;
+            if full && !units.is_empty() {
+                break;
+            }
+            bytes += size;
+            records += unit.records.len();
+            units.extend(self.units.next());
+        }
+        (units, bytes)
+    }
+
+    fn encode(&self, units: Vec<Unit>, bytes: usize, epoch: Epoch) -> Ready {
+        let first = self.end.position.lsn.next();
+        let mut writer = BatchWriter::new(epoch, first, self.end.chain, bytes + 64);
+        let mut records = Vec::with_capacity(units.iter().map(|unit| unit.records.len()).sum());
+        let mut tickets = Vec::with_capacity(units.len());
+        for unit in units {
+            if unit.ticket != Ticket::default() {
+                tickets.push(unit.ticket);
+            }
+            for draft in unit.records {
+                let placed = writer.push(&borrow(&draft));
+                records.push(into_record(draft, placed.offset));
+            }
+        }
+        self.ready(writer, records, tickets, false)
+    }
+
+    fn ready(
+        &self,
+        writer: BatchWriter,
+        records: Vec<LogRecord>,
+        tickets: Vec<Ticket>,
+        epoch_begun: bool,
+    ) -> Ready {
+        let mut end = self.end;
+        let mut chunks = Vec::new();
+        let batch = writer.finish().map(|(batch, chain)| {
+            end.position.epoch = batch.epoch;
+            end.position.lsn = batch.last;
+            end.chain = chain;
+            chunks = chunk_facts(&batch);
+            batch
+        });
+        Ready {
+            batch,
+            pending: PendingBatch {
+                end,
+                chunks,
+                records,
+                tickets,
+            },
+            epoch_begun,
+        }
+    }
+
+    /// Commits batches in one transaction, together with what garbage collection removes.
+    fn commit(&mut self, ready: Vec<Ready>) -> Result<(), StoreError> {
+        let mut writes = Vec::new();
+        let mut bytes = 0;
+        let mut table_grew = false;
+        for one in &ready {
+            if let Some(batch) = &one.batch {
+                bytes += batch.bytes() as u64;
+                for (chunk, facts) in batch.chunks.iter().zip(&one.pending.chunks) {
+                    writes.push(Write::Append(facts.first, chunk.clone()));
+                }
+                if one.epoch_begun {
+                    table_grew = true;
+                    self.epochs.push(EpochStart {
+                        epoch: batch.epoch,
+                        start: batch.first,
+                    });
+                }
+            }
+        }
+        if table_grew {
+            writes.push(meta::epochs(&self.epochs));
+        }
+        if !writes.is_empty() {
+            self.collect(&mut writes);
+            self.env().commit(&writes)?;
+        }
+        let mark = {
+            let mut state = self.shared.state();
+            for one in ready {
+                self.end = one.pending.end;
+                state.pending.push_back(one.pending);
+            }
+            self.end
+        };
+        self.since_checkpoint += bytes;
+        self.since_measured = self.since_measured.saturating_add(bytes);
+        let epochs = table_grew.then(|| self.epochs.clone());
+        self.committed(!writes.is_empty(), mark, epochs);
+        Ok(())
+    }
+
+    /// Says what has become durable after a commit (`wrote`), or for units without records.
+    fn committed(&mut self, wrote: bool, mark: Mark, epochs: Option<Vec<EpochStart>>) {
+        if !wrote {
+            if self.unsynced.is_none() {
+                self.shared.durable(mark, epochs);
+            }
+            return;
+        }
+        let before = self.unsynced.take();
+        if self.env().defers() {
+            self.unsynced = Some((mark, epochs));
+            if let Some((mark, epochs)) = before {
+                self.shared.durable(mark, epochs);
+            }
+        } else {
+            self.shared.durable(mark, epochs);
+        }
+    }
+
+    /// Adds the chunks that may go to a transaction.
+    fn collect(&mut self, writes: &mut Vec<Write>) {
+        let mut state = self.shared.state();
+        if state.pinned.is_some() {
+            return;
+        }
+        let upto = state.checkpoint.position.lsn.min(state.commit);
+        let gone = state.index.ledger.collect(upto, COLLECT);
+        let Some(floor) = gone.iter().map(|(_, last)| *last).max() else {
+            return;
+        };
+        for (first, _) in gone {
+            writes.push(Write::Delete(backend::Table::Log, log_key(first).to_vec()));
+        }
+        if floor > state.floor {
+            state.floor = floor;
+            writes.push(meta::floor(floor));
+        }
+    }
+
+    /// Flushes the last commit.
+    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
+        self.env().sync()?;
+        if let Some((mark, epochs)) = self.unsynced.take() {
+            self.shared.durable(mark, epochs);
+        }
+        Ok(())
+    }
+
+    /// A batch of the active's, and those queued behind it, in one commit.
+    fn follow(&mut self, batch: Batch) -> Result<(), StoreError> {
+        let mut ready: Vec<Ready> = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(batch);
+        let mut refused = None;
+        let mut end = self.end;
+        while let Some(batch) = next.take() {
+            bytes += batch.bytes();
+            match self.verify(&batch, end) {
+                Ok(one) => {
+                    end = one.pending.end;
+                    ready.push(one);
+                }
+                Err(why) => {
+                    refused = Some(why);
+                    break;
+                }
+            }
+            if bytes < BATCH_BYTES
+                && let Some(Request::Append(more)) = self
+                    .queue
+                    .pop_front_if(|request| matches!(request, Request::Append(_)))
+            {
+                next = Some(more);
+            }
+        }
+        if !ready.is_empty() {
+            self.commit(ready)?;
+        }
+        if let Some(why) = refused {
+            self.shared
+                .emit(StoreEvent::Failed(StoreError::ReplicaMismatch(why)));
+        }
+        Ok(())
+    }
+
+    /// Checks everything that a batch says against the log that ends at `end`.
+    fn verify(&self, batch: &Batch, end: Mark) -> Result<Ready, String> {
+        if super::shared::serves(self.shared.state().gate) {
+            return Err("this server serves and follows nobody".to_owned());
+        }
+        let begins = batch.epoch > end.position.epoch;
+        if batch.epoch < end.position.epoch {
+            return Err(format!(
+                "it is of epoch {}, the log of {}",
+                batch.epoch, end.position.epoch
+            ));
+        }
+        let of = batch.chunks.len();
+        let (mut mark, mut records, mut chunks) = (end, Vec::new(), Vec::with_capacity(of));
+        for (index, bytes) in batch.chunks.iter().enumerate() {
+            let chunk = Chunk::decode(bytes.clone(), self.limits().chunk)
+                .map_err(|error| format!("chunk {index} of it: {error}"))?;
+            let header = chunk.header;
+            if header.first != mark.position.lsn.next() || header.prev != mark.chain {
+                return Err(format!(
+                    "it goes on at {} (chain {:08x}), the log ends at {} (chain {:08x})",
+                    header.first, header.prev, mark.position.lsn, mark.chain
+                ));
+            }
+            let placed = usize::from(header.index) == index
+                && usize::from(header.of) == of
+                && header.batch == batch.first
+                && header.epoch == batch.epoch;
+            if !placed {
+                return Err(format!("chunk {index} of it belongs to another batch"));
+            }
+            for record in chunk.records() {
+                let (lsn, record) = record.map_err(|error| format!("chunk {index}: {error}"))?;
+                let begin = begins && lsn == batch.first;
+                if begin != (record == LogRecord::Epoch(batch.epoch))
+                    || !begin && matches!(record, LogRecord::Epoch(_))
+                {
+                    return Err(format!("epoch {} does not begin with it", batch.epoch));
+                }
+                records.push(record);
+            }
+            chunks.push(recover::facts(&header, bytes.len()));
+            mark.position.epoch = header.epoch;
+            mark.position.lsn = header.last();
+            mark.chain = header.crc;
+        }
+        if of == 0 || mark.position.lsn != batch.last {
+            return Err(format!("it is not whole: it ends at {}", mark.position.lsn));
+        }
+        Ok(Ready {
+            batch: Some(batch.clone()),
+            pending: PendingBatch {
+                end: mark,
+                chunks,
+                records,
+                tickets: Vec::new(),
+            },
+            epoch_begun: begins,
+        })
+    }
+
+    /// Writes the record that begins an epoch as a batch of its own.
+    pub(super) fn begin_epoch(&mut self, epoch: Epoch) -> Result<(), StoreError> {
+        let first = self.end.position.lsn.next();
+        let mut writer = BatchWriter::new(epoch, first, self.end.chain, 64);
+        writer.push(&Record::Epoch(epoch));
+        let ready = self.ready(writer, vec![LogRecord::Epoch(epoch)], Vec::new(), true);
+        if let Some(batch) = &ready.batch {
+            self.shared.emit(StoreEvent::Cut(batch.clone()));
+        }
+        self.commit(vec![ready])?;
+        self.sync()
+    }
+
+    /// Writes a checkpoint where the index shows nothing beyond the commit index.
+    pub(super) fn checkpoint_if_possible(&mut self) -> Result<bool, StoreError> {
+        let view = self.env().view();
+        let (mut writes, mark) = {
+            let mut state = self.shared.state();
+            let mark = state.applied;
+            if state.pinned.is_some() || state.commit < mark.position.lsn {
+                return Ok(false);
+            }
+            if mark == state.checkpoint {
+                return Ok(true);
+            }
+            (checkpoint::changes(&mut state.index, &view)?, mark)
+        };
+        writes.push(meta::checkpoint(mark));
+        self.env().commit(&writes)?;
+        if self.env().defers() {
+            // This commit's flush made the one before it durable; itself it holds no new records.
+            let end = self.end;
+            if let Some((_, epochs)) = self.unsynced.take() {
+                self.shared.durable(end, epochs);
+            }
+            self.unsynced = Some((end, None));
+        }
+        self.shared.state().checkpoint = mark;
+        self.since_checkpoint = 0;
+        Ok(true)
+    }
+
+    /// Asks for the sizes again, and says so when sends begin or cease to be refused.
+    pub(crate) fn measure(&mut self) -> Result<(), StoreError> {
+        self.since_measured = 0;
+        let bytes = self.env().view().used_bytes()?;
+        let space = self.home.space()?;
+        let reserve = DISK_RESERVE.max(space.total / 50);
+        let quota = self.config.quota_bytes;
+        let refuses_sends = space.free < reserve || bytes.saturating_add(DISK_RESERVE) > quota;
+        let before = self.shared.set_facts(StoreFacts {
+            bytes,
+            disk_free: space.free,
+            refuses_sends,
+            ..StoreFacts::default()
+        });
+        if refuses_sends && !before.refuses_sends {
+            tracing::error!(
+                target: "twinmq::store", bytes, quota, disk_free = space.free, reserve,
+                "too little room: sends are refused, acknowledgements go on; make room or raise the quota"
+            );
+        } else if before.refuses_sends && !refuses_sends {
+            tracing::info!(target: "twinmq::store", bytes, disk_free = space.free, "sends are taken again");
+        }
+        Ok(())
+    }
+
+    /// Forgets a flush that is owed: what it was for has been dropped or flushed.
+    pub(super) fn forget_unsynced(&mut self) {
+        self.unsynced = None;
+    }
+}
+
+fn chunk_facts(batch: &Batch) -> Vec<ChunkFacts> {
+    batch
+        .chunks
+        .iter()
+        .map(|bytes| {
+            let header = crate::proto::record::ChunkHeader::decode(bytes, bytes.len())
+                .expect("the chunk was encoded just now");
+            recover::facts(&header, bytes.len())
+        })
+        .collect()
+}
+
+/// About what a draft takes in the log.
+fn size_of_draft(draft: &Draft) -> usize {
+    16 + match draft {
+        Draft::Put { targets, message } => targets.len() * 5 + message.len(),
+        Draft::Ack { lsns, .. } => lsns.len() * 10,
+        Draft::Delivered { .. } => 0,
+        Draft::Kv { key, value, .. } => key.len() + value.len(),
+    }
+}
+
+fn borrow(draft: &Draft) -> Record<'_> {
+    match draft {
+        Draft::Put { targets, message } => Record::Put { targets, message },
+        Draft::Ack { dest, lsns } => Record::Ack { dest: *dest, lsns },
+        Draft::Delivered { dest, ahead } => Record::Delivered {
+            dest: *dest,
+            ahead: *ahead,
+        },
+        Draft::Kv { space, key, value } => Record::Kv {
+            space: *space,
+            key,
+            value,
+        },
+    }
+}
+
+fn into_record(draft: Draft, offset: u32) -> LogRecord {
+    match draft {
+        Draft::Put { targets, message } => LogRecord::Put {
+            targets,
+            message,
+            offset,
+        },
+        Draft::Ack { dest, lsns } => LogRecord::Ack { dest, lsns },
+        Draft::Delivered { dest, ahead } => LogRecord::Delivered { dest, ahead },
+        Draft::Kv { space, key, value } => LogRecord::Kv { space, key, value },
+    }
+}

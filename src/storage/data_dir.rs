@@ -1,0 +1,395 @@
+//! The data directory: `node/` (this server's, never wiped or replicated), one `store.<n>/`, and
+//! `CURRENT`, which names it. Every change is made under a temporary name, flushed, renamed, and the
+//! folder flushed, so that a crash leaves the old or the new and never half of one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use serde::{Deserialize, Serialize};
+
+use crate::proto::ids::{Lsn, NodeId, StoreId};
+
+use super::backend::{Fill, Home, Space};
+use super::env::{LmdbEnv, SyncMode};
+use super::error::StoreError;
+
+const CURRENT: &str = "CURRENT";
+const FORMAT: u32 = 1;
+
+/// A locked data directory.
+pub struct DataDir {
+    dir: PathBuf,
+    mode: SyncMode,
+    node: NodeId,
+    /// The number of the present store; 0 before the first.
+    present: u64,
+    /// Held as long as this lives.
+    _lock: File,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Identity {
+    format: u32,
+    node: NodeId,
+}
+
+impl DataDir {
+    /// Locks the directory, makes what is missing of it, removes what a crash left over, and opens its
+    /// store if it has one.
+    ///
+    /// # Errors
+    /// When it is in use, not as a server leaves it, or cannot be read or written.
+    pub fn open(dir: &Path, mode: SyncMode) -> Result<(Self, Option<LmdbEnv>), StoreError> {
+        fs::create_dir_all(dir.join("node")).map_err(StoreError::file("make the folder", dir))?;
+        let dir = fs::canonicalize(dir).map_err(StoreError::file("find", dir))?;
+        let lock = take_lock(&dir)?;
+        flush_dir(&dir)?;
+        let mut home = Self {
+            node: identity(&dir)?,
+            mode,
+            present: 0,
+            _lock: lock,
+            dir,
+        };
+        home.present = home.find_present()?;
+        home.remove_others()?;
+        if home.present == 0 {
+            return Ok((home, None));
+        }
+        let env = LmdbEnv::open(&home.store_dir(home.present), mode)?;
+        Ok((home, Some(env)))
+    }
+
+    /// Absolute.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// This server.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// What `write_last_record` wrote last.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn last_record(&self) -> Result<Option<Bytes>, StoreError> {
+        read_if_there(&self.dir.join("node/last_record")).map(|found| found.map(Bytes::from))
+    }
+
+    /// As `promote_next`, for the first store of a directory.
+    ///
+    /// # Errors
+    /// When any step fails; after a crash at any step the directory opens.
+    pub fn promote_first(&mut self, mut next: LmdbEnv) -> Result<LmdbEnv, StoreError> {
+        use super::backend::Backend as _;
+        next.sync()?;
+        let number = self.present + 1;
+        let (from, to) = (self.next_dir(), self.store_dir(number));
+        flush_dir(&from)?;
+        crash_point("rename the store")?;
+        fs::rename(&from, &to).map_err(StoreError::file("rename", &from))?;
+        flush_dir(&self.dir)?;
+        crash_point("switch to the store")?;
+        self.write_current(number)?;
+        self.present = number;
+        Ok(next.renamed(&to))
+    }
+
+    fn write_current(&self, number: u64) -> Result<(), StoreError> {
+        replace(&self.dir, CURRENT, format!("store.{number}\n").as_bytes())
+    }
+
+    fn store_dir(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("store.{number}"))
+    }
+
+    fn next_dir(&self) -> PathBuf {
+        self.dir.join(format!("store.{}.tmp", self.present + 1))
+    }
+
+    /// The number of the store that `CURRENT` names, or of the only one; 0 when there is none.
+    fn find_present(&self) -> Result<u64, StoreError> {
+        let layout = |what: String| StoreError::Layout {
+            dir: self.dir.clone(),
+            what,
+        };
+        let stores = self.stores()?;
+        let Some(current) = read_if_there(&self.dir.join(CURRENT))? else {
+            return match stores[..] {
+                [] => Ok(0),
+                // A crash came between the first store and CURRENT.
+                [only] => {
+                    self.write_current(only)?;
+                    Ok(only)
+                }
+                _ => Err(layout(
+                    "CURRENT is missing and there are several stores; write the name of the right one into it".to_owned(),
+                )),
+            };
+        };
+        let named = std::str::from_utf8(&current)
+            .ok()
+            .and_then(|text| store_number(text.trim_end()))
+            .ok_or_else(|| layout("CURRENT names no store".to_owned()))?;
+        if stores.contains(&named) {
+            Ok(named)
+        } else {
+            Err(layout(format!(
+                "CURRENT names store.{named}, which is not there; restore it, or empty the whole directory so that this server is filled by its peer"
+            )))
+        }
+    }
+
+    fn stores(&self) -> Result<Vec<u64>, StoreError> {
+        Ok(self
+            .names()?
+            .iter()
+            .filter_map(|name| store_number(name))
+            .collect())
+    }
+
+    fn names(&self) -> Result<Vec<String>, StoreError> {
+        let read = || -> io::Result<Vec<String>> {
+            fs::read_dir(&self.dir)?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect()
+        };
+        read().map_err(StoreError::file("list", &self.dir))
+    }
+
+    /// Removes what a crash left over: half-made stores, and those that were switched away from.
+    fn remove_others(&self) -> Result<(), StoreError> {
+        for name in self.names()? {
+            let half_made = name.starts_with("store.") && name.ends_with(".tmp");
+            let other = store_number(&name).is_some_and(|number| number != self.present);
+            if half_made || other {
+                let path = self.dir.join(name);
+                tracing::info!(target: "twinmq::store", path = %path.display(), "left over from an interrupted resync, removed");
+                fs::remove_dir_all(&path).map_err(StoreError::file("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Home for DataDir {
+    type Backend = LmdbEnv;
+
+    fn create_next(&mut self) -> Result<LmdbEnv, StoreError> {
+        let path = self.next_dir();
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(StoreError::file("remove", &path))?;
+        }
+        fs::create_dir(&path).map_err(StoreError::file("make the folder", &path))?;
+        crash_point("make the environment")?;
+        LmdbEnv::open(&path, self.mode)
+    }
+
+    fn promote_next(&mut self, next: LmdbEnv, present: LmdbEnv) -> Result<LmdbEnv, StoreError> {
+        let old = self.store_dir(self.present);
+        let env = self.promote_first(next)?;
+        drop(present);
+        crash_point("remove the old store")?;
+        fs::remove_dir_all(&old).map_err(StoreError::file("remove", &old))?;
+        flush_dir(&self.dir)?;
+        Ok(env)
+    }
+
+    fn drop_next(&mut self, next: LmdbEnv) -> Result<(), StoreError> {
+        next.close();
+        let path = self.next_dir();
+        fs::remove_dir_all(&path).map_err(StoreError::file("remove", &path))
+    }
+
+    fn write_last_record(&mut self, record: &[u8]) -> Result<(), StoreError> {
+        replace(&self.dir.join("node"), "last_record", record)
+    }
+
+    fn keep_tail(&mut self, first: Lsn, last: Lsn, fill: &mut Fill<'_>) -> Result<(), StoreError> {
+        let dir = self.dir.join("node/divergent");
+        fs::create_dir_all(&dir).map_err(StoreError::file("make the folder", &dir))?;
+        let count = fs::read_dir(&dir)
+            .map_err(StoreError::file("list", &dir))?
+            .count();
+        // Numbers only grow: nobody removes files here but people.
+        let mut number = count + 1;
+        let (file, path) = loop {
+            let path = dir.join(format!("{number}-{first}-{last}.log"));
+            match File::create_new(&path) {
+                Ok(file) => break (file, path),
+                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(cause) => return Err(StoreError::file("make", &path)(cause)),
+            }
+        };
+        let mut to = io::BufWriter::new(file);
+        fill(&mut to)?;
+        to.flush().map_err(StoreError::file("write", &path))?;
+        to.get_ref()
+            .sync_all()
+            .map_err(StoreError::file("flush", &path))?;
+        flush_dir(&dir)?;
+        flush_dir(&self.dir.join("node"))
+    }
+
+    fn new_store_id(&mut self) -> Result<StoreId, StoreError> {
+        random().map(StoreId)
+    }
+
+    fn space(&self) -> Result<Space, StoreError> {
+        let stat = nix::sys::statvfs::statvfs(&self.dir)
+            .map_err(|errno| StoreError::file("measure", &self.dir)(errno.into()))?;
+        let block = stat.fragment_size();
+        Ok(Space {
+            free: stat.blocks_available().saturating_mul(block),
+            total: stat.blocks().saturating_mul(block),
+        })
+    }
+}
+
+fn random() -> Result<[u8; 16], StoreError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|cause| StoreError::Random(cause.to_string()))?;
+    Ok(bytes)
+}
+
+fn store_number(name: &str) -> Option<u64> {
+    let number: u64 = name.strip_prefix("store.")?.parse().ok()?;
+    // Only the spelling that is written: not `store.01`.
+    (number > 0 && name == format!("store.{number}")).then_some(number)
+}
+
+/// An open file description lock: it goes with the process, whatever ends it.
+fn take_lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("node/lock");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(StoreError::file("open", &path))?;
+    let small = |constant: libc::c_int| {
+        libc::c_short::try_from(constant).expect("the constants of fcntl are below 10")
+    };
+    let whole = libc::flock {
+        l_type: small(libc::F_WRLCK),
+        l_whence: small(libc::SEEK_SET),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
+        Ok(_) => Ok(file),
+        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Err(StoreError::InUse {
+            dir: dir.to_path_buf(),
+        }),
+        Err(errno) => Err(StoreError::file("lock", &path)(errno.into())),
+    }
+}
+
+fn identity(dir: &Path) -> Result<NodeId, StoreError> {
+    let path = dir.join("node/identity.json");
+    let Some(found) = read_if_there(&path)? else {
+        let identity = Identity {
+            format: FORMAT,
+            node: NodeId(random()?),
+        };
+        let mut text = serde_json::to_vec_pretty(&identity)
+            .map_err(|cause| StoreError::file("write", &path)(cause.into()))?;
+        text.push(b'\n');
+        crash_point("write the identity")?;
+        replace(&dir.join("node"), "identity.json", &text)?;
+        return Ok(identity.node);
+    };
+    let unreadable = |found: String| StoreError::WrongFormat {
+        path: path.clone(),
+        found,
+        known: FORMAT,
+    };
+    let identity: Identity =
+        serde_json::from_slice(&found).map_err(|cause| unreadable(cause.to_string()))?;
+    if identity.format == FORMAT {
+        Ok(identity.node)
+    } else {
+        Err(unreadable(identity.format.to_string()))
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(StoreError::file("read", path)(cause)),
+    }
+}
+
+/// Durably replaces a file, or makes it.
+fn replace(dir: &Path, name: &str, content: &[u8]) -> Result<(), StoreError> {
+    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(StoreError::file("write", &temporary))?;
+    crash_point("rename the file")?;
+    fs::rename(&temporary, &path).map_err(StoreError::file("rename", &temporary))?;
+    flush_dir(dir)
+}
+
+fn flush_dir(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(StoreError::file("flush the folder", dir))
+}
+
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "the tests' one fails")]
+fn crash_point(_step: &'static str) -> Result<(), StoreError> {
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) use crash::crash_point;
+
+/// Tests let the process "crash" at the n-th step: it fails there and leaves all as it is.
+#[cfg(test)]
+pub(super) mod crash {
+    use std::cell::Cell;
+    use std::io;
+    use std::path::Path;
+
+    use super::StoreError;
+
+    thread_local! {
+        static STEPS: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    /// Crash after this many more steps of this thread; none: never.
+    pub(crate) fn after(steps: Option<u32>) {
+        STEPS.set(steps);
+    }
+
+    pub(crate) fn crash_point(step: &'static str) -> Result<(), StoreError> {
+        match STEPS.get() {
+            Some(0) => Err(StoreError::file(step, Path::new("crash"))(
+                io::Error::other("injected"),
+            )),
+            Some(left) => {
+                STEPS.set(Some(left - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}

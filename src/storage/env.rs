@@ -1,0 +1,243 @@
+//! One LMDB environment. The only file that names heed, and the only `unsafe` of the crate.
+
+use std::ops::{Bound, ControlFlow};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use heed::types::Bytes as Raw;
+use heed::{CommitOrAbort, EnvFlags, EnvOpenOptions, PutFlags, WithoutTls};
+
+use super::backend::{Backend, Table, View, Visit, Write, log_key};
+use super::error::StoreError;
+
+/// When a commit counts as being on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncMode {
+    /// One flush for each commit: a commit is durable when the next one's flush returns, and is
+    /// flushed at once when no next one waits.
+    #[default]
+    Deferred,
+    /// LMDB's own: two flushes for each commit, durable when it returns.
+    Meta,
+}
+
+/// Address space for the map. Sparse: it costs nothing, and it can never be too small.
+const MAP_BYTES: usize = 1 << 40;
+/// Below this the map is not halved any further.
+const MAP_BYTES_MIN: usize = 1 << 30;
+
+type Db = heed::Database<'static, Raw, Raw>;
+
+/// An open environment, for its one writer.
+pub struct LmdbEnv {
+    view: LmdbView,
+    mode: SyncMode,
+}
+
+/// A reader of it.
+#[derive(Clone)]
+pub struct LmdbView {
+    env: heed::Env<WithoutTls>,
+    tables: [Db; 3],
+    path: PathBuf,
+}
+
+impl LmdbEnv {
+    /// Opens the environment in the folder `path`, and makes it if the folder is empty.
+    ///
+    /// # Errors
+    /// When LMDB refuses.
+    pub fn open(path: &Path, mode: SyncMode) -> Result<Self, StoreError> {
+        let failed = |cause: heed::Error| StoreError::Open {
+            path: path.to_path_buf(),
+            cause: cause.to_string(),
+        };
+        let mut map_bytes = MAP_BYTES;
+        let env = loop {
+            match open_env(path, mode, map_bytes) {
+                Ok(env) => break env,
+                Err(heed::Error::Io(cause))
+                    if cause.raw_os_error() == Some(nix::libc::ENOMEM)
+                        && map_bytes > MAP_BYTES_MIN =>
+                {
+                    map_bytes /= 2;
+                }
+                Err(cause) => return Err(failed(cause)),
+            }
+        };
+        if map_bytes < MAP_BYTES {
+            tracing::info!(
+                target: "twinmq::store",
+                path = %path.display(),
+                map_gib = map_bytes >> 30,
+                "the system refused a larger map; the store can grow to this size"
+            );
+        }
+        let txn = env.write_txn().map_err(failed)?;
+        let tables = env
+            .create_databases_and_commit(txn, |opener, txn| {
+                let mut open = |table: Table| opener.create_database(txn, Some(table.name()));
+                let tables = [
+                    open(Table::Log)?,
+                    open(Table::Meta)?,
+                    open(Table::Checkpoint)?,
+                ];
+                Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(tables))
+            })
+            .map_err(failed)?
+            .unwrap_commit();
+        Ok(Self {
+            view: LmdbView {
+                env,
+                tables,
+                path: path.to_path_buf(),
+            },
+            mode,
+        })
+    }
+
+    /// The same environment after its folder was renamed: LMDB holds the files, not their names.
+    #[must_use]
+    pub fn renamed(mut self, path: &Path) -> Self {
+        self.view.path = path.to_path_buf();
+        self
+    }
+
+    /// Waits until no reader holds it and closes it.
+    pub fn close(self) {
+        let env = self.view.env.clone();
+        drop(self);
+        env.prepare_for_closing().wait();
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "LMDB maps the file: nobody else may change it. The data directory's lock keeps other servers out, each environment is opened once, and NO_META_SYNC keeps integrity"
+)]
+fn open_env(
+    path: &Path,
+    mode: SyncMode,
+    map_bytes: usize,
+) -> Result<heed::Env<WithoutTls>, heed::Error> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.map_size(map_bytes).max_dbs(8).max_readers(64);
+    // SAFETY: NO_META_SYNC gives up the durability of the last commit only, which the writer
+    // accounts for; the file is local to the data directory that this process has locked.
+    unsafe {
+        if mode == SyncMode::Deferred {
+            options.flags(EnvFlags::NO_META_SYNC);
+        }
+        options.open(path)
+    }
+}
+
+impl LmdbView {
+    fn table(&self, table: Table) -> Db {
+        match table {
+            Table::Log => self.tables[0],
+            Table::Meta => self.tables[1],
+            Table::Checkpoint => self.tables[2],
+        }
+    }
+
+    fn read_failed(&self) -> impl Fn(heed::Error) -> StoreError + '_ {
+        |cause| StoreError::Read {
+            path: self.path.clone(),
+            cause: cause.to_string(),
+        }
+    }
+}
+
+impl Backend for LmdbEnv {
+    type View = LmdbView;
+
+    fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        let view = &self.view;
+        let work = || -> Result<(), heed::Error> {
+            let mut txn = view.env.write_txn()?;
+            for write in writes {
+                match write {
+                    Write::Append(lsn, value) => view.tables[0].put_with_flags(
+                        &mut txn,
+                        PutFlags::APPEND,
+                        &log_key(*lsn),
+                        value,
+                    )?,
+                    Write::Put(table, key, value) => {
+                        view.table(*table).put(&mut txn, key, value)?;
+                    }
+                    Write::Delete(table, key) => {
+                        view.table(*table).delete(&mut txn, key)?;
+                    }
+                }
+            }
+            txn.commit()
+        };
+        work().map_err(|cause| StoreError::Commit {
+            path: view.path.clone(),
+            cause: cause.to_string(),
+        })
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        self.view
+            .env
+            .force_sync()
+            .map_err(|cause| StoreError::Commit {
+                path: self.view.path.clone(),
+                cause: cause.to_string(),
+            })
+    }
+
+    fn defers(&self) -> bool {
+        self.mode == SyncMode::Deferred
+    }
+
+    fn view(&self) -> LmdbView {
+        self.view.clone()
+    }
+}
+
+impl View for LmdbView {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let failed = self.read_failed();
+        let txn = self.env.read_txn().map_err(&failed)?;
+        let value = self.table(table).get(&txn, key).map_err(&failed)?;
+        Ok(value.map(Bytes::copy_from_slice))
+    }
+
+    fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let failed = self.read_failed();
+        let txn = self.env.read_txn().map_err(&failed)?;
+        // LMDB knows no empty key.
+        let start = match from {
+            [] => Bound::Unbounded,
+            from => Bound::Included(from),
+        };
+        let range = (start, Bound::Unbounded);
+        for item in self.table(table).range(&txn, &range).map_err(&failed)? {
+            let (key, value) = item.map_err(&failed)?;
+            if let ControlFlow::Break(()) = visit(key, value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn used_bytes(&self) -> Result<u64, StoreError> {
+        let failed = self.read_failed();
+        let txn = self.env.read_txn().map_err(&failed)?;
+        let mut bytes = 0;
+        for table in &self.tables {
+            let stat = table.stat(&txn).map_err(&failed)?;
+            let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+            bytes += pages as u64 * u64::from(stat.page_size);
+        }
+        Ok(bytes)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+}

@@ -1,0 +1,179 @@
+//! The ledger: for each chunk of the log how many (message, destination) pairs in it are still owed.
+//! Changed only as records are applied; says which chunks may go.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::proto::ids::Lsn;
+
+/// What is known of one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkFacts {
+    /// The LSN of its first record, its key.
+    pub first: Lsn,
+    /// The LSN of its last record.
+    pub last: Lsn,
+    /// Its size.
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept {
+    last: Lsn,
+    bytes: u64,
+    live: u64,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    chunks: BTreeMap<Lsn, Kept>,
+    /// Those of `chunks` with nothing owed.
+    dead: BTreeSet<Lsn>,
+    /// Chunks that begin after this are the retained log; they have `young` bytes.
+    boundary: Lsn,
+    young: u64,
+    retain: u64,
+    bytes: u64,
+}
+
+impl Ledger {
+    /// An empty log, of which the newest `retain` bytes are kept whether owed or not.
+    #[must_use]
+    pub fn new(retain: u64) -> Self {
+        Self {
+            retain,
+            ..Self::default()
+        }
+    }
+
+    /// A chunk after all others.
+    pub fn add(&mut self, chunk: ChunkFacts) {
+        let kept = Kept {
+            last: chunk.last,
+            bytes: chunk.bytes,
+            live: 0,
+        };
+        self.chunks.insert(chunk.first, kept);
+        self.dead.insert(chunk.first);
+        self.bytes += chunk.bytes;
+        self.young += chunk.bytes;
+        while let Some((&first, oldest)) = self.chunks.range(self.boundary.next()..).next() {
+            if self.young - oldest.bytes < self.retain {
+                break;
+            }
+            self.young -= oldest.bytes;
+            self.boundary = first;
+        }
+    }
+
+    /// `pairs` more are owed from a chunk. False when the chunk is not in the log.
+    pub fn owe(&mut self, chunk: Lsn, pairs: u64) -> bool {
+        let Some(kept) = self.chunks.get_mut(&chunk) else {
+            return false;
+        };
+        if kept.live == 0 && pairs > 0 {
+            self.dead.remove(&chunk);
+        }
+        kept.live += pairs;
+        true
+    }
+
+    /// One pair of a chunk is done with.
+    ///
+    /// # Panics
+    /// When none was owed: the index and the ledger would contradict each other.
+    pub fn settle(&mut self, chunk: Lsn) {
+        let kept = self
+            .chunks
+            .get_mut(&chunk)
+            .expect("a chunk stays while a message in it is owed");
+        assert!(kept.live > 0, "a pair is settled once");
+        kept.live -= 1;
+        if kept.live == 0 {
+            self.dead.insert(chunk);
+        }
+    }
+
+    /// Takes out up to `count` chunks, oldest first, that owe nothing, end at or below `upto`, and
+    /// are not in the retained log. Gives their first and last LSNs.
+    pub fn collect(&mut self, upto: Lsn, count: usize) -> Vec<(Lsn, Lsn)> {
+        let mut gone = Vec::new();
+        while gone.len() < count {
+            let Some(&first) = self.dead.first() else {
+                break;
+            };
+            let kept = self.chunks[&first];
+            if first > self.boundary || kept.last > upto {
+                break;
+            }
+            self.dead.remove(&first);
+            self.chunks.remove(&first);
+            self.bytes -= kept.bytes;
+            gone.push((first, kept.last));
+        }
+        gone
+    }
+
+    /// Bytes of all chunks.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// First LSN, last LSN, bytes and pairs owed of each chunk, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (ChunkFacts, u64)> + '_ {
+        self.chunks.iter().map(|(&first, kept)| {
+            let facts = ChunkFacts {
+                first,
+                last: kept.last,
+                bytes: kept.bytes,
+            };
+            (facts, kept.live)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(first: u64) -> ChunkFacts {
+        ChunkFacts {
+            first: Lsn(first),
+            last: Lsn(first + 9),
+            bytes: 100,
+        }
+    }
+
+    #[test]
+    fn only_settled_chunks_below_checkpoint_and_retention_go() {
+        let mut ledger = Ledger::new(200);
+        for first in [1, 11, 21, 31, 41] {
+            ledger.add(chunk(first));
+            assert!(ledger.owe(Lsn(first), 1));
+        }
+        assert_eq!(ledger.collect(Lsn(100), 64), []);
+        for first in [1, 21, 31, 41] {
+            ledger.settle(Lsn(first));
+        }
+        // Chunk 11 is still owed, 31 and 41 are the retained 200 bytes.
+        assert_eq!(ledger.collect(Lsn(29), 64), [(Lsn(1), Lsn(10))]);
+        assert_eq!(ledger.collect(Lsn(30), 64), [(Lsn(21), Lsn(30))]);
+        assert_eq!(ledger.collect(Lsn(100), 64), []);
+        ledger.settle(Lsn(11));
+        assert_eq!(ledger.collect(Lsn(100), 64), [(Lsn(11), Lsn(20))]);
+        assert_eq!(ledger.bytes(), 200);
+    }
+
+    #[test]
+    fn an_old_backlog_does_not_push_the_recent_log_out() {
+        let mut ledger = Ledger::new(200);
+        for first in [1, 11, 21, 31, 41, 51] {
+            ledger.add(chunk(first));
+        }
+        for first in [1, 11, 21] {
+            assert!(ledger.owe(Lsn(first), 3));
+        }
+        assert_eq!(ledger.collect(Lsn(100), 64), [(Lsn(31), Lsn(40))]);
+    }
+}

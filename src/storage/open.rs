@@ -1,0 +1,241 @@
+//! Opening a store: its configuration, the recovery of what is on the medium, and the driver on top.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::proto::ids::{Lsn, NodeId};
+use crate::proto::record::CHUNK_HEADER;
+
+use super::api::{GatePolicy, SharedStore, StoreSink};
+use super::backend::{Backend, Home};
+use super::core::Core;
+use super::data_dir::DataDir;
+use super::env::SyncMode;
+use super::error::StoreError;
+use super::inline::InlineStore;
+use super::memory::{MemoryDisk, MemoryHome};
+use super::meta::{self, Mark, Meta};
+use super::recover::{self, Limits};
+use super::shared::{Shared, State};
+use super::threaded::ThreadedStore;
+
+/// Room in a chunk for what stands beside the largest message: header, targets.
+const RECORD_SLACK: usize = 1 << 20;
+
+/// What a store needs to know.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// The pair's name: a store of another pair is refused.
+    pub cluster: String,
+    /// When a commit counts as durable.
+    pub sync: SyncMode,
+    /// The newest bytes of log that are kept for a peer that returns, whether owed or not.
+    pub retain_bytes: u64,
+    /// A checkpoint after this many bytes of log: bounds the time to open.
+    pub checkpoint_bytes: u64,
+    /// Above this many bytes in use (less 64 MiB) sends are refused.
+    pub quota_bytes: u64,
+    /// The largest message with its envelope.
+    pub max_record_bytes: usize,
+}
+
+impl StoreConfig {
+    /// The defaults: 256 MiB of log kept, a checkpoint every 256 MiB, messages up to 16 MiB, no quota.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>, cluster: &str) -> Self {
+        Self {
+            dir: dir.into(),
+            cluster: cluster.to_owned(),
+            sync: SyncMode::Deferred,
+            retain_bytes: 256 << 20,
+            checkpoint_bytes: 256 << 20,
+            quota_bytes: u64::MAX,
+            max_record_bytes: 16 << 20,
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            retain: self.retain_bytes,
+            chunk: self.max_record_bytes + RECORD_SLACK + CHUNK_HEADER,
+        }
+    }
+}
+
+/// A store that is open, and what was found in it.
+pub struct OpenedStore {
+    /// This server.
+    pub node: NodeId,
+    /// The arbiter record that it saw last.
+    pub last_record: Option<Bytes>,
+    /// The store, its gate closed.
+    pub store: SharedStore,
+    /// (message, destination) pairs owed.
+    pub found_messages: u64,
+    /// Destinations defined.
+    pub found_destinations: u64,
+    /// The data directory, absolute.
+    pub dir: PathBuf,
+}
+
+/// Opens the data directory and makes it where it is missing. Events go to `sink`.
+///
+/// # Errors
+/// When it is in use, another pair's, of another format, damaged, or cannot be read.
+pub fn open(config: StoreConfig, sink: Arc<dyn StoreSink>) -> Result<OpenedStore, StoreError> {
+    let (mut home, present) = DataDir::open(&config.dir, config.sync)?;
+    let dir = home.dir().to_path_buf();
+    let (node, last_record) = (home.node(), home.last_record()?);
+    let env = match present {
+        Some(env) => env,
+        None => new_store(&mut home, &config.cluster)?,
+    };
+    let core = build(home, env, config, sink)?;
+    let facts = core.shared.facts();
+    tracing::info!(
+        target: "twinmq::store", dir = %dir.display(), messages = facts.messages,
+        destinations = facts.destinations, end = %core.end.position, "store open"
+    );
+    Ok(OpenedStore {
+        node,
+        last_record,
+        store: Arc::new(ThreadedStore::start(core)?),
+        found_messages: facts.messages,
+        found_destinations: facts.destinations,
+        dir,
+    })
+}
+
+/// The simulator's: a store on a disk in memory, which works when it is pumped. `wake` is called when
+/// there is something to pump.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_memory(
+    disk: &MemoryDisk,
+    config: StoreConfig,
+    sink: Arc<dyn StoreSink>,
+    wake: Box<dyn Fn() + Send + Sync>,
+) -> Result<(OpenedStore, Arc<InlineStore<MemoryHome>>), StoreError> {
+    let mut home = MemoryHome::new(disk.clone(), config.sync == SyncMode::Deferred);
+    let env = match disk.present() {
+        Some(env) => env,
+        None => {
+            let mut env = home.create_next()?;
+            let meta = empty(&config.cluster, &mut home)?;
+            env.commit(&meta::whole(&meta))?;
+            env.sync()?;
+            disk.set_present(&env);
+            env
+        }
+    };
+    let dir = config.dir.clone();
+    let core = build(home, env, config, sink)?;
+    let facts = core.shared.facts();
+    let store = Arc::new(InlineStore::new(core, wake));
+    let opened = OpenedStore {
+        node: disk.node(),
+        last_record: disk.last_record(),
+        store: Arc::clone(&store) as SharedStore,
+        found_messages: facts.messages,
+        found_destinations: facts.destinations,
+        dir,
+    };
+    Ok((opened, store))
+}
+
+/// Empties a data directory: a new store with a new id, while `node/` stays. Gives the number of
+/// messages that went.
+///
+/// # Errors
+/// When a server has the directory, or it cannot be read or written.
+pub fn clear(config: &StoreConfig) -> Result<u64, StoreError> {
+    let (mut home, present) = DataDir::open(&config.dir, config.sync)?;
+    let Some(present) = present else {
+        new_store(&mut home, &config.cluster)?;
+        return Ok(0);
+    };
+    // A store that cannot be read is cleared all the same.
+    let messages = match meta::load(&present.view()) {
+        Ok(Some(meta)) => recover::recover(&present.view(), &meta, config.limits(), Lsn(u64::MAX))
+            .map_or(0, |recovered| recovered.index.messages()),
+        Ok(None) | Err(_) => 0,
+    };
+    let mut next = home.create_next()?;
+    let meta = empty(&config.cluster, &mut home)?;
+    next.commit(&meta::whole(&meta))?;
+    home.promote_next(next, present)?;
+    Ok(messages)
+}
+
+pub(super) fn new_store(
+    home: &mut DataDir,
+    cluster: &str,
+) -> Result<<DataDir as Home>::Backend, StoreError> {
+    let mut next = home.create_next()?;
+    let meta = empty(cluster, home)?;
+    next.commit(&meta::whole(&meta))?;
+    home.promote_first(next)
+}
+
+fn empty<H: Home>(cluster: &str, home: &mut H) -> Result<Meta, StoreError> {
+    Ok(Meta {
+        cluster: cluster.to_owned(),
+        store: home.new_store_id()?,
+        epochs: Vec::new(),
+        checkpoint: Mark::default(),
+        floor: Lsn::ZERO,
+        sync_in_progress: false,
+    })
+}
+
+pub(super) fn build<H: Home>(
+    home: H,
+    env: H::Backend,
+    config: StoreConfig,
+    sink: Arc<dyn StoreSink>,
+) -> Result<Core<H>, StoreError> {
+    use super::backend::View as _;
+    let view = env.view();
+    let path = view.path();
+    let meta = meta::load(&view)?.ok_or_else(|| StoreError::WrongFormat {
+        path: path.clone(),
+        found: "none".to_owned(),
+        known: meta::FORMAT,
+    })?;
+    if meta.cluster != config.cluster {
+        return Err(StoreError::WrongCluster {
+            path,
+            found: meta.cluster,
+            expected: config.cluster,
+        });
+    }
+    let recovered = recover::recover(&view, &meta, config.limits(), Lsn(u64::MAX))?;
+    let state = State {
+        gate: GatePolicy::Closed,
+        peer: Lsn::ZERO,
+        durable: recovered.end,
+        // What was committed beyond the checkpoint before the start, the gate will say.
+        commit: meta.checkpoint.position.lsn,
+        applied: recovered.end,
+        pending: std::collections::VecDeque::new(),
+        index: recovered.index,
+        store: meta.store,
+        epochs: meta.epochs,
+        floor: meta.floor,
+        checkpoint: meta.checkpoint,
+        sync_in_progress: meta.sync_in_progress,
+        pinned: None,
+    };
+    let shared = Arc::new(Shared::new(state, view, sink));
+    let since = recovered.since_checkpoint;
+    let mut core = Core::new(home, env, shared, Arc::new(config), since);
+    // After a crash the last commit may be found in the page cache and not on the disk.
+    core.sync()?;
+    core.measure()?;
+    Ok(core)
+}

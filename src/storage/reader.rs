@@ -1,0 +1,178 @@
+//! The read side: messages for delivery and the log for a peer that catches up. Runs beside the
+//! writer; each answer is one short read of at most a few MiB.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::proto::ids::{DestId, Lsn};
+use crate::proto::log::Batch;
+use crate::proto::record::{self, ChunkHeader};
+
+use super::api::{Entry, StoreEvent};
+use super::backend::{Table, View, log_key};
+use super::error::StoreError;
+use super::index::Slot;
+use super::recover::{bad, each_chunk, header};
+use super::shared::Shared;
+
+/// No answer has more, whatever was asked for.
+const ANSWER_BYTES: usize = 8 << 20;
+
+/// What the reader is asked for.
+pub(crate) enum Question {
+    /// See `LogStore::fetch`.
+    Fetch {
+        dest: DestId,
+        after: Lsn,
+        count: usize,
+        bytes: usize,
+    },
+    /// See `LogStore::read_log`.
+    Log {
+        request: u64,
+        after: Lsn,
+        bytes: usize,
+    },
+}
+
+/// Answers one question by an event.
+pub(crate) fn answer<V: View>(shared: &Arc<Shared<V>>, question: &Question) {
+    let answered = match *question {
+        Question::Fetch {
+            dest,
+            after,
+            count,
+            bytes,
+        } => fetch(shared, dest, after, count, bytes),
+        Question::Log {
+            request,
+            after,
+            bytes,
+        } => read_log(&shared.view(), after, bytes.min(ANSWER_BYTES))
+            .map(|batches| StoreEvent::LogRead { request, batches }),
+    };
+    match answered {
+        Ok(event) => shared.emit(event),
+        Err(error) => {
+            tracing::error!(target: "twinmq::store", %error, "the store cannot be read");
+            shared.fail(error);
+        }
+    }
+}
+
+fn fetch<V: View>(
+    shared: &Shared<V>,
+    dest: DestId,
+    after: Lsn,
+    count: usize,
+    bytes: usize,
+) -> Result<StoreEvent, StoreError> {
+    let (slots, scanned, view) = {
+        let state = shared.state();
+        let mut slots: Vec<Slot> = Vec::new();
+        let (mut size, mut all) = (0, true);
+        let owed = state.index.destination(dest);
+        for slot in owed.iter().flat_map(|dest| dest.owed_after(after)) {
+            if slots.len() >= count || size >= bytes.min(ANSWER_BYTES) {
+                all = false;
+                break;
+            }
+            size += slot.len as usize;
+            slots.push(*slot);
+        }
+        let scanned = match slots.last() {
+            Some(last) if !all => last.lsn,
+            _ if !all => after,
+            _ => state.applied.position.lsn.max(after),
+        };
+        // The view under the lock: index and environment are of the same store.
+        (slots, scanned, shared.view())
+    };
+    let mut entries = Vec::with_capacity(slots.len());
+    let mut chunk: Option<(Lsn, Bytes)> = None;
+    for slot in slots {
+        let loaded = match &chunk {
+            Some((first, bytes)) if *first == slot.chunk => bytes.clone(),
+            _ => match load(&view, slot.chunk)? {
+                Some(bytes) => {
+                    chunk = Some((slot.chunk, bytes.clone()));
+                    bytes
+                }
+                // Acknowledged and collected since the index was asked.
+                None if !owes(shared, dest, slot.lsn) => continue,
+                None => return Err(bad(&view, slot.chunk, &"is missing")),
+            },
+        };
+        let start = slot.offset as usize;
+        let message = start
+            .checked_add(slot.len as usize)
+            .and_then(|end| loaded.get(start..end))
+            .ok_or_else(|| bad(&view, slot.chunk, &"is shorter than the index says"))?;
+        entries.push(Entry {
+            lsn: slot.lsn,
+            message: loaded.slice_ref(message),
+        });
+    }
+    Ok(StoreEvent::Fetched {
+        dest,
+        entries,
+        scanned,
+    })
+}
+
+fn owes<V: Clone>(shared: &Shared<V>, dest: DestId, lsn: Lsn) -> bool {
+    let state = shared.state();
+    state
+        .index
+        .destination(dest)
+        .is_some_and(|dest| dest.owes(lsn))
+}
+
+/// A chunk whose checksum is good.
+fn load<V: View>(view: &V, lsn: Lsn) -> Result<Option<Bytes>, StoreError> {
+    let Some(bytes) = view.get(Table::Log, &log_key(lsn))? else {
+        return Ok(None);
+    };
+    let header = header(view, lsn, &bytes)?;
+    record::verify(&bytes, &header).map_err(|error| bad(view, lsn, &error))?;
+    Ok(Some(bytes))
+}
+
+/// Whole batches that follow `after` without a gap, until they have `bytes` bytes.
+fn read_log<V: View>(view: &V, after: Lsn, bytes: usize) -> Result<Vec<Batch>, StoreError> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut open: Option<(ChunkHeader, Vec<Bytes>)> = None;
+    let (mut next, mut size) = (after.next(), 0);
+    each_chunk(view, next, &mut |lsn, value| {
+        if open.is_none() && size >= bytes.max(1) {
+            return Ok(ControlFlow::Break(()));
+        }
+        let head = header(view, lsn, value)?;
+        if lsn != next || (open.is_none() && head.index != 0) {
+            tracing::warn!(
+                target: "twinmq::store", %after, found = %lsn, wanted = %next,
+                "the log was asked for from a place where it is not whole"
+            );
+            return Ok(ControlFlow::Break(()));
+        }
+        record::verify(value, &head).map_err(|error| bad(view, lsn, &error))?;
+        next = head.last().next();
+        size += value.len();
+        let (first, chunks) = open.get_or_insert_with(|| (head, Vec::new()));
+        chunks.push(Bytes::copy_from_slice(value));
+        if head.index + 1 == head.of {
+            batches.push(Batch {
+                epoch: head.epoch,
+                first: first.first,
+                last: head.last(),
+                prev_chain: first.prev,
+                chunks: std::mem::take(chunks),
+            });
+            open = None;
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(batches)
+}

@@ -1,0 +1,225 @@
+"""A resident stomp.py client for the cluster tests: sends, receives, and follows the host list.
+
+stomp.py is used as it comes. The settings are those of docs/clients.md: the transport goes round the
+host list for ever (`reconnect_attempts_max=-1`, 0.05 s, no increase), and the listener connects and
+subscribes again when the connection is gone, because stomp.py does not do that by itself.
+
+Facts go to standard output, one JSON object a line; the Rust side keeps the ledger:
+
+    {"event": "connected", "at": ns, "host": "127.1.2.3:1856"}
+    {"event": "sent", "at": ns, "number": 0}                       before the first byte leaves
+    {"event": "receipt", "at": ns, "number": 0}
+    {"event": "received", "at": ns, "sender": "p", "number": 0, "message_id": "..", "redelivered": false}
+    {"event": "disconnected", "at": ns}
+    {"event": "error", "at": ns, "message": ".."}
+    {"event": "idle", "at": ns}          sending is over, and nothing is under way any more
+    {"event": "end", "at": ns}
+
+`at` is CLOCK_BOOTTIME in nanoseconds. Commands come on standard input, one a line: `stop-sending`,
+`quit`. The end of standard input is `quit`.
+"""
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+
+import stomp
+
+WRITING = threading.Lock()
+
+
+def emit(event, **facts):
+    facts = {"event": event, "at": time.clock_gettime_ns(time.CLOCK_BOOTTIME), **facts}
+    line = json.dumps(facts) + "\n"
+    with WRITING:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+
+class Client(stomp.ConnectionListener):
+    def __init__(self, options):
+        self.options = options
+        hosts = [entry.rsplit(":", 1) for entry in options.hosts.split(",")]
+        self.connection = stomp.Connection12(
+            [(host, int(port)) for host, port in hosts],
+            reconnect_sleep_initial=0.05,
+            reconnect_sleep_increase=0.0,
+            reconnect_attempts_max=-1,
+            timeout=2,
+            heartbeats=(options.heart_beat, options.heart_beat),
+        )
+        # Listeners are called in the order of their names. stomp.py's own ends its heart-beats in
+        # on_disconnected; ours connects again there, so it must come after "protocol-listener".
+        self.connection.set_listener("reconnecting-listener", self)
+        self.gate = threading.Lock()  # held while sending, and while there is no connection
+        self.reconnecting = threading.Lock()
+        self.ready = False
+        self.closing = False
+        self.pending = set()
+        self.room = threading.Condition()
+        self.sending_over = threading.Event()
+
+    # Connection
+
+    def connect(self):
+        """Connects and subscribes, for as long as it takes. Only one thread does it."""
+        if not self.reconnecting.acquire(blocking=False):
+            return
+        try:
+            with self.gate:
+                with self.room:
+                    # Without an answer they are unknown, and stay so.
+                    self.pending.clear()
+                while not self.closing:
+                    try:
+                        self.connection.connect(wait=True)
+                        if self.options.receive:
+                            self.connection.subscribe(
+                                destination=self.options.queue,
+                                id="1",
+                                ack="client-individual",
+                            )
+                        break
+                    except Exception as error:  # whatever it was: the next round will tell
+                        emit("error", message=f"connect: {error!r}")
+                        time.sleep(0.05)
+                with self.room:
+                    self.ready = not self.closing
+                    self.room.notify_all()
+        finally:
+            self.reconnecting.release()
+
+    def is_gone(self):
+        return not self.closing and not self.connection.is_connected()
+
+    def on_connected(self, frame):
+        host = self.connection.transport.current_host_and_port
+        emit("connected", host="%s:%d" % host if host else None)
+
+    def on_disconnected(self):
+        with self.room:
+            self.ready = False
+            self.room.notify_all()
+        emit("disconnected")
+        if not self.closing:
+            self.connect()
+
+    def on_error(self, frame):
+        emit("error", message=frame.headers.get("message", "") + " " + str(frame.body))
+
+    # Receiving
+
+    def on_message(self, frame):
+        sender, number = frame.body.split(" ", 2)[:2]
+        emit(
+            "received",
+            sender=sender,
+            number=int(number),
+            message_id=frame.headers["message-id"],
+            redelivered=frame.headers.get("redelivered") == "true",
+        )
+        try:
+            self.connection.ack(frame.headers["ack"])
+        except Exception as error:  # the connection is gone: the message comes again, flagged
+            emit("error", message=f"ack: {error!r}")
+
+    # Sending
+
+    def on_receipt(self, frame):
+        number = frame.headers["receipt-id"]
+        if not number.isdigit():
+            return
+        emit("receipt", number=int(number))
+        with self.room:
+            self.pending.discard(int(number))
+            self.room.notify_all()
+
+    def produce(self):
+        number = 0
+        pause = 1.0 / self.options.rate if self.options.rate else 0.0
+        while not self.sending_over.is_set():
+            if pause:
+                self.sending_over.wait(pause)
+            with self.room:
+                while not self.sending_over.is_set() and (
+                    not self.ready or len(self.pending) >= self.options.window
+                ):
+                    self.room.wait(0.1)
+            if self.sending_over.is_set():
+                break
+            with self.gate:
+                if self.ready:
+                    self.send(number)
+                    number += 1
+        with self.room:
+            while self.pending and not self.closing:
+                self.room.wait(0.1)
+        emit("idle")
+
+    def send(self, number):
+        with self.room:
+            self.pending.add(number)
+        emit("sent", number=number)
+        body = f"{self.options.name} {number} ".ljust(self.options.body_bytes, ".")
+        try:
+            self.connection.send(
+                self.options.queue, body, receipt=str(number), persistent="true"
+            )
+        except Exception as error:  # unknown, like everything without an answer
+            emit("error", message=f"send: {error!r}")
+            with self.room:
+                self.pending.discard(number)
+
+    # Life
+
+    def run(self):
+        threading.Thread(target=self.connect, daemon=True).start()
+        if self.options.send:
+            threading.Thread(target=self.produce, daemon=True).start()
+        commands = threading.Thread(target=self.read_commands, daemon=True)
+        commands.start()
+        while commands.is_alive():
+            commands.join(0.2)
+            # stomp.py drops the notice of a connection that dies while on_disconnected still runs
+            # for the one before.
+            if self.ready and self.is_gone():
+                self.on_disconnected()
+        self.closing = True
+        if self.connection.is_connected():
+            try:
+                self.connection.disconnect(receipt="farewell")
+            except Exception as error:
+                emit("error", message=f"disconnect: {error!r}")
+        emit("end")
+        os._exit(0)
+
+    def read_commands(self):
+        for line in sys.stdin:
+            command = line.strip()
+            if command == "stop-sending":
+                self.sending_over.set()
+            elif command == "quit":
+                return
+            else:
+                emit("error", message=f"unknown command {command}")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--hosts", required=True)
+    parser.add_argument("--queue", required=True)
+    parser.add_argument("--name", default="p")
+    parser.add_argument("--send", action="store_true")
+    parser.add_argument("--receive", action="store_true")
+    parser.add_argument("--window", type=int, default=50)
+    parser.add_argument("--rate", type=float, default=0.0, help="messages per second, 0: no limit")
+    parser.add_argument("--body-bytes", type=int, default=256)
+    parser.add_argument("--heart-beat", type=int, default=0, help="milliseconds, both ways")
+    Client(parser.parse_args()).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+//! What the tests with real processes share: servers as child processes, a loopback address for each
+//! test, waiting for conditions, unmodified foreign clients, and the ledger.
+
+pub(crate) mod address;
+pub(crate) mod eventually;
+pub(crate) mod pair;
+pub(crate) mod python;
+pub(crate) mod server;
+pub(crate) mod stomp_py;

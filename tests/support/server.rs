@@ -1,0 +1,312 @@
+//! One server as a real process.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use twinmq::cli::admin_client::{AdminClient, Status};
+
+use super::eventually::{SOON, eventually};
+
+/// The binary under test.
+pub(crate) const TWINMQ: &str = env!("CARGO_BIN_EXE_twinmq");
+/// So much of a log is shown when a test fails, in lines.
+const LOG_LINES_SHOWN: usize = 80;
+
+/// The stock ports of a role.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ports {
+    pub(crate) client: u16,
+    pub(crate) ha: u16,
+    pub(crate) admin: u16,
+}
+
+/// Which server of the pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Primary,
+    Secondary,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+        }
+    }
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Primary => Self::Secondary,
+            Self::Secondary => Self::Primary,
+        }
+    }
+
+    /// The ports of the stock profile (interface.md).
+    pub(crate) fn ports(self) -> Ports {
+        match self {
+            Self::Primary => Ports {
+                client: 1856,
+                ha: 2000,
+                admin: 1858,
+            },
+            Self::Secondary => Ports {
+                client: 1956,
+                ha: 3000,
+                admin: 1859,
+            },
+        }
+    }
+}
+
+/// A server that is or is not running. Its process is killed when this is dropped.
+pub(crate) struct Server {
+    pub(crate) role: Role,
+    profile: String,
+    folder: PathBuf,
+    settings: Vec<String>,
+    address: Ipv4Addr,
+    child: Option<Child>,
+    lives: u32,
+}
+
+impl Server {
+    /// A replicated server of the stock profile, moved to `address`; nothing runs yet.
+    pub(crate) fn replicated(role: Role, address: Ipv4Addr, folder: &Path) -> Self {
+        let (own, peer) = (role.ports(), role.other().ports());
+        let settings = vec![
+            format!("client.listen={address}:{}", own.client),
+            format!("admin.ip_address={address}"),
+            format!("ha.ip_address={address}"),
+            format!("ha.backup_ha_ip_address={address}"),
+            format!("ha.backup_ha_port={}", peer.ha),
+            format!("ha.backup_server_ip={address}"),
+            format!("ha.gateway.gateway_server_ip_address={address}"),
+        ];
+        Self {
+            role,
+            profile: format!("replicated/{}", role.name()),
+            folder: folder.to_owned(),
+            settings,
+            address,
+            child: None,
+            lives: 0,
+        }
+    }
+
+    /// A standalone server at `address`; nothing runs yet.
+    pub(crate) fn standalone(address: Ipv4Addr, folder: &Path) -> Self {
+        Self {
+            role: Role::Primary,
+            profile: "standalone".to_owned(),
+            folder: folder.to_owned(),
+            settings: vec![
+                format!("client.listen={address}:{}", Role::Primary.ports().client),
+                format!("admin.ip_address={address}"),
+            ],
+            address,
+            child: None,
+            lives: 0,
+        }
+    }
+
+    /// Adds a `--set` for all later starts; the last one of a key wins.
+    pub(crate) fn set(&mut self, key: &str, value: &str) {
+        self.settings.push(format!("{key}={value}"));
+    }
+
+    /// Starts the process. Its output goes to one file for each life.
+    pub(crate) fn start(&mut self) {
+        assert!(self.child.is_none(), "{} already runs", self.role.name());
+        self.lives += 1;
+        let log = File::create(self.log_path()).expect("the test's folder can be written");
+        let child = self
+            .command()
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be duplicated"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary under test starts");
+        self.child = Some(child);
+    }
+
+    /// `twinmq run` as this server is started, to be run to its end by a test of refusals.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(TWINMQ);
+        command
+            .current_dir(&self.folder)
+            .args(["run", "-p", &self.profile]);
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
+        command
+    }
+
+    /// Starts it and waits until its admin port answers.
+    pub(crate) fn start_and_await(&mut self) -> Status {
+        self.start();
+        self.await_status("its admin port answers", |_| true)
+    }
+
+    /// The process, as long as it was not waited for.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = self.pid().expect("the server runs");
+        let pid = i32::try_from(pid).expect("process ids are positive and small");
+        kill(Pid::from_raw(pid), signal).expect("a child that was not waited for exists");
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.await_exit();
+    }
+
+    /// SIGTERM, and waits for the orderly end.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.await_exit()
+    }
+
+    /// Waits until the process ends by itself or by a signal already sent.
+    pub(crate) fn await_exit(&mut self) -> ExitStatus {
+        let name = self.role.name();
+        let child = self.child.as_mut().expect("the server runs");
+        let status = eventually(SOON, &format!("{name} ends"), || {
+            match child.try_wait().expect("a child can be waited for") {
+                Some(status) => Ok(status),
+                None => Err("it still runs".to_owned()),
+            }
+        });
+        self.child = None;
+        status
+    }
+
+    pub(crate) fn admin_url(&self) -> String {
+        format!("http://{}:{}", self.address, self.role.ports().admin)
+    }
+
+    pub(crate) fn client_address(&self) -> String {
+        format!("{}:{}", self.address, self.role.ports().client)
+    }
+
+    /// What the server says about itself and its peer.
+    pub(crate) fn status(&self) -> Result<Status, String> {
+        AdminClient::new(&self.admin_url(), None)
+            .status()
+            .map_err(|error| error.to_string())
+    }
+
+    /// Waits until `status` is as wanted. Fails at once if the process is gone.
+    #[track_caller]
+    pub(crate) fn await_status(&mut self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        self.await_status_within(SOON, what, wanted)
+    }
+
+    #[track_caller]
+    pub(crate) fn await_status_within(
+        &mut self,
+        deadline: Duration,
+        what: &str,
+        wanted: impl Fn(&Status) -> bool,
+    ) -> Status {
+        let what = format!("{}: {what}", self.role.name());
+        let url = self.admin_url();
+        let child = self.child.as_mut().expect("the server runs");
+        let client = AdminClient::new(&url, None);
+        eventually(deadline, &what, || {
+            if let Ok(Some(status)) = child.try_wait() {
+                panic!("{what}: the server ended with {status}");
+            }
+            match client.status() {
+                Ok(status) if wanted(&status) => Ok(status),
+                Ok(status) => Err(format!("{status:?}")),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+
+    #[track_caller]
+    pub(crate) fn await_state(&mut self, state: &str) -> Status {
+        self.await_status(state, |status| status.state == state)
+    }
+
+    /// Starts it where it must not serve, and returns why it does not: the reason of its refused
+    /// claim if it waits, its log if it ends with an error.
+    #[track_caller]
+    pub(crate) fn start_and_await_refusal(&mut self) -> String {
+        self.start();
+        let client = AdminClient::new(&self.admin_url(), None);
+        let child = self.child.as_mut().expect("it was just started");
+        let reason = eventually(SOON, "a reason not to serve", || {
+            if let Ok(Some(ended)) = child.try_wait() {
+                assert!(!ended.success(), "it ended as if all were well");
+                return Ok(None);
+            }
+            let status = client.status().map_err(|error| error.to_string())?;
+            assert!(!status.serving, "it serves: {status:?}");
+            let seen = format!("{status:?}");
+            let reason = status.claims.and_then(|claims| claims.reason);
+            reason.map(Some).ok_or(seen)
+        });
+        reason.unwrap_or_else(|| {
+            self.child = None;
+            self.log()
+        })
+    }
+
+    /// The names in the data directory that say which stores there are.
+    pub(crate) fn stores(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.data_dir())
+            .expect("the data directory exists")
+            .map(|entry| entry.expect("it can be read").file_name())
+            .map(|name| name.to_string_lossy().into_owned())
+            .filter(|name| name.starts_with("store."))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The data directory of the stock profile.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.join("data").join(&self.profile)
+    }
+
+    /// What this life has printed so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder
+            .join(format!("{}.{}.log", self.role.name(), self.lives))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // It may have ended by itself; either way it is gone and reaped after this.
+            child.kill().ok();
+            child.wait().ok();
+        }
+        if std::thread::panicking() && self.lives > 0 {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            eprintln!(
+                "---- end of {} ----\n{}\n----",
+                self.log_path().display(),
+                shown.join("\n")
+            );
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! An unmodified stomp.py client in a process of its own, and the ledger of what it saw.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::Value;
+use twinmq::cli::ledger::{Arrival, Ledger, LedgerReport};
+use twinmq::time::Moment;
+
+use super::eventually::{SOON, eventually};
+use super::python;
+
+/// What the client does.
+#[derive(Clone, Debug)]
+pub(crate) struct Driver {
+    pub(crate) hosts: String,
+    pub(crate) queue: String,
+    /// How many messages may be unconfirmed.
+    pub(crate) window: u32,
+    /// Messages per second; 0: no limit.
+    pub(crate) rate: u32,
+    /// Milliseconds both ways; 0: none.
+    pub(crate) heart_beat_ms: u32,
+}
+
+/// A client that sends and receives on one connection. Its process is killed on drop.
+pub(crate) struct StompPy {
+    child: Child,
+    stdin: ChildStdin,
+    reader: Option<JoinHandle<()>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What its lines said so far.
+#[derive(Debug, Default)]
+struct Seen {
+    ledger: Ledger,
+    confirmed: u64,
+    connected_to: Vec<String>,
+    last_receipt: Option<Moment>,
+    longest_gap: Duration,
+    idle: bool,
+    ended: bool,
+    errors: Vec<String>,
+}
+
+impl StompPy {
+    /// Starts a client that begins to send and to receive as soon as a server serves.
+    pub(crate) fn start(driver: &Driver) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/stomp_driver.py");
+        let mut child = Command::new(python::interpreter())
+            .arg(script)
+            .args(["--send", "--receive", "--hosts", &driver.hosts])
+            .args(["--queue", &driver.queue])
+            .args(["--window", &driver.window.to_string()])
+            .args(["--rate", &driver.rate.to_string()])
+            .args(["--heart-beat", &driver.heart_beat_ms.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // stomp.py logs each refused connection: that is the normal course here.
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the interpreter starts");
+        let stdin = child.stdin.take().expect("it was asked for");
+        let stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let entered = Arc::clone(&seen);
+        let reader = thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let fact = serde_json::from_str(&line).expect("the driver prints JSON");
+                lock(&entered).enter(&fact);
+            }
+        });
+        Self {
+            child,
+            stdin,
+            reader: Some(reader),
+            seen,
+        }
+    }
+
+    fn command(&mut self, command: &str) {
+        writeln!(self.stdin, "{command}").expect("the driver reads its commands");
+    }
+
+    /// How many receipts have come.
+    pub(crate) fn confirmed(&self) -> u64 {
+        lock(&self.seen).confirmed
+    }
+
+    /// Waits for `more` further receipts.
+    #[track_caller]
+    pub(crate) fn await_confirmed(&self, more: u64) {
+        let goal = self.confirmed() + more;
+        eventually(SOON * 2, &format!("{goal} receipts"), || {
+            let seen = lock(&self.seen);
+            if seen.confirmed >= goal {
+                Ok(())
+            } else {
+                Err(format!("{} receipts, {}", seen.confirmed, seen.tail()))
+            }
+        });
+    }
+
+    /// The hosts that it was connected to, in order.
+    pub(crate) fn connected_to(&self) -> Vec<String> {
+        lock(&self.seen).connected_to.clone()
+    }
+
+    /// Begins a new measurement of [`StompPy::longest_gap`].
+    pub(crate) fn watch_gaps(&self) {
+        lock(&self.seen).longest_gap = Duration::ZERO;
+    }
+
+    /// The longest time between two receipts.
+    pub(crate) fn longest_gap(&self) -> Duration {
+        lock(&self.seen).longest_gap
+    }
+
+    /// Ends sending and waits until everything that was sent is answered or unknown.
+    #[track_caller]
+    pub(crate) fn stop_sending(&mut self) {
+        self.command("stop-sending");
+        eventually(SOON * 2, "all sends are settled", || {
+            let seen = lock(&self.seen);
+            if seen.idle { Ok(()) } else { Err(seen.tail()) }
+        });
+    }
+
+    /// What the ledger says now; messages that are still under way count as lost.
+    pub(crate) fn report_so_far(&self) -> LedgerReport {
+        lock(&self.seen).ledger.report()
+    }
+
+    /// Ends sending, waits until everything confirmed has arrived, ends the client, and adds up.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> LedgerReport {
+        self.stop_sending();
+        eventually(SOON * 2, "everything confirmed has arrived", || {
+            let seen = lock(&self.seen);
+            match seen.ledger.awaited() {
+                0 => Ok(()),
+                missing => Err(format!(
+                    "{missing} are missing, such as {:?}; {}",
+                    seen.ledger.missing(10),
+                    seen.tail()
+                )),
+            }
+        });
+        self.command("quit");
+        eventually(SOON, "the client ends", || {
+            let seen = lock(&self.seen);
+            if seen.ended { Ok(()) } else { Err(seen.tail()) }
+        });
+        lock(&self.seen).ledger.report()
+    }
+}
+
+impl Drop for StompPy {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is gone and reaped after this.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if let Some(reader) = self.reader.take() {
+            reader.join().ok();
+        }
+        if thread::panicking() {
+            eprintln!("stomp.py saw: {}", lock(&self.seen).tail());
+        }
+    }
+}
+
+impl Seen {
+    fn enter(&mut self, fact: &Value) {
+        let number = || {
+            fact["number"]
+                .as_u64()
+                .expect("the driver numbers its messages")
+        };
+        let at = Moment(fact["at"].as_u64().expect("each fact has its time"));
+        match fact["event"].as_str() {
+            Some("sent") => assert_eq!(self.ledger.attempt(), number(), "attempts are in order"),
+            Some("receipt") => {
+                assert!(
+                    self.ledger.confirm(number()),
+                    "a receipt for nothing: {fact}"
+                );
+                self.confirmed += 1;
+                if let Some(last) = self.last_receipt.replace(at) {
+                    self.longest_gap = self.longest_gap.max(at.since(last));
+                }
+            }
+            Some("received") => {
+                let arrival = Arrival {
+                    consumer: 0,
+                    message_id: fact["message_id"].as_str().unwrap_or_default(),
+                    redelivered: fact["redelivered"].as_bool().unwrap_or_default(),
+                };
+                self.ledger.arrive(number(), arrival);
+            }
+            Some("connected") => self
+                .connected_to
+                .push(fact["host"].as_str().unwrap_or_default().to_owned()),
+            Some("error") => self.errors.push(fact["message"].to_string()),
+            Some("idle") => self.idle = true,
+            Some("end") => self.ended = true,
+            Some("disconnected") => {}
+            other => panic!("the driver printed an unknown event {other:?}"),
+        }
+    }
+
+    fn tail(&self) -> String {
+        let errors = &self.errors[self.errors.len().saturating_sub(5)..];
+        format!(
+            "{:?}; connected to {:?}; last errors {errors:?}",
+            self.ledger.report(),
+            self.connected_to
+        )
+    }
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
