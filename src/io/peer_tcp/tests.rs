@@ -15,7 +15,7 @@ use crate::time::{Clock, Moment, SystemClock};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-fn plain() -> TcpNet {
+pub(super) fn plain() -> TcpNet {
     TcpNet {
         tls: None,
         nagle: false,
@@ -24,7 +24,7 @@ fn plain() -> TcpNet {
     }
 }
 
-fn with_tls(folder: &std::path::Path, name: &str) -> TcpNet {
+pub(super) fn with_tls(folder: &std::path::Path, name: &str) -> TcpNet {
     let paths = tls::tests::make_files(folder, name);
     TcpNet {
         tls: Some(tls::load(&paths).unwrap()),
