@@ -24,6 +24,8 @@ pub use crate::io::peer_tcp::frames::{
 pub use crate::io::peer_tcp::memory::MemoryNet;
 use crate::io::tls::{PeerTls, handshake_error, peer_name};
 
+/// A socket takes more bytes only while fewer than this wait in it.
+const UNSENT_BYTES: u32 = 512 * 1024;
 /// TLS handshakes of strangers that run at once; more wait in the kernel's queue.
 const HANDSHAKES_MAX: usize = 64;
 
@@ -173,7 +175,10 @@ impl TcpNet {
 
     fn tune(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(!self.nagle)?;
-        SockRef::from(stream).set_tcp_user_timeout(Some(self.user_timeout))
+        let socket = SockRef::from(stream);
+        // Little waits in the kernel, where no heartbeat can overtake it.
+        socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+        socket.set_tcp_user_timeout(Some(self.user_timeout))
     }
 }
 
