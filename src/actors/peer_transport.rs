@@ -11,13 +11,15 @@ use crate::actors::connection_manager::{LinkCommand, PeerTransport, TransportEve
 use crate::actors::post::{Port, post};
 use crate::actors::replicator::PeerSender;
 use crate::io::peer_tcp::{
-    BoxedStream, FrameLimit, FrameSender, Net, PeerListener, StreamEnd, frame_channel, read_frames,
-    write_frames,
+    BoxedStream, FrameLimit, FrameSender, Net, PeerListener, StreamEnd, carry_frames, frame_channel,
 };
 use crate::machines::link::{CloseCause, ConnId};
 use crate::proto::peer::Frame;
 use crate::proto::peer_codec::FRAME_BYTES_MAX;
 use crate::time::Clock;
+
+/// How long a closed connection waits for the other side's last words.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A connection's way out; empty once it is closed, however many hands hold it.
 type Outlet = Arc<Mutex<Option<FrameSender>>>;
@@ -39,7 +41,6 @@ struct Shared {
 struct Open {
     outlet: Outlet,
     limit: FrameLimit,
-    reader: tokio::task::JoinHandle<()>,
 }
 
 impl StreamTransport {
@@ -140,7 +141,6 @@ impl PeerTransport for StreamTransport {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
-            open.reader.abort();
         }
     }
 
@@ -162,34 +162,25 @@ impl Shared {
             *last = last.saturating_add(1);
             ConnId(*last)
         };
-        let (read, write) = tokio::io::split(stream);
         let (sender, queue) = frame_channel();
         let limit = FrameLimit::default();
-        let reader = {
-            let (shared, limit) = (Rc::clone(self), limit.clone());
-            tokio::task::spawn_local(async move {
-                let clock = Arc::clone(&shared.clock);
-                let end = read_frames(read, limit, clock, |frame, at| {
-                    shared.tell(TransportEvent::Frame { conn, frame, at });
-                })
-                .await;
-                shared.closed(conn, end);
-            })
-        };
-        let shared = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            let end = write_frames(queue, write).await;
-            shared.closed(conn, end);
-        });
         let outlet = Arc::new(Mutex::new(Some(sender)));
         self.open.borrow_mut().insert(
             conn,
             Open {
                 outlet,
-                limit,
-                reader,
+                limit: limit.clone(),
             },
         );
+        let shared = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let clock = Arc::clone(&shared.clock);
+            let end = carry_frames(stream, queue, limit, clock, LINGER, |frame, at| {
+                shared.tell(TransportEvent::Frame { conn, frame, at });
+            })
+            .await;
+            shared.closed(conn, end);
+        });
         conn
     }
 

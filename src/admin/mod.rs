@@ -69,7 +69,7 @@ async fn get_readyz(state: web::Data<AdminState>) -> HttpResponse {
 }
 
 async fn post_stop(request: HttpRequest, state: web::Data<AdminState>) -> HttpResponse {
-    if let Err(refusal) = may_change(&request, &state) {
+    if let Some(refusal) = refusal_of(&request, &state) {
         return refusal;
     }
     tracing::info!(target: "twinmq::admin", "stop was asked for over the admin API");
@@ -85,7 +85,7 @@ async fn not_found(request: HttpRequest) -> HttpResponse {
     ))
 }
 
-fn may_change(request: &HttpRequest, state: &AdminState) -> Result<(), HttpResponse> {
+fn refusal_of(request: &HttpRequest, state: &AdminState) -> Option<HttpResponse> {
     let text = |name: header::HeaderName| {
         request
             .headers()
@@ -99,7 +99,7 @@ fn may_change(request: &HttpRequest, state: &AdminState) -> Result<(), HttpRespo
         .iter()
         .any(|known| known.eq_ignore_ascii_case(host))
     {
-        return Err(HttpResponse::Forbidden().body(format!(
+        return Some(HttpResponse::Forbidden().body(format!(
             "the Host header \"{host}\" does not name this server\n"
         )));
     }
@@ -107,9 +107,9 @@ fn may_change(request: &HttpRequest, state: &AdminState) -> Result<(), HttpRespo
         .strip_prefix("Bearer ")
         .unwrap_or_default();
     if !equal(token.as_bytes(), state.token.as_bytes()) {
-        return Err(HttpResponse::Unauthorized().body("the admin token is missing or wrong\n"));
+        return Some(HttpResponse::Unauthorized().body("the admin token is missing or wrong\n"));
     }
-    Ok(())
+    None
 }
 
 /// Takes the same time for every wrong token of the right length.

@@ -15,8 +15,6 @@ pub mod send;
 pub mod status;
 pub mod stomp_client;
 pub mod stop;
-#[cfg(test)]
-mod toy_server;
 pub mod wait;
 
 use std::io::Write;

@@ -102,7 +102,7 @@ async fn serve(
         server.store_dir.display());
     let admin = crate::admin::serve(listener, Arc::new(admin_state(&config, &server, token)))
         .map_err(|error| CliError::of(ExitCode::Failed, RunError::Admin(error)))?;
-    drop(actix_rt::spawn(admin));
+    drop(tokio::task::spawn_local(admin));
     tracing::info!(target: "twinmq::admin", "admin API at http://{}", config.admin.listen);
     notify_systemd(&[sd_notify::NotifyState::Ready]);
     let mut stopping = false;
@@ -164,7 +164,7 @@ fn take_changes(
 }
 
 fn ended(server: &Server, end: Option<End>) -> ExitCode {
-    let code = match end {
+    match end {
         Some(End::Role(ExitCause::Stopped)) => {
             // The goodbye is on its way; what the store still holds is flushed before the end.
             server.store.close();
@@ -186,8 +186,7 @@ fn ended(server: &Server, end: Option<End>) -> ExitCode {
             ExitCode::AddressInUse
         }
         None => ExitCode::Failed,
-    };
-    code
+    }
 }
 
 fn banner(loaded: &Loaded) {

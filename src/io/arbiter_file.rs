@@ -191,13 +191,12 @@ impl FileKeeper {
         let draft = self.records.draft("lock");
         write_new(&draft, &bytes)?;
         let linked = std::fs::hard_link(&draft, path);
-        let removed = std::fs::remove_file(&draft);
+        files::remove(&draft);
         match linked {
             Ok(()) => {}
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
             Err(cause) => return Err(Problem::io(path, "cannot be made", cause)),
         }
-        removed.map_err(|cause| Problem::io(&draft, "cannot be removed", cause))?;
         files::flush_folder(folder_of(path))
     }
 

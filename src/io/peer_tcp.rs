@@ -8,11 +8,13 @@ mod owner;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 pub use crate::io::peer_tcp::frames::{
@@ -21,6 +23,11 @@ pub use crate::io::peer_tcp::frames::{
 };
 pub use crate::io::peer_tcp::memory::MemoryNet;
 use crate::io::tls::{PeerTls, handshake_error, peer_name};
+
+/// A socket takes more bytes only while fewer than this wait in it.
+const UNSENT_BYTES: u32 = 512 * 1024;
+/// TLS handshakes of strangers that run at once; more wait in the kernel's queue.
+const HANDSHAKES_MAX: usize = 64;
 
 /// A connection to the peer, whatever carries it.
 pub trait PeerStream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -120,6 +127,7 @@ impl Net for TcpNet {
                     net,
                     listener,
                     local,
+                    handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
                 }) as Box<dyn PeerListener>),
                 Err(cause) if cause.kind() == io::ErrorKind::AddrInUse => {
                     let port = address.rsplit(':').next().and_then(|it| it.parse().ok());
@@ -167,7 +175,10 @@ impl TcpNet {
 
     fn tune(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(!self.nagle)?;
-        SockRef::from(stream).set_tcp_user_timeout(Some(self.user_timeout))
+        let socket = SockRef::from(stream);
+        // Little waits in the kernel, where no heartbeat can overtake it.
+        socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+        socket.set_tcp_user_timeout(Some(self.user_timeout))
     }
 }
 
@@ -175,14 +186,19 @@ struct TcpPeerListener {
     net: TcpNet,
     listener: TcpListener,
     local: SocketAddr,
+    handshakes: Arc<Semaphore>,
 }
 
 impl PeerListener for TcpPeerListener {
     fn accept(&mut self) -> NetFuture<'_, io::Result<Incoming>> {
         Box::pin(async move {
+            let permit = Arc::clone(&self.handshakes).acquire_owned().await;
+            let permit = permit.map_err(|_| io::Error::from(io::ErrorKind::NotConnected))?;
             let (stream, from) = self.listener.accept().await?;
             let net = self.net.clone();
             let incoming: Incoming = Box::pin(async move {
+                // Held until the handshake is over, or this future is dropped.
+                let _permit = permit;
                 net.allow(from)?;
                 net.tune(&stream)?;
                 let Some(tls) = net.tls else {
@@ -208,5 +224,7 @@ fn timed_out(address: &str, limit: Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
+#[cfg(test)]
+mod link_tests;
 #[cfg(test)]
 mod tests;

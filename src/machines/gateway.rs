@@ -153,7 +153,10 @@ impl GatewayMachine {
                 self.rounds = Rounds::Between { next_at: now };
             }
             (Rounds::Between { .. } | Rounds::Running { .. }, GatewayInput::Started) => {}
-            (_, GatewayInput::Stopped) => self.rounds = Rounds::Stopped,
+            (
+                Rounds::Stopped | Rounds::Between { .. } | Rounds::Running { .. },
+                GatewayInput::Stopped,
+            ) => self.rounds = Rounds::Stopped,
             (
                 Rounds::Running { started, .. },
                 GatewayInput::ProbeFinished { probe_id, outcome },
@@ -172,10 +175,16 @@ impl GatewayMachine {
                 Rounds::Stopped | Rounds::Between { .. } | Rounds::Running { .. },
                 GatewayInput::ProbeFinished { .. },
             ) => {}
-            (_, GatewayInput::ArbiterReached) => {
+            (
+                Rounds::Stopped | Rounds::Between { .. } | Rounds::Running { .. },
+                GatewayInput::ArbiterReached,
+            ) => {
                 self.reached("the lock file's machine answers".to_owned(), effects);
             }
-            (_, GatewayInput::Tick) => {}
+            (
+                Rounds::Stopped | Rounds::Between { .. } | Rounds::Running { .. },
+                GatewayInput::Tick,
+            ) => {}
         }
         self.maintain(now, effects);
     }

@@ -337,7 +337,15 @@ impl LockMachine {
                     self.state = LockState::Idle;
                     LockReport::Released
                 }
-                other => unreachable_report(other),
+                other @ (ArbiterAnswer::Read { .. }
+                | ArbiterAnswer::Created(_)
+                | ArbiterAnswer::Locked { .. }
+                | ArbiterAnswer::Refused { .. }
+                | ArbiterAnswer::Held { .. }
+                | ArbiterAnswer::Lost(_)
+                | ArbiterAnswer::Set(_)
+                | ArbiterAnswer::Conflict(_)
+                | ArbiterAnswer::Failed(_)) => unreachable_report(other),
             },
         };
         effects.push(LockEffect::Report(report));
@@ -366,7 +374,14 @@ impl LockMachine {
                 self.plan_attempt(now);
                 LockReport::Refused { holder }
             }
-            other => {
+            other @ (ArbiterAnswer::Read { .. }
+            | ArbiterAnswer::Created(_)
+            | ArbiterAnswer::Unlocked
+            | ArbiterAnswer::Held { .. }
+            | ArbiterAnswer::Lost(_)
+            | ArbiterAnswer::Set(_)
+            | ArbiterAnswer::Conflict(_)
+            | ArbiterAnswer::Failed(_)) => {
                 self.plan_attempt(now);
                 unreachable_report(other)
             }
@@ -393,7 +408,14 @@ impl LockMachine {
                 self.state = LockState::Idle;
                 LockReport::Lost { reason }
             }
-            other => {
+            other @ (ArbiterAnswer::Read { .. }
+            | ArbiterAnswer::Created(_)
+            | ArbiterAnswer::Locked { .. }
+            | ArbiterAnswer::Refused { .. }
+            | ArbiterAnswer::Unlocked
+            | ArbiterAnswer::Set(_)
+            | ArbiterAnswer::Conflict(_)
+            | ArbiterAnswer::Failed(_)) => {
                 self.state = LockState::Held {
                     next_at: now.after(self.half_ping()),
                 };

@@ -120,7 +120,8 @@ pub enum Frame {
     Proof([u8; 32]),
     /// From the server that decides (see `machines::link`): this connection is the channel now.
     Welcome(SessionId),
-    /// Instead of a welcome, or at any time before it: why not, in words. The sender closes.
+    /// Instead of a welcome, or at any time: why the sender closes, in words. A close without it
+    /// means that the sender's process has ended.
     Refuse(String),
     /// All others.
     Session(SessionId, Body),

@@ -93,7 +93,19 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
         file.write_all(bytes)?;
         file.sync_all()
     };
-    write().map_err(|cause| Problem::io(path, "cannot be written", cause))
+    write().map_err(|cause| {
+        remove(path);
+        Problem::io(path, "cannot be written", cause)
+    })
+}
+
+/// Removes what nobody reads any more. Left behind it does no harm, so that a failure is only logged.
+pub(super) fn remove(path: &Path) {
+    if let Err(cause) = std::fs::remove_file(path)
+        && cause.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(target: "twinmq::lock", file = %path.display(), %cause, "file not removed");
+    }
 }
 
 /// Makes a folder of mode 0700, unless it is there.

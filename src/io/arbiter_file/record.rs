@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::io::arbiter_file::files::{
-    Problem, flush_folder, make_folder, random, read_bounded, write_new,
+    Problem, flush_folder, make_folder, random, read_bounded, remove, write_new,
 };
 use crate::io::arbiter_file::record_folder;
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterRecord};
@@ -88,10 +88,7 @@ impl RecordFolder {
         let draft = self.draft(&record.owner.to_string());
         write_new(&draft, &bytes)?;
         let linked = self.link_draft(&draft, record.seq.0, &bytes);
-        // Left behind it would do no harm, and a failure to remove it says nothing about the link.
-        if let Err(cause) = std::fs::remove_file(&draft) {
-            tracing::warn!(target: "twinmq::lock", file = %draft.display(), %cause, "draft not removed");
-        }
+        remove(&draft);
         if !linked? {
             return self.conflict().map(Some);
         }
@@ -99,7 +96,7 @@ impl RecordFolder {
         if all.iter().any(|seq| *seq > record.seq.0) {
             return self.conflict().map(Some);
         }
-        self.prune(record.seq.0, &all);
+        self.prune(record, &all);
         Ok(None)
     }
 
@@ -163,14 +160,19 @@ impl RecordFolder {
         Ok(numbers)
     }
 
-    fn prune(&self, highest: u64, all: &[u64]) {
-        let below = highest.saturating_sub(KEPT_RECORDS);
+    /// Removes records far below, and drafts of this server that a crash has left: it makes one at a
+    /// time, and has removed the present one.
+    fn prune(&self, record: &ArbiterRecord, all: &[u64]) {
+        let below = record.seq.0.saturating_sub(KEPT_RECORDS);
         for seq in all.iter().filter(|seq| **seq < below) {
-            let name = self.name(*seq);
-            if let Err(cause) = std::fs::remove_file(&name)
-                && cause.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(target: "twinmq::lock", file = %name.display(), %cause, "old record not removed");
+            remove(&self.name(*seq));
+        }
+        let own = format!("tmp.{}.", record.owner);
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|name| name.starts_with(&own)) {
+                remove(&entry.path());
             }
         }
     }

@@ -451,6 +451,23 @@ fn of_racing_compare_and_sets_exactly_one_wins_each_round() {
 }
 
 #[test]
+fn drafts_that_a_crash_left_are_removed_by_their_own_server_only() {
+    let (_folder, path) = booted();
+    let draft = |owner: u8| {
+        let name = format!("tmp.{}.00", NodeId([owner; 16]));
+        record_folder(&path).join(name)
+    };
+    for owner in [1, 2] {
+        std::fs::write(draft(owner), "half").unwrap();
+    }
+    keeper(&path).answer(ArbiterCall::CompareAndSet(record(1, 2)));
+    assert_eq!(
+        [draft(1), draft(2)].map(|path| path.exists()),
+        [false, true]
+    );
+}
+
+#[test]
 fn an_older_or_far_newer_record_conflicts() {
     let (_folder, path) = booted();
     for seq in [0, 1, 3] {

@@ -127,8 +127,12 @@ pub async fn read_frames(
 }
 
 /// Where frames for a stream are put. Dropping all clones closes the stream after what was put.
+/// Frames keep their order, but heartbeats and changes of state overtake the replication's: behind a
+/// resync's pieces they would be late enough for a live peer to count as silent.
 #[derive(Clone, Debug)]
 pub struct FrameSender {
+    /// Frames that may overtake bulk, in their own order.
+    urgent: UnboundedSender<Frame>,
     frames: UnboundedSender<Frame>,
     queued: Arc<AtomicUsize>,
 }
@@ -136,6 +140,7 @@ pub struct FrameSender {
 /// The other end of [`FrameSender`], for [`write_frames`].
 #[derive(Debug)]
 pub struct FrameQueue {
+    urgent: UnboundedReceiver<Frame>,
     frames: UnboundedReceiver<Frame>,
     queued: Arc<AtomicUsize>,
 }
@@ -143,14 +148,17 @@ pub struct FrameQueue {
 /// A queue without a bound of its own: whoever sends much looks at [`FrameSender::queued_bytes`].
 #[must_use]
 pub fn frame_channel() -> (FrameSender, FrameQueue) {
+    let (urgent, urgent_receiver) = unbounded_channel();
     let (sender, receiver) = unbounded_channel();
     let queued = Arc::new(AtomicUsize::new(0));
     (
         FrameSender {
+            urgent,
             frames: sender,
             queued: Arc::clone(&queued),
         },
         FrameQueue {
+            urgent: urgent_receiver,
             frames: receiver,
             queued,
         },
@@ -162,7 +170,12 @@ impl FrameSender {
     pub fn send(&self, frame: Frame) -> bool {
         let bytes = weight(&frame);
         self.queued.fetch_add(bytes, Ordering::Relaxed);
-        let sent = self.frames.send(frame).is_ok();
+        let queue = if is_urgent(&frame) {
+            &self.urgent
+        } else {
+            &self.frames
+        };
+        let sent = queue.send(frame).is_ok();
         if !sent {
             self.queued.fetch_sub(bytes, Ordering::Relaxed);
         }
@@ -181,7 +194,7 @@ pub async fn write_frames(mut queue: FrameQueue, mut stream: impl AsyncWrite + U
     let mut frames = Vec::new();
     let mut buffer = BytesMut::new();
     loop {
-        if queue.frames.recv_many(&mut frames, WRITE_FRAMES).await == 0 {
+        if !queue.next(&mut frames).await {
             return match stream.shutdown().await {
                 Ok(()) => StreamEnd::Finished,
                 Err(cause) => StreamEnd::of(&cause),
@@ -190,12 +203,19 @@ pub async fn write_frames(mut queue: FrameQueue, mut stream: impl AsyncWrite + U
         let mut bytes = 0_usize;
         let mut rest = frames.drain(..).peekable();
         while let Some(frame) = rest.next() {
+            let mut put = encode(&frame, &mut buffer);
             bytes = bytes.saturating_add(weight(&frame));
-            if let Err(cause) = encode(&frame, &mut buffer) {
-                return StreamEnd::Malformed(cause.to_string());
-            }
-            if buffer.len() < WRITE_BYTES && rest.peek().is_some() {
+            if put.is_ok() && buffer.len() < WRITE_BYTES && rest.peek().is_some() {
                 continue;
+            }
+            while put.is_ok()
+                && let Ok(frame) = queue.urgent.try_recv()
+            {
+                put = encode(&frame, &mut buffer);
+                bytes = bytes.saturating_add(weight(&frame));
+            }
+            if let Err(cause) = put {
+                return StreamEnd::Malformed(cause.to_string());
             }
             if let Err(cause) = write_all(&mut stream, &buffer).await {
                 return StreamEnd::of(&cause);
@@ -207,6 +227,45 @@ pub async fn write_frames(mut queue: FrameQueue, mut stream: impl AsyncWrite + U
                 buffer = BytesMut::new();
             }
         }
+    }
+}
+
+impl FrameQueue {
+    /// Waits for frames and takes those that are there, urgent ones first; false: all senders are
+    /// gone and nothing is left.
+    async fn next(&mut self, to: &mut Vec<Frame>) -> bool {
+        let more = tokio::select! {
+            biased;
+            Some(frame) = self.urgent.recv() => {
+                to.push(frame);
+                &mut self.urgent
+            }
+            Some(frame) = self.frames.recv() => {
+                to.push(frame);
+                &mut self.frames
+            }
+            else => return false,
+        };
+        while to.len() < WRITE_FRAMES
+            && let Ok(frame) = more.try_recv()
+        {
+            to.push(frame);
+        }
+        true
+    }
+}
+
+/// The handshake, the heartbeat and the changes of state, among which the order stays: a ping must
+/// not come before the welcome, nor its facts before a change that they follow. A goodbye stays behind
+/// the data that it ends.
+fn is_urgent(frame: &Frame) -> bool {
+    match frame {
+        Frame::Hello(_) | Frame::Proof(_) | Frame::Welcome(_) => true,
+        Frame::Session(_, body) => matches!(
+            body,
+            Body::Ping { .. } | Body::Pong { .. } | Body::RoleChanged { .. }
+        ),
+        Frame::Refuse(_) => false,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::time::{Clock, Moment, SystemClock};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-fn plain() -> TcpNet {
+pub(super) fn plain() -> TcpNet {
     TcpNet {
         tls: None,
         nagle: false,
@@ -24,7 +24,7 @@ fn plain() -> TcpNet {
     }
 }
 
-fn with_tls(folder: &std::path::Path, name: &str) -> TcpNet {
+pub(super) fn with_tls(folder: &std::path::Path, name: &str) -> TcpNet {
     let paths = tls::tests::make_files(folder, name);
     TcpNet {
         tls: Some(tls::load(&paths).unwrap()),
@@ -55,6 +55,12 @@ fn refused(stream: io::Result<BoxedStream>) -> io::Error {
 
 fn pong(number: u64) -> Frame {
     Frame::Session(SessionId(1), Body::Pong { number })
+}
+
+/// A small frame that is not urgent.
+fn index(number: u64) -> Frame {
+    let committed = Lsn(number);
+    Frame::Session(SessionId(1), Body::CommitIndex { committed })
 }
 
 fn batch(bytes: usize) -> Frame {
@@ -104,8 +110,8 @@ async fn frames_cross_and_the_end_of_the_senders_is_the_end_of_the_stream() {
         let (near, far) = connected(net, net, address).await;
         let (sender, queue) = frame_channel();
         let sent: Vec<Frame> = (0..500)
-            .map(pong)
-            .chain([batch(3_000_000), pong(9)])
+            .map(index)
+            .chain([batch(3_000_000), index(9)])
             .collect();
         for frame in &sent {
             assert!(sender.send(frame.clone()));
@@ -161,6 +167,40 @@ async fn the_last_words_arrive_although_the_other_side_still_talks() {
         assert_eq!((near, far), (StreamEnd::Finished, StreamEnd::Ended));
         assert_eq!(heard.last(), Some(&Frame::Refuse("slow".to_owned())));
     }
+}
+
+#[tokio::test]
+async fn heartbeats_overtake_bulk_and_the_rest_keeps_its_order() {
+    let net = MemoryNet::default();
+    let (near, far) = connected(&net, &net, "peer:1").await;
+    let (sender, queue) = frame_channel();
+    let piece = |number| {
+        Frame::Session(
+            SessionId(number),
+            Body::SnapshotPiece(vec![0; 300_000].into()),
+        )
+    };
+    for number in 0..40 {
+        sender.send(piece(number));
+    }
+    let ((), end, (read, _)) = tokio::join!(
+        async {
+            // The pipe is full and the writer stands in the middle.
+            while sender.queued_bytes() > 38 * 300_000 {
+                tokio::task::yield_now().await;
+            }
+            sender.send(pong(1));
+            sender.send(piece(40));
+            drop(sender);
+        },
+        write_frames(queue, near.unwrap()),
+        read_all(far.unwrap(), raised())
+    );
+    assert_eq!(end, StreamEnd::Finished);
+    let overtook = read.iter().position(|frame| *frame == pong(1)).unwrap();
+    assert!(overtook < 20, "{overtook}");
+    let rest: Vec<_> = read.into_iter().filter(|frame| *frame != pong(1)).collect();
+    assert!(rest == (0..=40).map(piece).collect::<Vec<_>>());
 }
 
 #[tokio::test]

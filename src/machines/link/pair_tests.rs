@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::tests::{at, config, machine};
 use super::*;
+use crate::proto::auth::PairSecret;
 
 /// One direction of a connection: frames keep their order, a cut loses all that follow.
 #[derive(Default)]

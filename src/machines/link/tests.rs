@@ -1,8 +1,8 @@
 use super::*;
 use crate::proto::arbiter::LockIdentity;
-use crate::proto::auth::{ProofClaim, session_id};
-use crate::proto::ids::{ArbiterId, Lsn, Nonce, Position, RecordSeq, StoreId};
-use crate::proto::peer::ServerState;
+use crate::proto::auth::{PairSecret, ProofClaim, session_id};
+use crate::proto::ids::{ArbiterId, Epoch, Lsn, NodeId, Nonce, Position, RecordSeq, StoreId};
+use crate::proto::peer::{Hello, ServerState};
 
 pub(super) fn at(ms: u64) -> Moment {
     Moment(ms * 1_000_000)
@@ -665,9 +665,16 @@ fn a_second_connection_is_refused_unless_the_channel_is_in_doubt() {
     let mut machine = linked();
     let effects = second(&mut machine, 500);
     let renewed = session_id(&[44; 16], &[33; 16]);
-    assert_eq!(effects[..2], [close(), down(LinkDownCause::Replaced, 0)]);
     assert_eq!(
-        effects[2],
+        effects[..3],
+        [
+            refuse("a newer connection takes its place"),
+            close(),
+            down(LinkDownCause::Replaced, 0)
+        ]
+    );
+    assert_eq!(
+        effects[3],
         LinkEffect::Send {
             conn: ConnId(2),
             frame: Frame::Welcome(renewed),
