@@ -11,6 +11,7 @@ use twinmq::exit::ExitCode;
 use twinmq::telemetry;
 
 fn main() -> std::process::ExitCode {
+    abort_on_panic();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return explain(&error).into(),
@@ -25,6 +26,16 @@ fn main() -> std::process::ExitCode {
                 .into()
         }
     }
+}
+
+/// A process in doubt dies, whichever thread found out: a cold start is the only way back. In
+/// every build, not only where the profile says `panic = "abort"`.
+fn abort_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -245,7 +245,7 @@ pub struct ConnectArgs {
     /// Which configuration.
     #[command(flatten)]
     pub profile: ProfileArgs,
-    /// The servers as stomp://HOST:PORT[,HOST:PORT]...
+    /// The servers as stomp://HOST:PORT,HOST:PORT
     #[arg(long, conflicts_with_all = ["profile", "set", "connect"])]
     pub url: Option<String>,
     /// A server; repeat it for the other server of a pair

@@ -22,6 +22,7 @@ pub mod stop;
 mod toy_server;
 pub mod wait;
 //PAIR
+pub mod pair;
 
 use args::{Cli, Command, ConfigCommand, PairCommand, StoreCommand};
 
@@ -78,10 +79,7 @@ impl CliError {
 pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     let missing = match cli.command {
         Command::Config(ConfigCommand::Show(args)) => return config_show::run(&args),
-        Command::Pair(PairCommand::Init(args)) => {
-            let _args = args;
-            "pair init"
-        }
+        Command::Pair(PairCommand::Init(args)) => return pair::run(&args),
         Command::Run(_) => "run",
         Command::Status(args) => return status::run(&args),
         Command::Wait(args) => return wait::run(&args),
@@ -115,4 +113,36 @@ pub fn print(text: &str) -> Result<(), CliError> {
 /// When that fails.
 pub fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
     print(&format!("{value:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn ended(line: &str) -> (ExitCode, String) {
+        let error = dispatch(Cli::try_parse_from(line.split(' ')).unwrap()).unwrap_err();
+        (error.exit_code(), error.to_string())
+    }
+
+    #[test]
+    fn each_failure_has_its_exit_code() {
+        let (code, said) = ended("twinmq config show --set log.levl=debug");
+        assert_eq!(code, ExitCode::Configuration);
+        assert_eq!(
+            said,
+            "--set log.levl=debug: unknown key log.levl, did you mean log.level?"
+        );
+        let (code, said) =
+            ended("twinmq pair init /nowhere --primary a --secondary a --lock-file /m/l");
+        assert_eq!(code, ExitCode::Usage);
+        assert_eq!(
+            said,
+            "--secondary a: is the primary too: a pair is two machines"
+        );
+        let error = CliError::of(ExitCode::StoreInUse, std::io::Error::other("taken"));
+        assert_eq!(error.exit_code(), ExitCode::StoreInUse);
+        assert_eq!(error.to_string(), "taken");
+    }
 }

@@ -69,6 +69,14 @@ pub enum ConfigError {
         /// What the system said.
         cause: String,
     },
+    /// A reload found the profile somewhere else than the start did.
+    #[error("profile {path} is not there any more (found {now} instead)", path = path.display())]
+    Moved {
+        /// Where it was at the start.
+        path: PathBuf,
+        /// What would be read now.
+        now: String,
+    },
     /// Not TOML; also a key that is there twice.
     #[error("{at}: {cause}")]
     Syntax {

@@ -134,6 +134,9 @@ impl Key {
     }
 }
 
+/// Longer names are not compared with known ones.
+const NEAREST_MAX: usize = 128;
+
 /// Every section, in the order of the profiles.
 #[must_use]
 pub fn sections() -> &'static [Section] {
@@ -164,6 +167,10 @@ pub fn of_reference(name: &str) -> Option<&'static Key> {
 /// The known key or section that an unknown one most likely meant.
 #[must_use]
 pub fn nearest(path: &str) -> Option<&'static str> {
+    // Comparing takes memory in proportion to the length.
+    if path.len() > NEAREST_MAX {
+        return None;
+    }
     let leaf = path.rsplit('.').next().unwrap_or(path);
     if let Some(key) = of_reference(leaf).or_else(|| of_reference(path)) {
         return Some(key.path);
@@ -173,7 +180,8 @@ pub fn nearest(path: &str) -> Option<&'static str> {
     let sections = sections().iter().map(|section| section.path);
     all()
         .map(|key| key.path)
-        .chain(sections.filter(|path| !path.is_empty()))
+        // A key that is wrong within its section was not meant to be the section.
+        .chain(sections.filter(|section| !section.is_empty() && !within(&path, section)))
         .map(|known| {
             let known_leaf = known.rsplit('.').next().unwrap_or(known);
             // The right name in the wrong section counts nearly as much as the whole path.
@@ -184,4 +192,9 @@ pub fn nearest(path: &str) -> Option<&'static str> {
         .filter(|(_, likeness)| *likeness >= 0.6)
         .max_by(|a, b| a.1.total_cmp(&b.1))
         .map(|(known, _)| known)
+}
+
+fn within(path: &str, section: &str) -> bool {
+    path.strip_prefix(section)
+        .is_some_and(|rest| rest.starts_with('.'))
 }

@@ -13,6 +13,11 @@ use super::value::{Misfit, Value, quoted};
 /// The prefix of environment variables; sections and key are separated by `__`.
 pub const ENVIRONMENT_PREFIX: &str = "TWINMQ__";
 
+/// A file with more mistakes than this is not a profile: the first ones are told.
+const ERRORS_MAX: usize = 50;
+/// Longest key or value in a message, in characters.
+const SHOWN_MAX: usize = 120;
+
 /// One layer, checked. Later values of a key win over earlier ones.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layer(pub(super) Vec<(&'static Key, Value, Origin)>);
@@ -87,7 +92,7 @@ impl Layer {
                     Misfit::Type => quoted(text),
                     Misfit::Range => text.to_owned(),
                 };
-                errors.push(bad(key, value, at));
+                errors.push(bad(key, shortened(&value), at));
             }
         }
     }
@@ -101,26 +106,33 @@ fn flatten(
     errors: &mut Vec<ConfigError>,
 ) {
     for (name, item) in table.iter() {
+        if errors.len() >= ERRORS_MAX {
+            return;
+        }
         let span = table
             .key(name)
             .and_then(toml_edit::Key::span)
             .or_else(|| item.span());
         let at = lines.at(span.map_or(0, |span| span.start));
-        let path = if prefix.is_empty() {
+        // A quoted key with a dot in it would pass for a path.
+        let name = if name.contains('.') {
+            quoted(name)
+        } else {
             name.to_owned()
+        };
+        let path = if prefix.is_empty() {
+            name
         } else {
             format!("{prefix}.{name}")
         };
-        // A quoted key with a dot in it would pass for a path.
-        let known = Some(&path).filter(|_| !name.contains('.'));
-        if let Some(key) = known.and_then(|path| keys::find(path)) {
+        if let Some(key) = keys::find(&path) {
             take(key, item, at, layer, errors);
-        } else if let Some(section) = known.filter(|path| is_section(path)) {
+        } else if is_section(&path) {
             match item.as_table_like() {
-                Some(inner) => flatten(section, inner, lines, layer, errors),
+                Some(inner) => flatten(&path, inner, lines, layer, errors),
                 None => errors.push(ConfigError::BadValue {
                     at,
-                    key: section.clone(),
+                    key: path,
                     value: shown(item),
                     rule: "is a section, not a key".to_owned(),
                 }),
@@ -171,9 +183,13 @@ fn shown(item: &Item) -> String {
         Some(value) => value.to_string(),
         None => item.to_string().trim().replace(['\n', '\r'], " "),
     };
-    match text.char_indices().nth(80) {
+    shortened(&text)
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
+        None => text.to_owned(),
     }
 }
 
@@ -193,7 +209,7 @@ fn bad(key: &Key, value: String, at: Origin) -> ConfigError {
 fn unknown(path: &str, at: Origin) -> ConfigError {
     ConfigError::UnknownKey {
         at,
-        key: path.to_owned(),
+        key: shortened(path),
         nearest: keys::nearest(path).map(ToOwned::to_owned),
     }
 }

@@ -221,7 +221,8 @@ pub struct TlsConfig {
 pub struct ClientConfig {
     /// Every address that clients are served at; all protocols at each. Never empty.
     pub listen: Vec<SocketAddr>,
-    /// Anyone who reaches the port may send and receive.
+    /// Anyone who reaches the port may send and receive, which is also so where `listen` holds
+    /// loopback addresses only. No server listens elsewhere without it.
     pub allow_anonymous: bool,
     /// How long a new connection may take to its first complete frame.
     pub connect_timeout: Duration,

@@ -129,6 +129,10 @@ fn looked(bare: &str, search: &[PathBuf]) -> String {
 }
 
 fn nearest(bare: &str, search: &[PathBuf]) -> Option<String> {
+    // Comparing takes memory in proportion to the length.
+    if bare.len() > 256 {
+        return None;
+    }
     // The reference's documents spell some of their own names wrongly.
     let alike = |one: &str, other: &str| {
         strsim::normalized_damerau_levenshtein(

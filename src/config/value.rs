@@ -99,9 +99,23 @@ impl fmt::Display for Value {
     }
 }
 
-/// A text as TOML quotes it.
+/// A text as TOML quotes it, in one line whatever is in it.
 pub(super) fn quoted(text: &str) -> String {
-    toml_edit::Value::from(text).to_string().trim().to_owned()
+    let mut out = String::from("\"");
+    for letter in text.chars() {
+        match letter {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            other if other.is_control() => {
+                out.push_str(&format!("\\u{:04X}", u32::from(other)));
+            }
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// An IP address and a port that is not zero.
@@ -177,4 +191,57 @@ fn split_list(text: &str) -> Vec<String> {
         .map(|item| item.trim().trim_matches('"').to_owned())
         .filter(|item| !item.is_empty())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn targets_are_hosts_with_ports() {
+        for good in [
+            "a:1",
+            "10.0.0.1:65535",
+            "[::1]:7",
+            "gate-way.example_1.org:22",
+        ] {
+            assert_eq!(parse_target(good).unwrap().to_string(), good);
+        }
+        for bad in [
+            "", ":1", "a", "a:", "a:0", "a:65536", "::1:7", "[a]:1", "a b:1", "-a:1", "[::1]",
+            "a..b:1",
+        ] {
+            assert_eq!(parse_target(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn levels_are_levels() {
+        let fits = |text: &str| Value::Text(text.to_owned()).fits(Kind::Levels);
+        for good in [
+            "info",
+            "WARN",
+            "info,twinmq::ha=debug",
+            "off",
+            "twinmq[peer]=trace",
+        ] {
+            assert_eq!(fits(good), Ok(()), "{good}");
+        }
+        for bad in ["", " ", "inof", "info,debgu", "twinmq=loud", "="] {
+            assert_eq!(fits(bad), Err(Misfit::Range), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn quoted_texts_read_back_from_one_line(text in any::<String>()) {
+            let quoted = quoted(&text);
+            prop_assert!(!quoted.contains('\n'));
+            let line = format!("key = {quoted}\n");
+            let document = toml_edit::Document::parse(line).unwrap();
+            prop_assert_eq!(document.as_table()["key"].as_str(), Some(text.as_str()));
+        }
+    }
 }
