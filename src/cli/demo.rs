@@ -211,14 +211,14 @@ impl<'a> Stage<'a> {
         self.run_on(&mut pair, &load, begin, 1)?;
 
         load.watch_gaps();
-        let killed_at = clock.now();
         pair.kill(active);
+        let killed_at = clock.now();
         self.say(&format!("kill -9 to the active, the {}", active.name()));
         self.until(&mut pair, Some(&load), "service is back", |_| {
-            if load.all_confirmed_since(killed_at) {
+            if load.all_served_anew_since(killed_at) {
                 Ok(())
             } else {
-                Err("a producer has no receipt since the kill".to_owned())
+                Err("a producer has no receipt of the other server yet".to_owned())
             }
         })?;
         let failover = load.longest_gap();

@@ -155,6 +155,8 @@ struct Book {
     ledger: Ledger,
     last_receipt: Option<Moment>,
     longest_gap: Duration,
+    /// When the connection of the last receipt was made.
+    served_by: Option<Moment>,
 }
 
 /// One thread's figures for one destination.
@@ -247,13 +249,14 @@ impl Load {
             .unwrap_or_default()
     }
 
-    /// True once each producer has a receipt that came after `moment`: service is back for all.
+    /// True once each producer has a receipt on a connection that was made after `moment`. Receipts
+    /// that a dead server left in a socket do not count: service is back for all.
     #[must_use]
-    pub fn all_confirmed_since(&self, moment: Moment) -> bool {
+    pub fn all_served_anew_since(&self, moment: Moment) -> bool {
         self.shared
             .books
             .iter()
-            .all(|book| lock(book).last_receipt.is_some_and(|last| last > moment))
+            .all(|book| lock(book).served_by.is_some_and(|made| made > moment))
     }
 
     /// Lets the producers end: what is under way is still waited for.

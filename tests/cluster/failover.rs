@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::support::pair::Pair;
-use crate::{load, test_name};
+use crate::support::stomp_py::{Driver, StompPy};
+use crate::{driver, load, test_name};
 
 #[test]
 fn kill_9_of_the_active_under_load_loses_nothing_that_was_confirmed() {
@@ -68,6 +69,31 @@ fn sigterm_of_the_passive_leaves_the_active_serving() {
     let report = client.finish();
     assert!(report.holds(), "{report:?}");
     assert_eq!(report.redelivered, 0, "no client connection was touched");
+}
+
+#[test]
+fn clients_with_heart_beats_stay_connected_and_fail_over_too() {
+    let settings = [
+        ("client.heart_beat_send_ms", "500"),
+        ("client.heart_beat_receive_ms", "500"),
+    ];
+    let mut pair = Pair::in_sync_with(test_name!(), &settings);
+    let client = StompPy::start(&Driver {
+        heart_beat_ms: 500,
+        ..driver(&pair)
+    });
+    client.await_confirmed(200);
+    assert_eq!(client.connected_to().len(), 1);
+    let dead = pair.active();
+    pair.server(dead).kill();
+    client.await_confirmed(500);
+    assert_eq!(
+        client.connected_to().len(),
+        2,
+        "the new connection lives on"
+    );
+    let report = client.finish();
+    assert!(report.holds(), "{report:?}");
 }
 
 /// The outage as a client sees it: printed, not judged. `TWINMQ_OUTAGES` says how many kills.

@@ -4,7 +4,13 @@
 #[path = "../../src/cli/toy_server.rs"]
 mod toy_server;
 
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
 use crate::support::address::loopback_of;
+use crate::support::eventually::{SOON, now};
+use crate::support::python;
 use crate::support::stomp_py::{Driver, StompPy};
 use toy_server::{Faults, ToyServer};
 
@@ -43,6 +49,62 @@ fn stomp_py_connects_and_subscribes_again_after_each_cut() {
     let report = client.finish();
     assert!(report.holds(), "{report:?}");
     assert!(connections > 3, "{connections} connections");
+}
+
+/// Put after the document's example: sends until a hundred are confirmed.
+const UNTIL_A_HUNDRED: &str = r#"
+confirmed = set()
+
+
+class Counting(Reconnecting):
+    def on_receipt(self, frame):
+        confirmed.add(frame.headers["receipt-id"])
+
+
+connection.set_listener("reconnecting-listener", Counting())
+number = 0
+while len(confirmed) < 100:
+    try:
+        connection.send("/queue/orders", str(number), receipt=str(number))
+    except Exception:
+        pass
+    number += 1
+    time.sleep(0.002)
+"#;
+
+#[test]
+fn the_example_of_the_clients_document_goes_on_after_each_cut() {
+    let server = ToyServer::start(Faults {
+        cut_every: 30,
+        ..Faults::default()
+    });
+    let document = include_str!("../../docs/clients.md");
+    let example = document
+        .split("```python\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("the document has an example");
+    let hosts = r#"("10.0.0.1", 1856), ("10.0.0.2", 1956)"#;
+    assert!(example.contains(hosts), "the example names both servers");
+    let own = format!(
+        r#"("127.0.0.1", 1), ("127.0.0.1", {})"#,
+        server.address.port()
+    );
+    let program = example.replace(hosts, &own) + UNTIL_A_HUNDRED;
+    let mut client = Command::new(python::interpreter())
+        .args(["-c", &program])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the interpreter starts");
+    let deadline = now().after(SOON);
+    let runs = |client: &mut Child| matches!(client.try_wait(), Ok(None));
+    while runs(&mut client) && now() < deadline {
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Ended by itself, or it never will.
+    client.kill().ok();
+    let status = client.wait().expect("it can be waited for");
+    assert!(status.success(), "{status}");
 }
 
 #[test]

@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod commands;
 mod failover;
 mod harness;
 mod lock;
@@ -25,15 +26,15 @@ use support::stomp_py::{Driver, StompPy};
 /// The load of these tests: one stomp.py client that sends and receives at a moderate rate, so that
 /// servers have time for what is tested.
 fn load(pair: &Pair) -> StompPy {
-    load_at(pair, 300)
+    StompPy::start(&driver(pair))
 }
 
-fn load_at(pair: &Pair, rate: u32) -> StompPy {
-    StompPy::start(&Driver {
+fn driver(pair: &Pair) -> Driver {
+    Driver {
         hosts: pair.hosts(),
         queue: "/queue/load".to_owned(),
         window: 50,
-        rate,
+        rate: 300,
         heart_beat_ms: 0,
-    })
+    }
 }

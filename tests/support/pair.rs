@@ -65,7 +65,16 @@ impl Pair {
 
     /// Both run and are in sync, the primary active: it was started first.
     pub(crate) fn in_sync(test: &str) -> Self {
+        Self::in_sync_with(test, &[])
+    }
+
+    /// The same, with keys set on both.
+    pub(crate) fn in_sync_with(test: &str, settings: &[(&str, &str)]) -> Self {
         let mut pair = Self::new(test);
+        for (key, value) in settings {
+            pair.primary.set(key, value);
+            pair.secondary.set(key, value);
+        }
         pair.primary.start();
         pair.primary.await_state("STANDALONE");
         pair.secondary.start();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use twinmq::cli::admin_client::{AdminClient, Status};
+use twinmq::config::ENVIRONMENT_PREFIX;
 
 use super::eventually::{SOON, eventually};
 
@@ -143,6 +144,12 @@ impl Server {
             .args(["run", "-p", &self.profile]);
         for setting in &self.settings {
             command.args(["--set", setting]);
+        }
+        // Settings for the servers of whoever runs the tests are not for these.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with(ENVIRONMENT_PREFIX) {
+                command.env_remove(name);
+            }
         }
         command
     }

@@ -28,6 +28,7 @@ pub(super) struct Producer {
     /// Between two messages, if there is a rate.
     pace: Option<Duration>,
     due: Moment,
+    connected_at: Moment,
     body: Vec<u8>,
     refusals: u32,
 }
@@ -55,6 +56,7 @@ impl Producer {
             sent: 0,
             pace,
             due: SystemClock.now(),
+            connected_at: Moment::default(),
             body: Vec::new(),
             refusals: 0,
             shared: Arc::clone(shared),
@@ -67,7 +69,10 @@ impl Producer {
             let give_up = || shared.sending_over.load(Ordering::Relaxed);
             let connected = self.hosts.connect(self.shared.plan.patience, &give_up);
             let outcome = match connected {
-                Ok(connection) => self.work(connection),
+                Ok(connection) => {
+                    self.connected_at = SystemClock.now();
+                    self.work(connection)
+                }
                 // The end was announced while no server served: nothing is left to do.
                 Err(StompError::Unreachable { .. }) if give_up() => Ok(()),
                 Err(error) => {
@@ -174,6 +179,7 @@ impl Producer {
             book.longest_gap = book.longest_gap.max(now.since(last));
         }
         book.last_receipt = Some(now);
+        book.served_by = Some(self.connected_at);
         drop(book);
         self.shared.confirmed.fetch_add(1, Ordering::Relaxed);
         self.shared.last_receipt.fetch_max(now.0, Ordering::Relaxed);

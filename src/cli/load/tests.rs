@@ -81,20 +81,25 @@ fn a_server_that_forgets_the_redelivered_flag_is_found_out() {
 }
 
 #[test]
-fn load_without_a_count_runs_until_it_is_told_to_stop_and_shows_gaps() {
-    let server = ToyServer::start(Faults::default());
+fn load_without_a_count_runs_until_it_is_told_to_stop_and_shows_when_it_was_cut() {
+    let server = ToyServer::start(Faults {
+        cut_every: 100,
+        ..Faults::default()
+    });
     let mut endless = plan(&server, 0);
     endless.count = None;
     endless.rate = Some(1000);
     let load = Load::start(endless).unwrap();
     let began = SystemClock.now();
-    while !load.all_confirmed_since(began) || load.progress().received < 50 {
+    while !load.all_served_anew_since(began) || load.progress().received < 50 {
         assert_eq!(load.failure(), None);
         thread::yield_now();
     }
+    assert!(!load.all_served_anew_since(SystemClock.now()));
+    assert!(load.longest_gap() > Duration::ZERO);
     load.watch_gaps();
-    let after = SystemClock.now();
-    while !load.all_confirmed_since(after) {
+    let seen = load.progress().confirmed;
+    while load.progress().confirmed < seen + 20 {
         thread::yield_now();
     }
     assert!(load.longest_gap() > Duration::ZERO);
