@@ -9,6 +9,7 @@ mod rig;
 use bytes::Bytes;
 
 use crate::proto::ids::{DestId, Epoch, Lsn};
+use crate::proto::record::{BatchWriter, Record};
 
 use super::api::*;
 use rig::*;
@@ -259,6 +260,20 @@ fn batches_that_do_not_follow_change_nothing() {
     other.store.submit(vec![unit(0, vec![define(8)])]);
     other.flush();
     refused(other.read_log(Lsn(1), 1)[0].clone(), "it goes on at 2");
+    let forged = |epoch: u64, record: Record<'_>| {
+        let chain = passive.store.log_facts().chain;
+        let mut writer = BatchWriter::new(Epoch(epoch), Lsn(3), chain, 100);
+        writer.push(&record);
+        writer.finish().unwrap().0
+    };
+    let delivered = Record::Delivered {
+        dest: DestId(1),
+        ahead: 1,
+    };
+    refused(forged(0, delivered), "it is of epoch 0");
+    refused(forged(2, delivered), "epoch 2 does not begin");
+    refused(forged(2, Record::Epoch(Epoch(3))), "epoch 2 does not begin");
+    refused(forged(1, Record::Epoch(Epoch(1))), "epoch 1 does not begin");
     passive.store.append(batches[2].clone());
     passive.flush();
     assert_eq!(passive.end(), Lsn(3));
