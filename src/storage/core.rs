@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::proto::ids::Epoch;
 use crate::proto::log::{Batch, EpochStart};
-use crate::proto::record::{BatchWriter, Chunk, LogRecord, Record};
+use crate::proto::record::{BatchWriter, LogRecord, Record};
 
 use super::api::{Draft, GatePolicy, Job, StoreEvent, StoreFacts, Ticket, Unit};
 use super::backend::{Backend, Home, View, Write, log_key};
@@ -20,7 +20,7 @@ use super::snapshot::Receiving;
 use super::{backend, open::StoreConfig};
 
 /// A batch is closed when it has this many bytes...
-const BATCH_BYTES: usize = 4 << 20;
+pub(super) const BATCH_BYTES: usize = 4 << 20;
 /// ...or this many records.
 const BATCH_RECORDS: usize = 4096;
 /// Chunks deleted in one commit, at most.
@@ -54,7 +54,7 @@ pub(crate) struct Core<H: Home> {
     pub(super) env: Option<H::Backend>,
     pub(super) shared: Arc<Shared<HomeView<H>>>,
     pub(super) config: Arc<StoreConfig>,
-    queue: VecDeque<Request>,
+    pub(super) queue: VecDeque<Request>,
     /// What is left of the request that is being cut.
     units: std::vec::IntoIter<Unit>,
     /// Where the log ends, committed but perhaps not durable.
@@ -69,10 +69,12 @@ pub(crate) struct Core<H: Home> {
 }
 
 /// A batch that is ready to be committed.
-struct Ready {
-    batch: Option<Batch>,
-    pending: PendingBatch,
-    epoch_begun: bool,
+pub(super) struct Ready {
+    /// None for units without records.
+    pub(super) batch: Option<Batch>,
+    pub(super) pending: PendingBatch,
+    /// It begins with the record of a new epoch.
+    pub(super) epoch_begun: bool,
 }
 
 impl<H: Home> Core<H> {
@@ -270,7 +272,7 @@ impl<H: Home> Core<H> {
     }
 
     /// Commits batches in one transaction, together with what garbage collection removes.
-    fn commit(&mut self, ready: Vec<Ready>) -> Result<(), StoreError> {
+    pub(super) fn commit(&mut self, ready: Vec<Ready>) -> Result<(), StoreError> {
         let mut writes = Vec::new();
         let mut bytes = 0;
         let mut table_grew = false;
@@ -356,105 +358,6 @@ impl<H: Home> Core<H> {
             self.shared.durable(mark, epochs);
         }
         Ok(())
-    }
-
-    /// A batch of the active's, and those queued behind it, in one commit.
-    fn follow(&mut self, batch: Batch) -> Result<(), StoreError> {
-        let mut ready: Vec<Ready> = Vec::new();
-        let mut bytes = 0;
-        let mut next = Some(batch);
-        let mut refused = None;
-        let mut end = self.end;
-        while let Some(batch) = next.take() {
-            bytes += batch.bytes();
-            match self.verify(&batch, end) {
-                Ok(one) => {
-                    end = one.pending.end;
-                    ready.push(one);
-                }
-                Err(why) => {
-                    refused = Some(why);
-                    break;
-                }
-            }
-            if bytes < BATCH_BYTES
-                && let Some(Request::Append(more)) = self
-                    .queue
-                    .pop_front_if(|request| matches!(request, Request::Append(_)))
-            {
-                next = Some(more);
-            }
-        }
-        if !ready.is_empty() {
-            self.shared.state().unproven = false;
-            self.commit(ready)?;
-        }
-        if let Some(why) = refused {
-            self.shared
-                .emit(StoreEvent::Failed(StoreError::ReplicaMismatch(why)));
-        }
-        Ok(())
-    }
-
-    /// Checks everything that a batch says against the log that ends at `end`.
-    fn verify(&self, batch: &Batch, end: Mark) -> Result<Ready, String> {
-        if super::shared::serves(self.shared.state().gate) {
-            return Err("this server serves and follows nobody".to_owned());
-        }
-        let begins = batch.epoch > end.position.epoch;
-        if batch.epoch < end.position.epoch {
-            return Err(format!(
-                "it is of epoch {}, the log of {}",
-                batch.epoch, end.position.epoch
-            ));
-        }
-        let of = batch.chunks.len();
-        let (mut mark, mut records, mut chunks) = (end, Vec::new(), Vec::with_capacity(of));
-        for (index, bytes) in batch.chunks.iter().enumerate() {
-            let chunk = Chunk::decode(bytes.clone(), self.limits().chunk)
-                .map_err(|error| format!("chunk {index} of it: {error}"))?;
-            let header = chunk.header;
-            if header.first != mark.position.lsn.next() || header.prev != mark.chain {
-                return Err(format!(
-                    "it goes on at {} (chain {:08x}), the log ends at {} (chain {:08x})",
-                    header.first, header.prev, mark.position.lsn, mark.chain
-                ));
-            }
-            let placed = usize::from(header.index) == index
-                && usize::from(header.of) == of
-                && header.batch == batch.first
-                && header.epoch == batch.epoch;
-            if !placed {
-                return Err(format!("chunk {index} of it belongs to another batch"));
-            }
-            for record in chunk.records() {
-                let (lsn, record) = record.map_err(|error| format!("chunk {index}: {error}"))?;
-                let begin = begins && lsn == batch.first;
-                if begin != (record == LogRecord::Epoch(batch.epoch))
-                    || !begin && matches!(record, LogRecord::Epoch(_))
-                {
-                    return Err(format!("epoch {} does not begin with it", batch.epoch));
-                }
-                records.push(record);
-            }
-            chunks.push(recover::facts(&header, bytes.len()));
-            mark.position.epoch = header.epoch;
-            mark.position.lsn = header.last();
-            mark.chain = header.crc;
-        }
-        if of == 0 || mark.position.lsn != batch.last {
-            return Err(format!("it is not whole: it ends at {}", mark.position.lsn));
-        }
-        Ok(Ready {
-            batch: Some(batch.clone()),
-            pending: PendingBatch {
-                end: mark,
-                chunks,
-                records,
-                tickets: Vec::new(),
-            },
-            epoch_begun: begins,
-        })
     }
 
     /// Writes the record that begins an epoch as a batch of its own.

@@ -14,12 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::ids::{Lsn, NodeId, StoreId};
 
-use super::backend::{Fill, Home, Space};
+use super::backend::{Backend as _, Fill, Home, Space, View as _};
 use super::env::{LmdbEnv, SyncMode};
 use super::error::StoreError;
 
 const CURRENT: &str = "CURRENT";
 const FORMAT: u32 = 1;
+/// Free bytes in a store's file that are not worth a copy.
+const FREE_BYTES: u64 = 256 << 20;
 
 /// A locked data directory.
 pub struct DataDir {
@@ -46,13 +48,51 @@ impl DataDir {
     /// When it is in use, not as a server leaves it, or cannot be read or written.
     pub fn open(dir: &Path, mode: SyncMode) -> Result<(Self, Option<LmdbEnv>), StoreError> {
         fs::create_dir_all(dir.join("node")).map_err(StoreError::file("make the folder", dir))?;
-        let home = Self::lock(dir, mode)?;
+        let mut home = Self::lock(dir, mode)?;
         home.remove_others()?;
         if home.present == 0 {
             return Ok((home, None));
         }
         let env = LmdbEnv::open(&home.store_dir(home.present), mode)?;
+        let env = home.compact(env, FREE_BYTES)?;
         Ok((home, Some(env)))
+    }
+
+    /// Copies a store whose file is more than twice what is in use and `slack`: a file of LMDB's never
+    /// shrinks by itself. Gives the store that is to be used.
+    ///
+    /// # Errors
+    /// When it cannot be copied; after a crash at any step the directory opens.
+    pub(super) fn compact(&mut self, env: LmdbEnv, slack: u64) -> Result<LmdbEnv, StoreError> {
+        let (file, used) = (env.file_bytes()?, env.view().used_bytes()?);
+        let bound = used.saturating_mul(2).saturating_add(slack);
+        if file <= bound || self.space()?.free < bound {
+            return Ok(env);
+        }
+        let path = self.make_next_dir()?;
+        if let Err(error) = env.copy_compact(&path) {
+            // What is there is whole; it only takes more room than it has to.
+            tracing::warn!(target: "twinmq::store", %error, "the store could not be compacted");
+            fs::remove_dir_all(&path).map_err(StoreError::file("remove", &path))?;
+            return Ok(env);
+        }
+        let next = LmdbEnv::open(&path, self.mode)?;
+        let env = self.promote_next(next, env)?;
+        tracing::info!(
+            target: "twinmq::store", path = %self.store_dir(self.present).display(),
+            before = file, now = env.file_bytes()?, "store compacted"
+        );
+        Ok(env)
+    }
+
+    fn make_next_dir(&self) -> Result<PathBuf, StoreError> {
+        let path = self.next_dir();
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(StoreError::file("remove", &path))?;
+        }
+        fs::create_dir(&path).map_err(StoreError::file("make the folder", &path))?;
+        crash_point("make the environment")?;
+        Ok(path)
     }
 
     /// Locks a directory that is there and opens its store; nothing is made or removed.
@@ -111,7 +151,6 @@ impl DataDir {
     /// # Errors
     /// When any step fails; after a crash at any step the directory opens.
     pub fn promote_first(&mut self, mut next: LmdbEnv) -> Result<LmdbEnv, StoreError> {
-        use super::backend::Backend as _;
         next.sync()?;
         let number = self.present + 1;
         let (from, to) = (self.next_dir(), self.store_dir(number));
@@ -206,13 +245,7 @@ impl Home for DataDir {
     type Backend = LmdbEnv;
 
     fn create_next(&mut self) -> Result<LmdbEnv, StoreError> {
-        let path = self.next_dir();
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(StoreError::file("remove", &path))?;
-        }
-        fs::create_dir(&path).map_err(StoreError::file("make the folder", &path))?;
-        crash_point("make the environment")?;
-        LmdbEnv::open(&path, self.mode)
+        LmdbEnv::open(&self.make_next_dir()?, self.mode)
     }
 
     fn promote_next(&mut self, next: LmdbEnv, present: LmdbEnv) -> Result<LmdbEnv, StoreError> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use heed::types::Bytes as Raw;
-use heed::{CommitOrAbort, EnvFlags, EnvOpenOptions, PutFlags, WithoutTls};
+use heed::{CommitOrAbort, CompactionOption, EnvFlags, EnvOpenOptions, PutFlags, WithoutTls};
 
 use super::backend::{Backend, Table, View, Visit, Write, log_key};
 use super::error::StoreError;
@@ -94,6 +94,29 @@ impl LmdbEnv {
             },
             mode,
         })
+    }
+
+    /// Bytes of its file, which never shrinks.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn file_bytes(&self) -> Result<u64, StoreError> {
+        self.view
+            .env
+            .real_disk_size()
+            .map_err(self.view.read_failed())
+    }
+
+    /// Writes a copy without free pages into an empty folder.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn copy_compact(&self, to: &Path) -> Result<(), StoreError> {
+        self.view
+            .env
+            .copy_to_path(to.join("data.mdb"), CompactionOption::Enabled)
+            .map(drop)
+            .map_err(self.view.read_failed())
     }
 
     /// The same environment after its folder was renamed: LMDB holds the files, not their names.

@@ -9,6 +9,7 @@ mod core;
 pub mod data_dir;
 pub mod env;
 pub mod error;
+mod follow;
 pub mod index;
 pub mod inline;
 mod jobs;

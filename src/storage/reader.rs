@@ -50,8 +50,16 @@ pub(crate) fn answer<V: View>(shared: &Arc<Shared<V>>, question: &Question) {
             request,
             after,
             bytes,
-        } => read_log(&shared.view(), after, bytes.min(ANSWER_BYTES))
-            .map(|batches| StoreEvent::LogRead { request, batches }),
+        } => {
+            let floor = shared.state().floor;
+            let batches = if after < floor {
+                tracing::warn!(target: "twinmq::store", %after, %floor, "the log below the floor was asked for");
+                Ok(Vec::new())
+            } else {
+                read_log(&shared.view(), after, bytes.min(ANSWER_BYTES))
+            };
+            batches.map(|batches| StoreEvent::LogRead { request, batches })
+        }
     };
     match answered {
         Ok(event) => shared.emit(event),

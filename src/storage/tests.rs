@@ -2,6 +2,7 @@
 
 mod directory;
 mod faults;
+mod pair;
 mod properties;
 mod resync;
 mod rig;
@@ -9,6 +10,7 @@ mod rig;
 use bytes::Bytes;
 
 use crate::proto::ids::{DestId, Epoch, Lsn};
+use crate::proto::record::{BatchWriter, Record};
 
 use super::api::*;
 use rig::*;
@@ -259,9 +261,103 @@ fn batches_that_do_not_follow_change_nothing() {
     other.store.submit(vec![unit(0, vec![define(8)])]);
     other.flush();
     refused(other.read_log(Lsn(1), 1)[0].clone(), "it goes on at 2");
+    let forged = |epoch: u64, record: Record<'_>| {
+        let chain = passive.store.log_facts().chain;
+        let mut writer = BatchWriter::new(Epoch(epoch), Lsn(3), chain, 100);
+        writer.push(&record);
+        writer.finish().unwrap().0
+    };
+    let delivered = Record::Delivered {
+        dest: DestId(1),
+        ahead: 1,
+    };
+    refused(forged(0, delivered), "it is of epoch 0");
+    refused(forged(2, delivered), "epoch 2 does not begin");
+    refused(forged(2, Record::Epoch(Epoch(3))), "epoch 2 does not begin");
+    refused(forged(1, Record::Epoch(Epoch(1))), "epoch 1 does not begin");
     passive.store.append(batches[2].clone());
     passive.flush();
     assert_eq!(passive.end(), Lsn(3));
     passive.store.set_gate(GatePolicy::Alone);
     refused(batches[3].clone(), "serves");
+}
+
+#[test]
+fn many_threads_get_every_ticket_once_and_commits_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open_with(&Medium::Threads(dir.path().to_path_buf()), |config| {
+        config.checkpoint_bytes = 200_000;
+        config.retain_bytes = 200_000;
+    });
+    rig.serve(1);
+    rig.store
+        .submit(vec![unit(0, (1..5).map(define).collect())]);
+    rig.flush();
+    rig.store.set_gate(GatePolicy::WithPeer);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let peer = scope.spawn(|| {
+            // The peer's answers come from another thread, sometimes ahead of this disk.
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let end = rig.store.log_facts().durable.lsn;
+                rig.store.peer_holds(Lsn(end.0 + 50));
+                std::thread::yield_now();
+            }
+        });
+        let senders: Vec<_> = (0..4u64)
+            .map(|sender| {
+                let store = &rig.store;
+                scope.spawn(move || {
+                    for number in 0..250u64 {
+                        let dest = u32::try_from(1 + number % 4).unwrap();
+                        store.submit(vec![unit(
+                            1 + sender * 1000 + number,
+                            vec![put(&[dest], vec![1; 700])],
+                        )]);
+                    }
+                })
+            })
+            .collect();
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        rig.flush();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        peer.join().unwrap();
+    });
+    rig.store.peer_holds(rig.end());
+    rig.flush();
+    let (mut upto, mut tickets, mut ready) = (Lsn::ZERO, Vec::new(), Vec::new());
+    for event in rig.probe.take() {
+        match event {
+            StoreEvent::Committed(committed) => {
+                assert!(committed.upto > upto, "commits out of order");
+                upto = committed.upto;
+                tickets.extend(committed.tickets);
+                for (_, entries) in committed.ready {
+                    assert!(entries.is_sorted_by_key(|entry| entry.lsn));
+                    ready.extend(entries.into_iter().map(|entry| entry.lsn));
+                }
+            }
+            StoreEvent::Failed(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
+    assert_eq!(upto, rig.end());
+    // Each sender's in its own order, each once.
+    for sender in 0..4 {
+        let own = |ticket: &&Ticket| ticket.0 > sender * 1000 && ticket.0 <= sender * 1000 + 1000;
+        let seen: Vec<u64> = tickets.iter().filter(own).map(|ticket| ticket.0).collect();
+        let sent: Vec<u64> = (1..=250).map(|number| sender * 1000 + number).collect();
+        assert_eq!(seen, sent);
+    }
+    ready.sort_unstable();
+    ready.dedup();
+    assert_eq!(ready.len(), 1000);
+    assert_eq!(rig.store.facts().messages, 1000);
+    let last = rig.end();
+    // An orderly close does what is queued.
+    rig.store.submit(vec![unit(0, vec![put(&[1], "last")])]);
+    rig.store.close();
+    assert_eq!(rig.end(), last.next());
 }

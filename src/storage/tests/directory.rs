@@ -4,8 +4,9 @@ use std::fs;
 use std::sync::Arc;
 
 use crate::proto::ids::Lsn;
+use crate::storage::SyncMode;
 use crate::storage::api::*;
-use crate::storage::data_dir::crash;
+use crate::storage::data_dir::{DataDir, crash};
 use crate::storage::error::StoreError;
 use crate::storage::open::{clear, open};
 
@@ -128,4 +129,61 @@ fn a_crash_at_any_step_of_clearing_leaves_the_old_store_or_an_empty_one() {
         }
     }
     assert!(old >= 2 && empty >= 2, "{old} old, {empty} empty");
+}
+
+#[test]
+fn a_crash_at_any_step_of_compacting_loses_nothing_and_the_file_shrinks() {
+    let dir = tempfile::tempdir().unwrap();
+    let medium = Medium::Threads(dir.path().to_path_buf());
+    let rig = Rig::open_with(&medium, |config| {
+        config.checkpoint_bytes = 100_000;
+        config.retain_bytes = 100_000;
+    });
+    rig.serve(1);
+    rig.store
+        .submit(vec![unit(0, vec![define(1), define(2), put(&[2], "kept")])]);
+    for _ in 0..100 {
+        rig.store
+            .submit(vec![unit(0, vec![put(&[1], vec![1; 60_000])])]);
+    }
+    rig.flush();
+    let all: Vec<u64> = rig.owed(1).iter().map(|message| message.0).collect();
+    rig.store.submit(vec![unit(0, vec![ack(1, &all)])]);
+    for _ in 0..20 {
+        rig.store
+            .submit(vec![unit(0, vec![put(&[2], vec![2; 10_000])])]);
+        rig.flush();
+    }
+    let (facts, owed) = (rig.store.log_facts(), rig.owed(2));
+    assert!(facts.floor > Lsn(100));
+    rig.store.close();
+    drop(rig);
+    let compact = |step| {
+        let (mut home, env) = DataDir::open(dir.path(), SyncMode::Deferred).unwrap();
+        let env = env.unwrap();
+        let before = env.file_bytes().unwrap();
+        crash::after(step);
+        let outcome = home.compact(env, 0);
+        crash::after(None);
+        outcome.map(|env| (before, env.file_bytes().unwrap()))
+    };
+    let mut crashes = 0;
+    let (before, after) = loop {
+        // The copy is made anew each time, as long as the crash comes before the switch.
+        match compact(Some(crashes)) {
+            Ok(sizes) => break sizes,
+            Err(_) => crashes += 1,
+        }
+        let rig = Rig::open(&medium);
+        assert_eq!(rig.store.log_facts(), facts);
+        assert_eq!(rig.owed(2), owed);
+    };
+    assert!(crashes >= 4, "only {crashes} steps were tried");
+    assert!(before >= after);
+    let rig = Rig::open(&medium);
+    assert_eq!(rig.store.log_facts(), facts);
+    assert_eq!(rig.owed(2), owed);
+    drop(rig);
+    let (now, _) = compact(None).unwrap();
+    assert!(now < 2_000_000, "{now} bytes are left");
 }

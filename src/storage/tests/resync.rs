@@ -139,7 +139,7 @@ fn truncation_is_refused_inside_a_batch_and_below_the_checkpoint() {
 }
 
 /// As the two Replicators do it. Gives the number of pieces.
-fn full_resync(active: &Rig, to: &Rig) -> usize {
+pub(super) fn full_resync(active: &Rig, to: &Rig) -> usize {
     let Ok(JobOutcome::Snapshot { at, .. }) = active.job(Job::PinSnapshot) else {
         panic!("no snapshot");
     };

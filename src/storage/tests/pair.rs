@@ -1,0 +1,274 @@
+//! Two stores as a replicated pair, by the rules of the Replicator: random traffic, crashes of either
+//! that lose what was not flushed, take-over, and the return of the other by the log or a snapshot.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use proptest::prelude::*;
+
+use crate::proto::ids::Lsn;
+use crate::storage::api::*;
+use crate::storage::check::check_view;
+
+use super::resync::full_resync;
+use super::rig::*;
+use super::{assert_same, catch_up};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put(usize),
+    /// Of the oldest message for which none is under way.
+    Ack,
+    PumpActive,
+    /// One batch and the commit index reach the passive.
+    Deliver,
+    PumpPassive,
+    /// The passive's answer reaches the active.
+    Answer,
+    /// And what was not flushed is lost.
+    KillActive(bool),
+    KillPassive(bool),
+    Return {
+        full: bool,
+    },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => (0usize..3000).prop_map(Op::Put),
+        4 => Just(Op::Ack),
+        9 => Just(Op::PumpActive),
+        9 => Just(Op::Deliver),
+        9 => Just(Op::PumpPassive),
+        9 => Just(Op::Answer),
+        1 => any::<bool>().prop_map(Op::KillActive),
+        1 => any::<bool>().prop_map(Op::KillPassive),
+        3 => any::<bool>().prop_map(|full| Op::Return { full }),
+    ]
+}
+
+/// Tickets of acknowledgements are those of the messages and this.
+const ACK: u64 = 1 << 32;
+
+struct Pair {
+    media: [Medium; 2],
+    rigs: [Option<Rig>; 2],
+    active: usize,
+    epoch: u64,
+    wire: VecDeque<Batch>,
+    next: u64,
+    confirmed: BTreeSet<u64>,
+    /// Asked to be acknowledged: may be owed or not until it is confirmed.
+    asked: BTreeSet<u64>,
+    gone: BTreeSet<u64>,
+}
+
+fn open(medium: &Medium) -> Rig {
+    Rig::open_with(medium, |config| {
+        config.checkpoint_bytes = 4000;
+        config.retain_bytes = 8000;
+    })
+}
+
+/// The last LSN that two logs share, by their epoch tables.
+fn common_point(one: &LogFacts, other: &LogFacts) -> Lsn {
+    let end_of = |facts: &LogFacts, place: usize| {
+        let next = facts.epochs.get(place + 1);
+        next.map_or(facts.durable.lsn, |next| next.start.prev())
+    };
+    let shared = one
+        .epochs
+        .iter()
+        .enumerate()
+        .rev()
+        .find_map(|(place, epoch)| {
+            let same = other.epochs.iter().position(|known| known == epoch)?;
+            Some(end_of(one, place).min(end_of(other, same)))
+        });
+    shared.unwrap_or_default()
+}
+
+impl Pair {
+    fn new() -> Self {
+        let media = [memory(1), memory(2)];
+        let mut pair = Self {
+            rigs: [Some(open(&media[0])), None],
+            media,
+            active: 0,
+            epoch: 0,
+            wire: VecDeque::new(),
+            next: 0,
+            confirmed: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            gone: BTreeSet::new(),
+        };
+        pair.serve();
+        let records = vec![define(1), define(2)];
+        pair.active().store.submit(vec![unit(0, records)]);
+        pair.bring_back(false);
+        pair
+    }
+
+    fn active(&self) -> &Rig {
+        self.rigs[self.active].as_ref().unwrap()
+    }
+
+    fn passive(&self) -> Option<&Rig> {
+        self.rigs[1 - self.active].as_ref()
+    }
+
+    /// Alone, in a new epoch, with all that was ever confirmed.
+    fn serve(&mut self) {
+        self.epoch += 1;
+        self.active().serve(self.epoch);
+        self.note();
+        self.wire.clear();
+        if self.epoch > 1 {
+            let owed = self.owed().into_iter().map(|(_, id)| id);
+            let owed: BTreeSet<u64> = owed.collect();
+            let lost: Vec<_> = self.confirmed.difference(&self.asked).collect();
+            let lost: Vec<_> = lost.into_iter().filter(|id| !owed.contains(id)).collect();
+            assert!(lost.is_empty(), "confirmed and lost: {lost:?}");
+            let back: Vec<_> = self.gone.intersection(&owed).collect();
+            assert!(back.is_empty(), "acknowledged and back: {back:?}");
+        }
+    }
+
+    fn owed(&self) -> Vec<(u64, u64)> {
+        let owed = self.active().owed(1);
+        let id = |body: &[u8]| u64::from_be_bytes(body[..8].try_into().unwrap());
+        owed.iter().map(|(lsn, body)| (*lsn, id(body))).collect()
+    }
+
+    fn note(&mut self) {
+        for event in self.active().probe.take() {
+            match event {
+                StoreEvent::Cut(batch) => self.wire.push_back(batch),
+                StoreEvent::Committed(committed) => {
+                    for Ticket(ticket) in committed.tickets {
+                        if ticket < ACK {
+                            self.confirmed.insert(ticket);
+                        } else {
+                            self.gone.insert(ticket - ACK);
+                        }
+                    }
+                }
+                StoreEvent::Failed(error) => panic!("{error}"),
+                _ => {}
+            }
+        }
+    }
+
+    fn kill(&mut self, which: usize, lose: bool) {
+        self.note();
+        self.rigs[which] = None;
+        if let (Medium::Memory(disk), true) = (&self.media[which], lose) {
+            disk.lose_unflushed();
+        }
+    }
+
+    fn bring_back(&mut self, full: bool) {
+        let other = 1 - self.active;
+        self.rigs[other] = Some(open(&self.media[other]));
+        self.active().flush();
+        self.note();
+        let (active, passive) = (self.active(), self.passive().unwrap());
+        passive.job(Job::BeginSync).unwrap();
+        let common = common_point(&active.store.log_facts(), &passive.store.log_facts());
+        let by_log = !full
+            && common >= active.store.log_facts().floor
+            && passive.job(Job::Truncate(common)).is_ok();
+        if by_log {
+            passive.store.set_gate(GatePolicy::Following);
+            catch_up(active, passive);
+            passive.job(Job::EndSync).unwrap();
+        } else {
+            full_resync(active, passive);
+        }
+        assert_same(active, passive);
+        active.store.set_gate(GatePolicy::WithPeer);
+        active.store.peer_holds(passive.end());
+        self.note();
+        self.wire.clear();
+    }
+
+    fn step(&mut self, op: Op) {
+        match op {
+            Op::Put(size) => {
+                self.next += 1;
+                let mut body = self.next.to_be_bytes().to_vec();
+                body.resize(8 + size, 0);
+                let records = vec![put(&[1], body)];
+                self.active().store.submit(vec![unit(self.next, records)]);
+            }
+            Op::Ack => {
+                let owed = self.owed();
+                self.note();
+                if let Some((lsn, id)) = owed.iter().find(|(_, id)| !self.asked.contains(id)) {
+                    self.asked.insert(*id);
+                    let records = vec![ack(1, &[*lsn])];
+                    self.active().store.submit(vec![unit(ACK + id, records)]);
+                }
+            }
+            Op::PumpActive => {
+                self.active().pump_one();
+            }
+            Op::Deliver => {
+                self.note();
+                let batch = self.wire.pop_front();
+                if let (Some(passive), Some(batch)) = (self.passive(), batch) {
+                    passive.store.append(batch);
+                    passive.store.peer_holds(self.active().store.committed());
+                }
+            }
+            Op::PumpPassive => {
+                self.passive().map(Rig::pump_one);
+            }
+            Op::Answer => {
+                if let Some(passive) = self.passive() {
+                    self.active().store.peer_holds(passive.end());
+                }
+            }
+            Op::KillActive(lose) => {
+                self.kill(self.active, lose);
+                if self.passive().is_some() {
+                    self.active = 1 - self.active;
+                    self.active().pump();
+                } else {
+                    self.rigs[self.active] = Some(open(&self.media[self.active]));
+                }
+                self.serve();
+            }
+            Op::KillPassive(lose) => {
+                self.kill(1 - self.active, lose);
+                self.active().store.set_gate(GatePolicy::Alone);
+            }
+            Op::Return { full } => {
+                if self.passive().is_none() {
+                    self.bring_back(full);
+                }
+            }
+        }
+        self.note();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn a_pair_loses_nothing_that_it_confirmed(ops in prop::collection::vec(op(), 1..300)) {
+        let mut pair = Pair::new();
+        for op in ops {
+            pair.step(op);
+        }
+        // At the end either of them alone has it all.
+        if pair.passive().is_none() {
+            pair.bring_back(false);
+        }
+        pair.step(Op::KillActive(true));
+        pair.bring_back(false);
+        for medium in &pair.media {
+            let Medium::Memory(disk) = medium else { unreachable!("both are in memory") };
+            prop_assert_eq!(check_view(&disk.present().unwrap()).unwrap().findings, []);
+        }
+    }
+}
