@@ -4,3 +4,4 @@
 pub mod arbiter_file;
 pub mod client_tcp;
 pub mod file_lock;
+pub mod port_owner;
