@@ -40,12 +40,8 @@ fn listening(table: &str, address: SocketAddr) -> Vec<String> {
         IpAddr::V6(ip) => ip
             .octets()
             .chunks_exact(4)
-            .map(|word| {
-                word.iter()
-                    .rev()
-                    .map(|byte| format!("{byte:02X}"))
-                    .collect()
-            })
+            .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
+            .map(|word| format!("{word:08X}"))
             .collect::<Vec<String>>()
             .concat(),
     };
