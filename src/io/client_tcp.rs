@@ -4,10 +4,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::io::port_owner;
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -15,18 +18,24 @@ const BACKLOG: i32 = 1024;
 const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 64 << 10;
 
+/// Silence after which the client's host is asked for a sign, how often, and how many times.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 6;
+
 /// Why the client port cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// Somebody else has it.
     #[error(
-        "cannot take the client port {address}: it is in use by another program (perhaps another \
-         server of the same profile); stop that one, or change `listen` in this server's profile \
-         and the address that its clients use"
+        "cannot take the client port {address}: it is in use by {owner}; stop that one, or change \
+         `listen` in this server's profile and the address that its clients use"
     )]
     InUse {
         /// Which.
         address: SocketAddr,
+        /// By whom, where the system tells.
+        owner: String,
     },
     /// Anything else the system says.
     #[error("cannot take the client port {address}: {cause}; check `listen` in the profile")]
@@ -41,7 +50,10 @@ pub enum PortError {
 impl PortError {
     fn new(address: SocketAddr, cause: io::Error) -> Self {
         if cause.kind() == io::ErrorKind::AddrInUse {
-            return Self::InUse { address };
+            let owner = port_owner::listener(address).unwrap_or_else(|| {
+                "another program (perhaps another server of the same profile)".to_owned()
+            });
+            return Self::InUse { address, owner };
         }
         Self::System { address, cause }
     }
@@ -132,8 +144,8 @@ impl ClientSocket {
     /// Takes an accepted connection.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(target: "twinmq::net", %error, "no TCP_NODELAY");
+        if let Err(error) = tune(&stream) {
+            tracing::debug!(target: "twinmq::net", %error, "a connection without its options");
         }
         Self {
             stream,
@@ -196,6 +208,19 @@ impl ClientSocket {
     }
 }
 
+/// Small frames leave at once; a client whose host is gone is noticed even without heart-beats, so
+/// that what it holds goes to another.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(stream);
+    let alive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    // No TCP_USER_TIMEOUT: it also ends connections of clients that are alive and do not read.
+    socket.set_tcp_keepalive(&alive)
+}
+
 fn is_temporary(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -233,7 +258,11 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains(&at.to_string()) && text.contains("`listen`"));
         let _listener = port.listen().unwrap();
-        assert!(BoundPort::bind(at).is_err());
+        let text = BoundPort::bind(at).unwrap_err().to_string();
+        assert!(
+            text.contains(&format!("pid {}", std::process::id())),
+            "{text}"
+        );
     }
 
     #[tokio::test]

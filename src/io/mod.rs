@@ -8,3 +8,4 @@ pub mod peer_tcp;
 pub mod ping;
 pub mod signals;
 pub mod tls;
+pub mod port_owner;
