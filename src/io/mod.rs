@@ -6,6 +6,6 @@ pub mod client_tcp;
 pub mod file_lock;
 pub mod peer_tcp;
 pub mod ping;
+pub mod port_owner;
 pub mod signals;
 pub mod tls;
-pub mod port_owner;

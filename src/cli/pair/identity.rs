@@ -37,7 +37,12 @@ impl Authority {
 
     /// A certificate for the host as its peer calls it, and for the role's name.
     pub(super) fn certify(&self, role: &str, host: &str) -> Result<ServerCertificate, PairError> {
-        let names = vec![host.to_owned(), role.to_owned()];
+        // The peer is known by its certificate, not by where it is dialled.
+        let names = vec![
+            host.to_owned(),
+            role.to_owned(),
+            crate::io::tls::PEER_NAME.to_owned(),
+        ];
         let mut params = CertificateParams::new(names).map_err(PairError::Certificate)?;
         params.distinguished_name = named(&format!("{role} of TwinMQ pair {}", self.cluster));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
