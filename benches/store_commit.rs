@@ -7,13 +7,15 @@
 //!
 //! A store's commit is timed under load (the next batch is submitted as soon as the one before is
 //! cut; the time from one `Durable` to the next is taken), and alone (one batch, until it is
-//! durable). The raw log is one `pwrite` and `fdatasync` into a file that was written before.
+//! durable). The raw log is one `pwrite` and `fdatasync` into a file that was written before; the
+//! stores too are in their steady state, in which pages of collected chunks are written again.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +31,8 @@ const ROUNDS: usize = 150;
 const DESTINATIONS: u32 = 8;
 /// Commits of one sample under load.
 const COMMITS: usize = 8;
+/// Bytes written before anything is timed.
+const WARM_UP: usize = 64 << 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args()
@@ -145,22 +149,31 @@ impl RawLog {
 
 #[derive(Default)]
 struct Progress {
+    store: OnceLock<SharedStore>,
     state: Mutex<Seen>,
     moved: Condvar,
 }
 
 #[derive(Default)]
 struct Seen {
-    cut: Lsn,
     durable: Lsn,
     times: Vec<Moment>,
+    /// Submitted one by one, each when the one before is cut.
+    next: VecDeque<Vec<Unit>>,
 }
 
 impl StoreSink for Progress {
     fn event(&self, event: StoreEvent) {
         let mut seen = self.state.lock().expect("no thread panics with it");
         match event {
-            StoreEvent::Cut(batch) => seen.cut = batch.last,
+            StoreEvent::Cut(_) => {
+                let next = seen.next.pop_front();
+                drop(seen);
+                if let (Some(units), Some(store)) = (next, self.store.get()) {
+                    store.submit(units);
+                }
+                return;
+            }
             StoreEvent::Durable(at) => {
                 seen.durable = at.lsn;
                 seen.times.push(SystemClock.now());
@@ -185,7 +198,12 @@ impl Store {
         let progress = Arc::new(Progress::default());
         let mut config = StoreConfig::new(dir, "bench");
         config.sync = sync;
+        config.retain_bytes = 16 << 20;
+        config.checkpoint_bytes = 8 << 20;
         let opened = open(config, Arc::clone(&progress) as Arc<dyn StoreSink>)?;
+        progress
+            .store
+            .get_or_init(|| SharedStore::clone(&opened.store));
         opened.store.run(1, Job::BeginEpoch(Epoch(1)));
         opened.store.set_gate(GatePolicy::Alone);
         let records = (0..DESTINATIONS)
@@ -206,12 +224,14 @@ impl Store {
             body: Bytes::from(vec![7; MESSAGE]),
         };
         store.wait(|seen| seen.durable.0 >= store.last.get());
+        for _ in 0..WARM_UP / (256 * MESSAGE) {
+            store.commit(256);
+        }
         Ok(store)
     }
 
     /// A batch of messages with the acknowledgements of the batch before: a queue in a steady state.
-    /// Gives its last LSN.
-    fn submit(&self, batch: usize) -> u64 {
+    fn units(&self, batch: usize) -> Vec<Unit> {
         let before = self.last.get();
         let acks = batch.min(DESTINATIONS as usize);
         let first = before.saturating_sub((batch + acks) as u64);
@@ -237,24 +257,24 @@ impl Store {
                     .collect(),
             }],
         }));
-        let last = before + units.len() as u64;
-        self.last.set(last);
-        self.store.submit(units);
-        last
+        self.last.set(before + units.len() as u64);
+        units
     }
 
     /// Times of commits while the next batch always waits.
     fn load(&self, batch: usize) -> Vec<u64> {
-        self.progress
-            .state
-            .lock()
-            .expect("no thread panics with it")
-            .times
-            .clear();
-        for _ in 0..COMMITS {
-            let last = self.submit(batch);
-            self.wait(|seen| seen.cut.0 >= last);
+        let first = self.units(batch);
+        let next = (1..COMMITS).map(|_| self.units(batch)).collect();
+        {
+            let mut seen = self
+                .progress
+                .state
+                .lock()
+                .expect("no thread panics with it");
+            seen.times.clear();
+            seen.next = next;
         }
+        self.store.submit(first);
         let last = self.last.get();
         self.wait(|seen| seen.durable.0 >= last);
         let seen = self
@@ -272,8 +292,10 @@ impl Store {
 
     /// The time of one commit when nothing follows.
     fn commit(&self, batch: usize) -> u64 {
+        let units = self.units(batch);
         let start = SystemClock.now();
-        let last = self.submit(batch);
+        self.store.submit(units);
+        let last = self.last.get();
         self.wait(|seen| seen.durable.0 >= last);
         nanos(start, SystemClock.now())
     }

@@ -19,7 +19,7 @@ pub struct Slot {
     pub lsn: Lsn,
     /// The first LSN of its chunk.
     pub chunk: Lsn,
-    /// Where its bytes begin in the chunk; [`Slot::GONE`] once it is acknowledged.
+    /// Where its bytes begin in the chunk; 0, where no message can be, once it is acknowledged.
     pub offset: u32,
     /// How many bytes.
     pub len: u32,
