@@ -4,6 +4,7 @@
 //! codecs and I/O know nothing of either. `ARCHITECTURE.md` is the map.
 
 pub mod actors;
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod exit;

@@ -1,15 +1,16 @@
 //! The client port: bound from the start, so that a conflict shows then, listened on only while this
 //! server serves.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::actors::session::{SessionContext, serve};
+use crate::actors::session::{SessionConfig, SessionContext, serve};
 use crate::io::client_tcp::{BoundPort, ClientSocket, PortError};
 
 /// How long nothing is accepted when the system cannot give a connection (too many open files).
@@ -28,22 +29,37 @@ enum Gate {
 /// The client port with its addresses.
 pub struct Acceptor {
     gates: Vec<(SocketAddr, Gate)>,
-    connections_max: usize,
+    bounds: Rc<Bounds>,
     connections: Rc<Cell<usize>>,
+}
+
+/// What a reload may change, for connections that come after it.
+struct Bounds {
+    connections_max: Cell<usize>,
+    session: RefCell<Arc<SessionConfig>>,
 }
 
 impl Acceptor {
     /// Takes the ports.
     #[must_use]
-    pub fn new(ports: Vec<BoundPort>, connections_max: usize) -> Self {
+    pub fn new(ports: Vec<BoundPort>, connections_max: usize, session: Arc<SessionConfig>) -> Self {
         Self {
             gates: ports
                 .into_iter()
                 .map(|port| (port.address(), Gate::Bound(port)))
                 .collect(),
-            connections_max,
+            bounds: Rc::new(Bounds {
+                connections_max: Cell::new(connections_max),
+                session: RefCell::new(session),
+            }),
             connections: Rc::default(),
         }
+    }
+
+    /// Other bounds, for connections that come from now on.
+    pub fn configure(&self, connections_max: usize, session: Arc<SessionConfig>) {
+        self.bounds.connections_max.set(connections_max);
+        *self.bounds.session.borrow_mut() = session;
     }
 
     /// Connections that stand.
@@ -74,7 +90,7 @@ impl Acceptor {
                         listener,
                         context.clone(),
                         Rc::clone(&self.connections),
-                        self.connections_max,
+                        Rc::clone(&self.bounds),
                     );
                     *gate = Gate::Open(tokio::task::spawn_local(loop_));
                 }
@@ -111,19 +127,21 @@ async fn accept(
     listener: TcpListener,
     context: SessionContext,
     connections: Rc<Cell<usize>>,
-    connections_max: usize,
+    bounds: Rc<Bounds>,
 ) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
                 let socket = ClientSocket::new(stream);
+                let connections_max = bounds.connections_max.get();
                 if connections.get() >= connections_max {
                     tracing::warn!(target: "twinmq::net", %from, connections_max, "connection refused: there are too many");
                     refuse(socket, connections_max);
                     continue;
                 }
                 let counted = Counted::new(&connections);
-                let context = context.clone();
+                let mut context = context.clone();
+                context.config = Arc::clone(&bounds.session.borrow());
                 tokio::task::spawn_local(async move {
                     serve(context, socket).await;
                     drop(counted);

@@ -61,6 +61,7 @@ enum DataCommand {
     Drain(Duration, String, Done<()>),
     StopServing(String, Done<()>),
     Describe(Done<DataPlaneDescription>),
+    Configure(Box<DataPlaneConfig>),
     Committed(Committed),
     Fetched(DestId, Vec<Entry>, Lsn),
 }
@@ -87,6 +88,11 @@ impl DataHandle {
     /// Stops at once. When it is done, nothing more is submitted to the store.
     pub fn stop_serving(&self, reason: String, done: Done<()>) {
         self.send(DataCommand::StopServing(reason, done));
+    }
+
+    /// Takes other bounds, for what comes from now on; the addresses stay.
+    pub fn configure(&self, config: DataPlaneConfig) {
+        self.send(DataCommand::Configure(Box::new(config)));
     }
 
     /// Figures for `status`.
@@ -152,13 +158,18 @@ impl DataPlane {
         clock: Arc<dyn Clock>,
     ) {
         let directory = Directory::new(self.config.directory, store, Arc::clone(&clock));
+        let session = Arc::new(self.config.session);
         let mut running = Running {
-            acceptor: Acceptor::new(self.ports, self.config.connections_max),
+            acceptor: Acceptor::new(
+                self.ports,
+                self.config.connections_max,
+                Arc::clone(&session),
+            ),
             context: SessionContext {
                 directory,
                 lease,
                 clock,
-                config: Arc::new(self.config.session),
+                config: session,
             },
             drain: None,
         };
@@ -216,6 +227,11 @@ impl Running {
             DataCommand::StopServing(reason, done) => {
                 self.stop(&reason).await;
                 done(());
+            }
+            DataCommand::Configure(config) => {
+                self.directory().configure(config.directory);
+                self.acceptor
+                    .configure(config.connections_max, Arc::new(config.session));
             }
             DataCommand::Describe(done) => done(DataPlaneDescription {
                 connections: self.acceptor.connections(),

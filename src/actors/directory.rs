@@ -106,7 +106,7 @@ struct Term {
 
 /// See the module.
 pub struct Directory {
-    config: DirectoryConfig,
+    config: Cell<DirectoryConfig>,
     store: SharedStore,
     clock: Arc<dyn Clock>,
     pool: Rc<PermitPool>,
@@ -123,7 +123,7 @@ impl Directory {
     #[must_use]
     pub fn new(config: DirectoryConfig, store: SharedStore, clock: Arc<dyn Clock>) -> Rc<Self> {
         Rc::new(Self {
-            config,
+            config: Cell::new(config),
             store,
             clock,
             pool: PermitPool::new(config.permits),
@@ -133,6 +133,12 @@ impl Directory {
             next_session: Cell::new(1),
             upto: Cell::new(Lsn::ZERO),
         })
+    }
+
+    /// Other bounds, for what comes from now on.
+    pub fn configure(&self, config: DirectoryConfig) {
+        self.pool.set_limit(config.permits);
+        self.config.set(config);
     }
 
     /// This server begins to serve: the epoch is open and everything of earlier ones is committed.
@@ -193,7 +199,7 @@ impl Directory {
     pub fn open_session(&self) -> (SessionKey, Rc<Inbox>) {
         let number = self.next_session.get();
         self.next_session.set(number.checked_add(1).unwrap_or(1));
-        let ledger = Ledger::new(self.config.connection_permits, Rc::clone(&self.pool));
+        let ledger = Ledger::new(self.config.get().connection_permits, Rc::clone(&self.pool));
         let inbox = Rc::new(Inbox::new(ledger));
         let key = SessionKey(number);
         if self.term.borrow().is_some() {
@@ -278,7 +284,8 @@ impl Directory {
             report: Rc::clone(&report),
         };
         let clock = Arc::clone(&self.clock);
-        let address = Destination::begin(self.config.destination, id, activation, ports, clock);
+        let address =
+            Destination::begin(self.config.get().destination, id, activation, ports, clock);
         (Port::new("destination", address.recipient()), report)
     }
 
@@ -419,7 +426,7 @@ impl Directory {
 
     /// Gives a new queue its id. Its definition goes with its first unit.
     fn define(&self, term: &mut Term, name: &DestinationName) -> Result<DestId, Unavailable> {
-        if term.known.len() >= self.config.destinations_max {
+        if term.known.len() >= self.config.get().destinations_max {
             return Err(Unavailable::TooMany(term.known.len()));
         }
         let id = DestId(term.next);

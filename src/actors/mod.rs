@@ -15,10 +15,15 @@ pub mod ha_timing;
 pub mod inbox;
 pub mod lease;
 pub mod lock_keeper;
+pub mod peer_transport;
 pub mod permits;
+pub mod places;
 pub mod post;
 pub mod replicator;
+pub mod server;
 pub mod session;
 pub mod shell;
+pub mod store_sink;
 #[cfg(test)]
 pub(crate) mod testkit;
+pub mod wiring;

@@ -45,9 +45,23 @@ struct Open {
 impl StreamTransport {
     /// Dials `peer` (`host:port`) through `net`; events go to `to`. Needs a `LocalSet`.
     #[must_use]
-    pub fn new(net: Arc<dyn Net>, peer: String, to: Port<LinkCommand>, clock: Arc<dyn Clock>) -> Self {
-        let shared = Shared { to, clock, open: RefCell::default(), last: RefCell::default() };
-        Self { net, peer, shared: Rc::new(shared) }
+    pub fn new(
+        net: Arc<dyn Net>,
+        peer: String,
+        to: Port<LinkCommand>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let shared = Shared {
+            to,
+            clock,
+            open: RefCell::default(),
+            last: RefCell::default(),
+        };
+        Self {
+            net,
+            peer,
+            shared: Rc::new(shared),
+        }
     }
 
     /// Takes connections from `listener` for as long as the thread lives.
@@ -122,7 +136,10 @@ impl PeerTransport for StreamTransport {
     fn close(&mut self, conn: ConnId) {
         if let Some(open) = self.shared.open.borrow_mut().remove(&conn) {
             // The writer ends after what is queued; nobody listens any more.
-            open.outlet.lock().unwrap_or_else(PoisonError::into_inner).take();
+            open.outlet
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             open.reader.abort();
         }
     }
@@ -165,7 +182,14 @@ impl Shared {
             shared.closed(conn, end);
         });
         let outlet = Arc::new(Mutex::new(Some(sender)));
-        self.open.borrow_mut().insert(conn, Open { outlet, limit, reader });
+        self.open.borrow_mut().insert(
+            conn,
+            Open {
+                outlet,
+                limit,
+                reader,
+            },
+        );
         conn
     }
 

@@ -2,7 +2,7 @@
 //! connection and in all. A permit is taken as a frame goes on and is free when its request is
 //! answered. Who gets none stops reading its socket; nothing ever waits on the thread itself.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
@@ -39,7 +39,7 @@ impl Used {
 /// The permits that all connections share.
 #[derive(Debug)]
 pub struct PermitPool {
-    limit: PermitLimit,
+    limit: Cell<PermitLimit>,
     state: RefCell<PoolState>,
 }
 
@@ -54,15 +54,20 @@ impl PermitPool {
     #[must_use]
     pub fn new(limit: PermitLimit) -> Rc<Self> {
         Rc::new(Self {
-            limit,
+            limit: Cell::new(limit),
             state: RefCell::default(),
         })
+    }
+
+    /// Another bound from now on; permits that are out stay out.
+    pub fn set_limit(&self, limit: PermitLimit) {
+        self.limit.set(limit);
     }
 
     /// One more message may go on.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.state.borrow().used.leaves_room(self.limit)
+        self.state.borrow().used.leaves_room(self.limit.get())
     }
 
     /// Wakes the task once there is room again. Call only while there is none.
@@ -90,7 +95,7 @@ impl PermitPool {
         let mut state = self.state.borrow_mut();
         state.used.messages = state.used.messages.saturating_sub(messages);
         state.used.bytes = state.used.bytes.saturating_sub(bytes);
-        if !state.waiting.is_empty() && state.used.is_eased(self.limit) {
+        if !state.waiting.is_empty() && state.used.is_eased(self.limit.get()) {
             let waiting = std::mem::take(&mut state.waiting);
             drop(state);
             waiting.into_iter().for_each(Waker::wake);

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_rt::Arbiter;
-use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::actors::data_plane::{DataHandle, DataPlane, DataPlaneConfig};
@@ -35,7 +34,7 @@ use crate::machines::link::LinkConfig;
 use crate::machines::lock::LockConfig;
 use crate::machines::replication::ReplicationConfig;
 use crate::machines::stomp_session::{HeartBeatOffer, StompSessionConfig};
-use crate::proto::arbiter::{Arbiter as _, ArbiterRecord};
+use crate::proto::arbiter::ArbiterRecord;
 use crate::proto::arbiter_codec::{ArbiterFileError, decode_record};
 use crate::proto::auth::PairSecret;
 use crate::proto::ids::{ArbiterId, DestId, Epoch, Lsn, NodeId};
@@ -74,13 +73,8 @@ pub enum StartError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The pair secret.
-    #[error("the pair secret {path} cannot be read: {cause}; write it with `twinmq pair init`")]
-    Secret {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        cause: std::io::Error,
-    },
+    #[error(transparent)]
+    Secret(#[from] crate::config::SecretError),
     /// `node/last_record`.
     #[error("the data directory's node/last_record is not readable: {0}")]
     LastRecord(ArbiterFileError),
@@ -123,6 +117,13 @@ pub struct Server {
     _threads: [Arbiter; 3],
 }
 
+impl Server {
+    /// Takes the limits of a configuration for whatever comes after it.
+    pub fn reconfigure(&self, config: &Config) {
+        self.data.configure(data_config(config));
+    }
+}
+
 /// Opens and starts everything; returns once HAManager has been told to begin.
 ///
 /// # Errors
@@ -148,28 +149,40 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
     let sink = {
         let ends = ends.clone();
         let fatal = Box::new(move |error| tell(&ends, End::Store(error)));
-        Arc::new(ServerSink::new(Arc::new(Clients { data: data.clone() }), fatal))
+        Arc::new(ServerSink::new(
+            Arc::new(Clients { data: data.clone() }),
+            fatal,
+        ))
     };
     let opened = open(store_config(config), Arc::clone(&sink) as Arc<_>)?;
-    let last_record = opened.last_record.as_deref().map(read_last_record).transpose()?;
+    let last_record = opened
+        .last_record
+        .as_deref()
+        .map(read_last_record)
+        .transpose()?;
     let lease = Arc::new(Lease::new(Arc::clone(&clock)));
     {
         let store = Arc::clone(&opened.store);
-        let (lease, clock) = (Arc::clone(&lease) as Arc<dyn ServingLease>, Arc::clone(&clock));
+        let (lease, clock) = (
+            Arc::clone(&lease) as Arc<dyn ServingLease>,
+            Arc::clone(&clock),
+        );
         places.enter(Place::Data, move || {
             drop(tokio::task::spawn_local(plane.run(store, lease, clock)));
         });
     }
     let pair = match (&config.ha, outside) {
-        (Some(pair), Some(outside)) => {
-            Some(pair_parts(config, pair, outside, opened.node, &clock))
-        }
+        (Some(pair), Some(outside)) => Some(pair_parts(config, pair, outside, opened.node, &clock)),
         (Some(_) | None, _) => None,
     };
     let clients = {
         let (data, ends) = (data.clone(), ends.clone());
         Box::new(move |manager| {
-            Arc::new(ServerClients { data, manager, ends }) as Arc<dyn ClientSide>
+            Arc::new(ServerClients {
+                data,
+                manager,
+                ends,
+            }) as Arc<dyn ClientSide>
         })
     };
     let parts = Parts {
@@ -217,7 +230,9 @@ async fn open_outside(pair: &PairConfig, peer: &Arbiter) -> Result<Outside, Star
     validate_lock_file(&pair.lock_file)?;
     let secret = match &pair.pair_secret_file {
         None => None,
-        Some(path) => Some(read_secret(path)?),
+        Some(path) => Some(PairSecret::new(
+            crate::config::read_secret(path)?.as_bytes(),
+        )),
     };
     let tls = match &pair.tls {
         None => None,
@@ -231,6 +246,7 @@ async fn open_outside(pair: &PairConfig, peer: &Arbiter) -> Result<Outside, Star
         tls,
         nagle: pair.nagle,
         user_timeout: pair.passive_interval,
+        handshake_timeout: pair.hello_timeout,
     });
     // On the thread that will use it: a socket belongs to one thread's reactor.
     let (found, listener) = tokio::sync::oneshot::channel();
@@ -242,17 +258,15 @@ async fn open_outside(pair: &PairConfig, peer: &Arbiter) -> Result<Outside, Star
         }
     });
     let listener = listener.await.map_err(|_| StartError::PeerThread)??;
-    Ok(Outside { net, listener, secret })
-}
-
-fn read_secret(path: &Path) -> Result<PairSecret, StartError> {
-    let text = std::fs::read(path)
-        .map_err(|cause| StartError::Secret { path: path.to_path_buf(), cause })?;
-    Ok(PairSecret::new(text.trim_ascii()))
+    Ok(Outside {
+        net,
+        listener,
+        secret,
+    })
 }
 
 fn read_last_record(bytes: &[u8]) -> Result<ArbiterRecord, StartError> {
-    let file = decode_record(&Bytes::copy_from_slice(bytes), None).map_err(StartError::LastRecord)?;
+    let file = decode_record(bytes, None).map_err(StartError::LastRecord)?;
     Ok(file.record)
 }
 
@@ -293,7 +307,12 @@ fn pair_parts(
         },
         lock: LockConfig::new(node, pair.ping_interval, pair.active_interval),
         gateway: GatewayConfig {
-            targets: pair.gateway.targets.iter().map(ToString::to_string).collect(),
+            targets: pair
+                .gateway
+                .targets
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             interval: pair.gateway.probe_interval,
             timeout: pair.gateway.probe_timeout,
             misses_max: pair.gateway.probe_misses,
@@ -312,12 +331,18 @@ fn thread_prober(clock: Arc<dyn Clock>, port: Port<GatewayMessage>) -> Box<dyn P
         };
         post(&port, GatewayMessage::ProbeFinished { probe_id, outcome });
     });
-    Box::new(ThreadProber(spawn_prober(clock, sink).expect("a starting process gets threads")))
+    Box::new(ThreadProber(
+        spawn_prober(clock, sink).expect("a starting process gets threads"),
+    ))
 }
 
 impl Prober for ThreadProber {
     fn probe(&self, probe_id: u64, targets: Vec<String>, timeout: Duration) {
-        self.0.request(ProbeRequest { probe_id, targets, timeout });
+        self.0.request(ProbeRequest {
+            probe_id,
+            targets,
+            timeout,
+        });
     }
 }
 
@@ -363,7 +388,11 @@ impl ClientSide for ServerClients {
     fn drain(&self) {
         let manager = self.manager.clone();
         let reason = "the server is stopping; the other server takes over".to_owned();
-        self.data.drain(DRAIN, reason, Box::new(move |()| post(&manager, HaMessage::ClientsDrained)));
+        self.data.drain(
+            DRAIN,
+            reason,
+            Box::new(move |()| post(&manager, HaMessage::ClientsDrained)),
+        );
     }
 
     fn end_process(&self, cause: &ExitCause) {
@@ -389,7 +418,11 @@ fn role_config(config: &Config, node: NodeId) -> HaConfig {
     let mut arbiter = [0; 16];
     getrandom::fill(&mut arbiter).expect("the kernel has random bytes on every supported Linux");
     HaConfig {
-        mode: if config.ha.is_some() { HaMode::Replicated } else { HaMode::Single },
+        mode: if config.ha.is_some() {
+            HaMode::Replicated
+        } else {
+            HaMode::Single
+        },
         primary: config.ha.as_ref().is_none_or(|pair| pair.primary),
         node,
         cluster: cluster(config),
@@ -398,7 +431,10 @@ fn role_config(config: &Config, node: NodeId) -> HaConfig {
 }
 
 fn cluster(config: &Config) -> String {
-    config.ha.as_ref().map_or_else(|| "standalone".to_owned(), |pair| pair.cluster.clone())
+    config
+        .ha
+        .as_ref()
+        .map_or_else(|| "standalone".to_owned(), |pair| pair.cluster.clone())
 }
 
 fn intervals(pair: Option<&PairConfig>) -> HaIntervals {
@@ -454,7 +490,9 @@ fn data_config(config: &Config) -> DataPlaneConfig {
     let limits = &config.limits;
     let bound = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let ms = |span: Option<Duration>| {
-        span.map_or(0, |span| u32::try_from(span.as_millis()).unwrap_or(u32::MAX))
+        span.map_or(0, |span| {
+            u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
+        })
     };
     let stomp = StompSessionConfig {
         limits: Limits {

@@ -35,6 +35,9 @@ use crate::time::{Clock, Moment};
 
 mod gathered;
 
+/// A buffer that grew larger than this for a large message is given back.
+const BUFFER_KEPT: usize = 256 << 10;
+
 /// Validated values; shared by all sessions.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
@@ -446,6 +449,9 @@ impl Session {
             }
             if self.output.is_empty() {
                 self.answer_bytes = 0;
+                if self.output.capacity() > BUFFER_KEPT {
+                    self.output = BytesMut::new();
+                }
                 self.step(now, SessionInput::OutputFlushed);
                 self.run_effects();
             }

@@ -35,7 +35,12 @@ impl ServerSink {
     /// A sink without a Replicator yet.
     #[must_use]
     pub fn new(clients: Arc<dyn CommittedSink>, fatal: Fatal) -> Self {
-        Self { clients, replicator: OnceLock::new(), listens: Arc::default(), fatal }
+        Self {
+            clients,
+            replicator: OnceLock::new(),
+            listens: Arc::default(),
+            fatal,
+        }
     }
 
     /// The switch that Replicator sets while it has a role.
@@ -46,7 +51,10 @@ impl ServerSink {
 
     /// Joins the Replicator. A second one is a mistake of the wiring.
     pub fn join(&self, replicator: Port<ReplicatorCommand>) {
-        assert!(self.replicator.set(replicator).is_ok(), "a store has one Replicator");
+        assert!(
+            self.replicator.set(replicator).is_ok(),
+            "a store has one Replicator"
+        );
     }
 
     fn replicate(&self, command: ReplicatorCommand) {
@@ -66,7 +74,11 @@ impl StoreSink for ServerSink {
                     self.replicate(ReplicatorCommand::Committed(upto));
                 }
             }
-            StoreEvent::Fetched { dest, entries, scanned } => {
+            StoreEvent::Fetched {
+                dest,
+                entries,
+                scanned,
+            } => {
                 self.clients.fetched(dest, entries, scanned);
             }
             StoreEvent::Cut(_) | StoreEvent::Durable(_) => {

@@ -7,9 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crate::actors::board::Board;
 use crate::actors::connection_manager::{ConnectionManager, LinkCommand, LinkPorts};
 use crate::actors::gateway_pinger::{GatewayMessage, GatewayPinger, Prober};
-use crate::actors::ha_manager::{
-    ClientSide, HaIdentity, HaManager, HaMessage, HaPorts, PairPorts,
-};
+use crate::actors::ha_manager::{ClientSide, HaIdentity, HaManager, HaMessage, HaPorts, PairPorts};
 use crate::actors::ha_timing::{HaIntervals, HaTiming};
 use crate::actors::lease::Lease;
 use crate::actors::lock_keeper::{ArbiterAnswered, LockKeeper, LockPorts};
@@ -98,8 +96,11 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
         };
         let machine = HaMachine::new(parts.ha, own, parts.last_record);
         let timing = HaTiming::new(parts.intervals, parts.lease, single, clock.now());
-        let (store, board, ports) =
-            (Arc::clone(&parts.store), Arc::clone(&board), Arc::clone(&ports));
+        let (store, board, ports) = (
+            Arc::clone(&parts.store),
+            Arc::clone(&board),
+            Arc::clone(&ports),
+        );
         let identity = parts.identity;
         let address = places.start(Place::Ha, move |_| {
             HaManager::new(identity, machine, timing, store, board, ports)
@@ -108,8 +109,11 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
     };
     let replicator = {
         let machine = ReplicationMachine::new(parts.replication);
-        let (store, board, manager) =
-            (Arc::clone(&parts.store), Arc::clone(&board), manager.clone());
+        let (store, board, manager) = (
+            Arc::clone(&parts.store),
+            Arc::clone(&board),
+            manager.clone(),
+        );
         let (listens, clock) = (parts.sink.listens(), Arc::clone(&clock));
         let address = places.start(Place::Peer, move |_| {
             Replicator::new(machine, store, board, manager, listens, clock)
@@ -118,20 +122,44 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
     };
     parts.sink.join(replicator.clone());
     let pair = parts.pair.map(|pair| {
-        let lock = start_arbiter_side(places, pair.arbiter, pair.prober, pair.lock, pair.gateway, &Common {
-            manager: &manager,
-            board: &board,
-            clock: &clock,
-        });
+        let lock = start_arbiter_side(
+            places,
+            pair.arbiter,
+            pair.prober,
+            pair.lock,
+            pair.gateway,
+            &Common {
+                manager: &manager,
+                board: &board,
+                clock: &clock,
+            },
+        );
         let machine = LinkMachine::new(pair.link, facts, clock.now());
-        let link_ports = LinkPorts { manager: manager.clone(), replicator: replicator.clone() };
-        let link = start_link(places, machine, pair.net, pair.listener, link_ports, &board, &clock);
+        let link_ports = LinkPorts {
+            manager: manager.clone(),
+            replicator: replicator.clone(),
+        };
+        let link = start_link(
+            places,
+            machine,
+            pair.net,
+            pair.listener,
+            link_ports,
+            &board,
+            &clock,
+        );
         PairPorts { lock, link }
     });
     let clients = (parts.clients)(manager.clone());
     let link = pair.as_ref().map(|pair| pair.link.clone());
     assert!(
-        ports.set(HaPorts { replicator, clients, pair }).is_ok(),
+        ports
+            .set(HaPorts {
+                replicator,
+                clients,
+                pair
+            })
+            .is_ok(),
         "a server is wired once"
     );
     post(&manager, HaMessage::Start);
@@ -168,23 +196,35 @@ fn start_arbiter_side(
     };
     let arbiter = arbiter(answers);
     let gateway_port = {
-        let (manager, board, clock) =
-            (common.manager.clone(), Arc::clone(common.board), Arc::clone(common.clock));
+        let (manager, board, clock) = (
+            common.manager.clone(),
+            Arc::clone(common.board),
+            Arc::clone(common.clock),
+        );
         let machine = GatewayMachine::new(gateway);
-        let relay = RelayProber { cell: Arc::new(std::sync::Mutex::new(None)) };
+        let relay = RelayProber {
+            cell: Arc::new(std::sync::Mutex::new(None)),
+        };
         let slot = Arc::clone(&relay.cell);
         let address = places.start(Place::Ha, move |_| {
             GatewayPinger::new(machine, Box::new(relay), board, manager, clock)
         });
         let port = Port::new("gateway_pinger", address.recipient());
-        *slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(prober(port.clone()));
+        *slot
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(prober(port.clone()));
         port
     };
     assert!(gateway_cell.set(gateway_port.clone()).is_ok(), "set once");
-    let ports = LockPorts { manager: common.manager.clone(), gateway: gateway_port.clone() };
+    let ports = LockPorts {
+        manager: common.manager.clone(),
+        gateway: gateway_port.clone(),
+    };
     let clock = Arc::clone(common.clock);
     let machine = LockMachine::new(lock);
-    let keeper = places.start(Place::Ha, move |_| LockKeeper::new(machine, arbiter, ports, clock));
+    let keeper = places.start(Place::Ha, move |_| {
+        LockKeeper::new(machine, arbiter, ports, clock)
+    });
     let answered = Port::new("lock_keeper", keeper.clone().recipient());
     assert!(keeper_cell.set(answered).is_ok(), "set once");
     post(&gateway_port, GatewayMessage::Start);
@@ -221,7 +261,10 @@ struct RelayProber {
 
 impl Prober for RelayProber {
     fn probe(&self, probe_id: u64, targets: Vec<String>, timeout: std::time::Duration) {
-        let cell = self.cell.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let cell = self
+            .cell
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(prober) = cell.as_ref() {
             prober.probe(probe_id, targets, timeout);
         }

@@ -3,27 +3,14 @@
 
 pub mod admin_client;
 pub mod args;
-pub mod config_show;
-pub mod ledger;
-pub mod load;
-pub mod pair;
-pub mod stomp_client;
-#[cfg(test)]
-mod toy_server;
-
-use std::io::Write;
-
-use crate::config::ConfigErrors;
-use crate::exit::ExitCode;
-
-pub mod admin_client;
-pub mod args;
 pub mod bench;
 pub mod config_show;
 pub mod demo;
 pub mod ledger;
 pub mod load;
+pub mod pair;
 pub mod receive;
+pub mod run;
 pub mod send;
 pub mod status;
 pub mod stomp_client;
@@ -31,6 +18,14 @@ pub mod stop;
 #[cfg(test)]
 mod toy_server;
 pub mod wait;
+
+use std::io::Write;
+
+use crate::config::ConfigErrors;
+use crate::exit::ExitCode;
+
+#[cfg(test)]
+mod toy_server;
 //PAIR
 
 use args::{Cli, Command, ConfigCommand, PairCommand, StoreCommand};
@@ -89,7 +84,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     let missing = match cli.command {
         Command::Config(ConfigCommand::Show(args)) => return config_show::run(&args),
         Command::Pair(PairCommand::Init(args)) => return pair::run(&args),
-        Command::Run(_) => "run",
+        Command::Run(args) => return run::run(&args),
         Command::Status(args) => return status::run(&args),
         Command::Wait(args) => return wait::run(&args),
         Command::Stop(args) => return stop::run(&args),

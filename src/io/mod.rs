@@ -6,4 +6,5 @@ pub mod client_tcp;
 pub mod file_lock;
 pub mod peer_tcp;
 pub mod ping;
+pub mod signals;
 pub mod tls;

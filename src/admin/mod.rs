@@ -1,0 +1,136 @@
+//! The admin HTTP API: up in every state, on a thread of its own. Reading needs nothing on loopback;
+//! a call that changes something needs the admin token and a `Host` header that names this server,
+//! so that no web page can make it (interface.md, "Admin HTTP").
+
+mod status;
+
+pub use status::{StatusSource, render};
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use actix_web::dev::Server;
+use actix_web::http::header;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+
+/// What the API may do to its server.
+pub struct AdminState {
+    /// Where the facts come from.
+    pub status: StatusSource,
+    /// The admin token.
+    pub token: String,
+    /// `host:port` values that name this server.
+    pub hosts: Vec<String>,
+    /// Ends the server in order.
+    pub stop: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Serves the API on a listener that is bound already. The server runs when its future is polled.
+///
+/// # Errors
+/// If the system does not let it listen.
+pub fn serve(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<Server> {
+    let state = web::Data::from(state);
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(state.clone())
+            .route("/api/v1/status", web::get().to(get_status))
+            .route("/api/v1/stop", web::post().to(post_stop))
+            .route("/healthz", web::get().to(get_healthz))
+            .route("/readyz", web::get().to(get_readyz))
+            .default_service(web::to(not_found))
+    })
+    .workers(1)
+    .disable_signals()
+    .shutdown_timeout(1)
+    .listen(listener)?
+    .run();
+    Ok(server)
+}
+
+async fn get_status(state: web::Data<AdminState>) -> HttpResponse {
+    let clients = state.status.describe_clients().await;
+    HttpResponse::Ok().json(render(&state.status, clients))
+}
+
+/// The process answers: alive, whatever its state.
+async fn get_healthz() -> &'static str {
+    "ok\n"
+}
+
+/// 200 only while clients are served.
+async fn get_readyz(state: web::Data<AdminState>) -> HttpResponse {
+    let shown = state.status.board.role().state;
+    if state.status.serving() {
+        HttpResponse::Ok().body(format!("{shown}\n"))
+    } else {
+        HttpResponse::ServiceUnavailable().body(format!("{shown}: not serving clients\n"))
+    }
+}
+
+async fn post_stop(request: HttpRequest, state: web::Data<AdminState>) -> HttpResponse {
+    if let Err(refusal) = may_change(&request, &state) {
+        return refusal;
+    }
+    tracing::info!(target: "twinmq::admin", "stop was asked for over the admin API");
+    (state.stop)();
+    HttpResponse::Accepted().body("stopping\n")
+}
+
+async fn not_found(request: HttpRequest) -> HttpResponse {
+    HttpResponse::NotFound().body(format!(
+        "{} {} is not part of this API; see docs/operations.md\n",
+        request.method(),
+        request.path()
+    ))
+}
+
+fn may_change(request: &HttpRequest, state: &AdminState) -> Result<(), HttpResponse> {
+    let text = |name: header::HeaderName| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
+    let host = text(header::HOST);
+    if !state
+        .hosts
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(host))
+    {
+        return Err(HttpResponse::Forbidden().body(format!(
+            "the Host header \"{host}\" does not name this server\n"
+        )));
+    }
+    let token = text(header::AUTHORIZATION)
+        .strip_prefix("Bearer ")
+        .unwrap_or_default();
+    if !equal(token.as_bytes(), state.token.as_bytes()) {
+        return Err(HttpResponse::Unauthorized().body("the admin token is missing or wrong\n"));
+    }
+    Ok(())
+}
+
+/// Takes the same time for every wrong token of the right length.
+fn equal(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .fold(0, |differs, (a, b)| differs | (a ^ b))
+            == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_equal_only_whole() {
+        assert!(equal(b"abc", b"abc"));
+        assert!(!equal(b"abc", b"abd"));
+        assert!(!equal(b"ab", b"abc"));
+        assert!(!equal(b"", b"abc"));
+    }
+}

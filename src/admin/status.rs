@@ -1,0 +1,193 @@
+//! `GET /api/v1/status`: what the board, the store and the client side say, as interface.md spells it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::actors::board::Board;
+use crate::actors::data_plane::{DataHandle, DataPlaneDescription};
+use crate::machines::replication::SyncProgress;
+use crate::proto::ids::{NodeId, StoreId};
+use crate::proto::peer::ServerState;
+use crate::storage::api::SharedStore;
+use crate::time::{Clock, Moment, rfc3339};
+
+/// How long the client side may take to describe itself before `status` goes without it.
+const DESCRIBE: Duration = Duration::from_millis(500);
+/// Destinations listed by name at most.
+const LISTED: usize = 1000;
+
+/// Everything that a status is made of.
+pub struct StatusSource {
+    /// The server's name: `primary`, `secondary`, `standalone`.
+    pub name: String,
+    /// The profile.
+    pub profile: String,
+    /// `standalone`, `replicated`, `shared`.
+    pub mode: &'static str,
+    /// The lock file as configured; none in standalone mode.
+    pub lock_path: Option<String>,
+    /// This server.
+    pub node: NodeId,
+    /// What the actors wrote.
+    pub board: Arc<Board>,
+    /// The store.
+    pub store: SharedStore,
+    /// The client side.
+    pub data: DataHandle,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl StatusSource {
+    /// Clients are served.
+    #[must_use]
+    pub fn serving(&self) -> bool {
+        self.board.role().state.serves()
+    }
+
+    /// The client side's own description; none if its thread is too busy to answer now.
+    pub async fn describe_clients(&self) -> Option<DataPlaneDescription> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.data.describe(Box::new(move |description| {
+            if tell.send(description).is_err() {
+                tracing::debug!(target: "twinmq::admin", "nobody waits for the description any more");
+            }
+        }));
+        tokio::time::timeout(DESCRIBE, told).await.ok()?.ok()
+    }
+
+    fn name_of_store(&self, store: StoreId, own: StoreId) -> String {
+        if store == own {
+            return self.name.clone();
+        }
+        let link = self.board.link();
+        match (&link.facts, &link.peer) {
+            (Some(facts), Some((_, name))) if facts.store == store => name.clone(),
+            _ => other_name(&self.name).map_or_else(|| store.to_string(), ToOwned::to_owned),
+        }
+    }
+
+    fn name_of_node(&self, node: NodeId) -> String {
+        if node == self.node {
+            return self.name.clone();
+        }
+        match &self.board.link().peer {
+            Some((peer, name)) if *peer == node => name.clone(),
+            _ => other_name(&self.name).map_or_else(|| node.to_string(), ToOwned::to_owned),
+        }
+    }
+}
+
+/// The status as JSON.
+#[must_use]
+pub fn render(source: &StatusSource, clients: Option<DataPlaneDescription>) -> Value {
+    let role = source.board.role().clone();
+    let log = source.store.log_facts();
+    let store = source.store.facts();
+    let in_sync: Vec<String> = role
+        .in_sync
+        .iter()
+        .map(|id| source.name_of_store(*id, log.store))
+        .collect();
+    let paired = source.lock_path.is_some();
+    json!({
+        "server": source.name,
+        "profile": source.profile,
+        "mode": source.mode,
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "state": role.state.name(),
+        "previous_state": role.previous.name(),
+        "since": rfc3339(role.since_ms),
+        "serving": role.state.serves(),
+        "reason": role.reason,
+        "epoch": role.epoch,
+        "position": log.durable.lsn,
+        "committed": source.store.committed(),
+        "in_sync": if paired { json!(in_sync) } else { json!([source.name]) },
+        "store_id": log.store,
+        "node": source.node,
+        "peer": paired.then(|| peer(source)),
+        "lock": source.lock_path.as_ref().map(|path| json!({
+            "path": path,
+            "held": role.lock_held,
+            "owner": role.owner.map(|node| source.name_of_node(node)),
+        })),
+        "claims": paired.then_some(json!({
+            "tried": role.claims.tried,
+            "refused": role.claims.refused,
+            "reason": role.claims.reason,
+        })),
+        "gateway": paired.then(|| {
+            let view = source.board.gateway();
+            json!({"verdict": view.verdict.name(), "reason": view.reason})
+        }),
+        "sync": source.board.replication().sync.map(sync),
+        "store": {
+            "bytes": store.bytes,
+            "messages": store.messages,
+            "destinations": store.destinations,
+            "disk_free": store.disk_free,
+            "refuses_sends": store.refuses_sends,
+        },
+        "clients": clients.map(describe_clients),
+    })
+}
+
+fn peer(source: &StatusSource) -> Value {
+    let link = source.board.link().clone();
+    let state = match (&link.facts, link.connected) {
+        (Some(facts), true) => facts.state,
+        (Some(_) | None, _) => ServerState::Dead,
+    };
+    let heard = link.last_heard.map(|at| age_ms(source.clock.now(), at));
+    let name = link
+        .peer
+        .map(|(_, name)| name)
+        .or_else(|| other_name(&source.name).map(ToOwned::to_owned));
+    json!({
+        "server": name,
+        "connected": link.connected,
+        "state": state.name(),
+        "position": link.facts.as_ref().map(|facts| facts.position.lsn),
+        "last_heard_ms": heard,
+        "trouble": link.trouble,
+    })
+}
+
+fn sync(progress: SyncProgress) -> Value {
+    json!({
+        "kind": progress.kind,
+        "done_bytes": progress.done_bytes,
+        "total_bytes": progress.total_bytes,
+    })
+}
+
+fn describe_clients(clients: DataPlaneDescription) -> Value {
+    let listed: Vec<Value> = clients
+        .destinations
+        .iter()
+        .take(LISTED)
+        .map(|it| json!({"name": it.name, "report": format!("{:?}", it.report)}))
+        .collect();
+    json!({
+        "connections": clients.connections,
+        "in_flight_messages": clients.in_flight.0,
+        "in_flight_bytes": clients.in_flight.1,
+        "destinations": listed,
+    })
+}
+
+fn age_ms(now: Moment, then: Moment) -> u64 {
+    u64::try_from(now.since(then).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn other_name(name: &str) -> Option<&'static str> {
+    match name {
+        "primary" => Some("secondary"),
+        "secondary" => Some("primary"),
+        _ => None,
+    }
+}

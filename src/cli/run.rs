@@ -1,0 +1,305 @@
+//! `twinmq run`: one server, from its profile to its exit code.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::actors::ha_manager::HaMessage;
+use crate::actors::post::post;
+use crate::actors::server::{End, Server, StartError, start};
+use crate::admin::{AdminState, StatusSource};
+use crate::config::{Config, ConfigSource, Loaded, load, read_or_make_secret, reload, watch};
+use crate::exit::ExitCode;
+use crate::io::signals::{Signal, SignalError, spawn_signals};
+use crate::machines::ha::ExitCause;
+use crate::storage::error::StoreError;
+use crate::telemetry::{self, Telemetry};
+use crate::time::SystemClock;
+
+use super::CliError;
+use super::args::RunArgs;
+
+/// Why `run` failed before the server was up.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(
+        "cannot take the admin port {address}: {cause}; stop the program that has it (perhaps \
+         another server of the same profile), or change admin.listen"
+    )]
+    AdminPort {
+        address: std::net::SocketAddr,
+        cause: std::io::Error,
+    },
+    #[error("the server could not go to the background: {0}")]
+    Background(std::io::Error),
+    #[error("the admin API could not be started: {0}")]
+    Admin(std::io::Error),
+}
+
+/// What happens to a running server from outside its actors.
+enum Outside {
+    Signal(Signal),
+    ProfileChanged,
+}
+
+/// Runs a server until it ends.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
+    let source = args.profile.source(args.db_path.clone());
+    let loaded = load(&source)?;
+    if args.background {
+        return start_in_background(&loaded.config);
+    }
+    let telemetry = telemetry::init(&loaded.config.log)
+        .map_err(|error| CliError::of(ExitCode::Configuration, error))?;
+    let (outside, told) = unbounded_channel();
+    // Before any other thread is there: they all leave these signals to this one.
+    let signalled = outside.clone();
+    spawn_signals(move |signal| drop(signalled.send(Outside::Signal(signal))))
+        .map_err(|error: SignalError| CliError::of(ExitCode::Failed, error))?;
+    let watcher = match &loaded.config.file {
+        None => None,
+        Some(path) => match watch(path, move || drop(outside.send(Outside::ProfileChanged))) {
+            Ok(watcher) => Some(watcher),
+            Err(error) => {
+                tracing::warn!(target: "twinmq::config", %error, "the profile is not watched; SIGHUP reloads it");
+                None
+            }
+        },
+    };
+    let system = actix_rt::System::new();
+    let code = system.block_on(serve(loaded, &source, &telemetry, told));
+    drop(watcher);
+    code
+}
+
+async fn serve(
+    mut loaded: Loaded,
+    source: &ConfigSource,
+    telemetry: &Telemetry,
+    mut outside: UnboundedReceiver<Outside>,
+) -> Result<ExitCode, CliError> {
+    banner(&loaded);
+    let config = loaded.config.clone();
+    let listener = TcpListener::bind(config.admin.listen).map_err(|cause| {
+        let address = config.admin.listen;
+        CliError::of(
+            ExitCode::AddressInUse,
+            RunError::AdminPort { address, cause },
+        )
+    })?;
+    let token = read_or_make_secret(&config.admin.token_file)
+        .map_err(|error| CliError::of(ExitCode::Configuration, error))?;
+    let mut server = start(&config)
+        .await
+        .map_err(|error| CliError::of(code_of(&error), error))?;
+    tracing::info!(target: "twinmq::store", store = %server.store_dir.display(),
+        lock = config.ha.as_ref().map(|pair| absolute(&pair.lock_file)),
+        messages = server.found_messages, "found {} messages in {}", server.found_messages,
+        server.store_dir.display());
+    let admin = crate::admin::serve(listener, Arc::new(admin_state(&config, &server, token)))
+        .map_err(|error| CliError::of(ExitCode::Failed, RunError::Admin(error)))?;
+    drop(actix_rt::spawn(admin));
+    tracing::info!(target: "twinmq::admin", "admin API at http://{}", config.admin.listen);
+    notify_systemd(&[sd_notify::NotifyState::Ready]);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            end = server.ends.recv() => {
+                return Ok(ended(&server, end));
+            }
+            event = outside.recv() => match event {
+                Some(Outside::Signal(Signal::Terminate)) if stopping => {
+                    tracing::warn!(target: "twinmq::ha", "asked a second time to end: ending at once");
+                    return Ok(ExitCode::Failed);
+                }
+                Some(Outside::Signal(Signal::Terminate)) => {
+                    stopping = true;
+                    notify_systemd(&[sd_notify::NotifyState::Stopping]);
+                    tracing::info!(target: "twinmq::ha", "Container shutdown initiated");
+                    post(&server.wired.manager, HaMessage::Stop);
+                }
+                Some(Outside::Signal(Signal::Reload) | Outside::ProfileChanged) => {
+                    take_changes(&mut loaded, source, telemetry, &server);
+                }
+                None => return Ok(ExitCode::Failed),
+            },
+        }
+    }
+}
+
+/// All or nothing: what changed, what needs a restart, or why the file was not taken.
+fn take_changes(
+    loaded: &mut Loaded,
+    source: &ConfigSource,
+    telemetry: &Telemetry,
+    server: &Server,
+) {
+    let plan = match reload(loaded, source) {
+        Ok(plan) => plan,
+        Err(errors) => {
+            tracing::error!(target: "twinmq::config", "the profile was not taken, everything stays as it was: {errors}");
+            return;
+        }
+    };
+    for change in &plan.changed {
+        tracing::info!(target: "twinmq::config", "changed {change}");
+    }
+    for change in &plan.needs_restart {
+        tracing::warn!(target: "twinmq::config", "needs a restart: {change}");
+    }
+    if plan.changed.is_empty() {
+        tracing::info!(target: "twinmq::config", "the profile was read again; nothing to change at once");
+        return;
+    }
+    if let Err(error) = telemetry.set_level(&plan.loaded.config.log.level) {
+        tracing::error!(target: "twinmq::config", %error, "the profile was not taken");
+        return;
+    }
+    server.reconfigure(&plan.loaded.config);
+    *loaded = plan.loaded;
+}
+
+fn ended(server: &Server, end: Option<End>) -> ExitCode {
+    let code = match end {
+        Some(End::Role(ExitCause::Stopped)) => {
+            // The goodbye is on its way; what the store still holds is flushed before the end.
+            server.store.close();
+            tracing::info!(target: "twinmq::ha", "Container shutdown successful");
+            ExitCode::Done
+        }
+        Some(End::Role(ExitCause::PeerMismatch(reason))) => {
+            tracing::error!(target: "twinmq::ha", "HA properties are not set properly in the backup server: {reason}");
+            server.store.close();
+            ExitCode::PeerMismatch
+        }
+        Some(End::Store(error)) => {
+            tracing::error!(target: "twinmq::store", %error,
+                "the store failed: nothing more is confirmed, the process ends");
+            ExitCode::StoreFailed
+        }
+        Some(End::ClientPort(error)) => {
+            tracing::error!(target: "twinmq::net", %error, "clients cannot be served");
+            ExitCode::AddressInUse
+        }
+        None => ExitCode::Failed,
+    };
+    code
+}
+
+fn banner(loaded: &Loaded) {
+    let config = &loaded.config;
+    tracing::info!(target: "twinmq::ha", pid = std::process::id(), profile = config.profile,
+        mode = config.mode.name(), "TwinMQ {}", env!("CARGO_PKG_VERSION"));
+    for warning in &loaded.warnings {
+        tracing::warn!(target: "twinmq::config", "{warning}");
+    }
+    if config.demo {
+        tracing::warn!(target: "twinmq::config",
+            "demo profile: both servers and the lock file on one machine; not highly available");
+    }
+}
+
+fn admin_state(config: &Config, server: &Server, token: String) -> AdminState {
+    let manager = server.wired.manager.clone();
+    let port = config.admin.listen.port();
+    AdminState {
+        status: StatusSource {
+            name: config.name.clone(),
+            profile: config.profile.clone(),
+            mode: config.mode.name(),
+            lock_path: config
+                .ha
+                .as_ref()
+                .map(|pair| pair.lock_file.display().to_string()),
+            node: server.node,
+            board: Arc::clone(&server.wired.board),
+            store: Arc::clone(&server.store),
+            data: server.data.clone(),
+            clock: Arc::new(SystemClock),
+        },
+        token,
+        hosts: vec![config.admin.listen.to_string(), format!("localhost:{port}")],
+        stop: Box::new(move || post(&manager, HaMessage::Stop)),
+    }
+}
+
+fn code_of(error: &StartError) -> ExitCode {
+    match error {
+        StartError::SharedMode | StartError::Tls(_) | StartError::Secret(_) => {
+            ExitCode::Configuration
+        }
+        StartError::ClientPort(_) | StartError::HaPort(_) => ExitCode::AddressInUse,
+        StartError::Store(error) => store_code(error),
+        StartError::LockFile(_) => ExitCode::LockFile,
+        StartError::LastRecord(_) => ExitCode::StoreDamaged,
+        StartError::Thread(_) | StartError::PeerThread => ExitCode::Failed,
+    }
+}
+
+/// The exit code for a store that cannot be opened.
+#[must_use]
+pub fn store_code(error: &StoreError) -> ExitCode {
+    match error {
+        StoreError::InUse { .. } => ExitCode::StoreInUse,
+        StoreError::WrongFormat { .. }
+        | StoreError::Damaged { .. }
+        | StoreError::Layout { .. }
+        | StoreError::WrongCluster { .. } => ExitCode::StoreDamaged,
+        StoreError::Commit { .. }
+        | StoreError::ReplicaMismatch(_)
+        | StoreError::Open { .. }
+        | StoreError::Read { .. }
+        | StoreError::File { .. }
+        | StoreError::Random(_)
+        | StoreError::Thread { .. } => ExitCode::StoreFailed,
+    }
+}
+
+/// Starts this command again without `--background`, in a session of its own, and waits until its
+/// admin port answers or it has ended.
+fn start_in_background(config: &Config) -> Result<ExitCode, CliError> {
+    use std::os::unix::process::CommandExt;
+    let failed = |error| CliError::of(ExitCode::Failed, RunError::Background(error));
+    let program = std::env::current_exe().map_err(failed)?;
+    let words = std::env::args_os()
+        .skip(1)
+        .filter(|word| word != "--background");
+    let mut child = std::process::Command::new(program)
+        .args(words)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let client = super::admin_client::AdminClient::new(&config.admin.listen.to_string(), None);
+    loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            let text =
+                format!("it ended at once with {status}; run it without --background to see why");
+            return Err(failed(std::io::Error::other(text)));
+        }
+        if client.status().is_ok_and(|status| status.pid == child.id()) {
+            super::print(&format!("running as process {}", child.id()))?;
+            return Ok(ExitCode::Done);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(target: "twinmq::ha", %error, "systemd was not told");
+    }
+}
+
+fn absolute(path: &std::path::Path) -> String {
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.to_path_buf())
+        .display()
+        .to_string()
+}
