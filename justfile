@@ -1,0 +1,33 @@
+# just, https://just.systems: every recipe is a command that can also be typed.
+
+# What must hold before a commit; changes nothing.
+verify:
+    .ci/run
+
+# Formats, and applies what clippy can.
+fix:
+    cargo fmt
+    cargo clippy --all-targets --fix --allow-dirty --allow-staged
+
+# The README's test command.
+test:
+    cargo test
+
+# A random schedule of kills of both servers under load; SEED repeats a run.
+kills KILLS="500" SEED="":
+    TWINMQ_KILLS={{KILLS}} {{ if SEED == "" { "" } else { "TWINMQ_SEED=" + SEED } }} \
+        cargo test --test cluster -- --nocapture schedule
+
+# Every benchmark, or one of them.
+bench *NAME:
+    cargo bench {{ if NAME == "" { "" } else { "--bench " + NAME } }}
+
+# Each fuzz target for SECONDS; needs a nightly toolchain and cargo-fuzz.
+fuzz SECONDS="60":
+    for target in $(cargo +nightly fuzz list); do \
+        cargo +nightly fuzz run "$target" -- -max_total_time={{SECONDS}} || exit 1; \
+    done
+
+# Writes the files that are generated from the code anew.
+bless:
+    TWINMQ_BLESS=1 cargo test --lib
