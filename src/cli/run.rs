@@ -25,7 +25,7 @@ use super::args::RunArgs;
 enum RunError {
     #[error(
         "cannot take the admin port {address}: {cause}; stop the program that has it (perhaps \
-         another server of the same profile), or change admin.listen"
+         another server of the same profile), or change admin.rmi_server_port"
     )]
     AdminPort {
         address: std::net::SocketAddr,

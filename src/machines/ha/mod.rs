@@ -690,7 +690,9 @@ impl HaMachine {
             epoch: self.epoch(),
             eligible: self.eligible(),
         };
-        if self.announced.as_ref() != Some(&announcement) {
+        // A server that has ended has nothing more to say than its goodbye.
+        let ended = self.state == HaState::Stopped;
+        if self.announced.as_ref() != Some(&announcement) && !ended {
             self.previous = announcement.previous;
             self.announced = Some(announcement.clone());
             effects.push(HaEffect::Announce(announcement));

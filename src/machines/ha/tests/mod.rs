@@ -381,3 +381,18 @@ fn a_passive_that_hears_nothing_any_more_asks_anew_when_the_channel_is_replaced(
     assert_eq!(pair.states(), (Active, Passive));
     assert!(!matches!(pair.states().1, PassiveSync));
 }
+
+/// `docs/ha-states.md` is what the machine does. After an intended change: `TWINMQ_BLESS=1`.
+#[test]
+fn the_document_of_the_states_is_the_machine() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ha-states.md");
+    let table = render_table();
+    if std::env::var_os("TWINMQ_BLESS").is_some() {
+        std::fs::write(&path, &table).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == table,
+        "docs/ha-states.md is out of date: TWINMQ_BLESS=1 cargo test --lib ha"
+    );
+}
