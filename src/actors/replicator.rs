@@ -18,7 +18,7 @@ use crate::machines::replication::{
 use crate::proto::arbiter::ArbiterRecord;
 use crate::proto::ids::{Epoch, Lsn, SessionId};
 use crate::proto::log::Batch;
-use crate::proto::peer::{Body, Frame};
+use crate::proto::peer::{Body, Frame, SyncPlan};
 use crate::storage::api::{GatePolicy, Job, SharedStore, StoreEvent};
 use crate::storage::error::StoreError;
 use crate::time::{Clock, Moment};
@@ -242,13 +242,17 @@ impl Shelled for Replicator {
         }
         let mut view = self.board.replication();
         view.follower = self.machine.follower_position();
-        view.sync = self.machine.progress();
+        let since = view.sync.map_or(now, |(_, since)| since);
+        view.sync = self.machine.progress().map(|progress| (progress, since));
     }
 
     fn run(&mut self, _: &mut Context<Self>, effect: ReplicationEffect) {
         match effect {
             ReplicationEffect::DescribeLog => unreachable!("answered within the step"),
-            ReplicationEffect::Send { session, body } => self.send(session, body),
+            ReplicationEffect::Send { session, body } => {
+                tell_resync(&body);
+                self.send(session, body);
+            }
             ReplicationEffect::SendBatch { session, batch } => self.send_batch(session, batch),
             ReplicationEffect::SendCommitIndex { session } => {
                 self.send(
@@ -278,8 +282,42 @@ impl Shelled for Replicator {
     }
 }
 
+/// The operator's lines about a resync, from both sides.
+fn tell_resync(body: &Body) {
+    match body {
+        Body::SyncPlan(SyncPlan::Incremental { common, .. }) => {
+            tracing::info!(target: "twinmq::repl", common = common.0,
+                "resync of the returning server: incremental, the log after {common}");
+        }
+        Body::SyncPlan(SyncPlan::Full { bytes, reason }) => {
+            tracing::info!(target: "twinmq::repl", bytes, reason,
+                "resync of the returning server: full, because {reason}");
+        }
+        Body::SyncDone { position, .. } => {
+            tracing::info!(target: "twinmq::repl", %position, "resync done: a whole copy is here");
+        }
+        Body::Ping { .. }
+        | Body::Pong { .. }
+        | Body::RoleChanged { .. }
+        | Body::Goodbye { .. }
+        | Body::SyncRequest { .. }
+        | Body::SyncReady { .. }
+        | Body::SnapshotPiece(_)
+        | Body::SnapshotEnd { .. }
+        | Body::SnapshotAck { .. }
+        | Body::Batch { .. }
+        | Body::CommitIndex { .. }
+        | Body::SyncEnd { .. }
+        | Body::Durable { .. }
+        | Body::InSync { .. } => {}
+    }
+}
+
 impl Replicator {
     fn report(&self, report: ReplicationReport) {
+        if let ReplicationReport::SyncDone { store, .. } = &report {
+            tracing::info!(target: "twinmq::repl", %store, "resync done: the other server has a whole copy");
+        }
         post(&self.manager, HaMessage::Replication(report));
     }
 }
