@@ -175,6 +175,7 @@ impl Replicator {
                     Ok(_) => post(&self.manager, HaMessage::EpochBegun(epoch)),
                     Err(refusal) => {
                         tracing::error!(target: "twinmq::store", %refusal, "a job was refused");
+                        post(&self.manager, HaMessage::EpochRefused(refusal.to_string()));
                     }
                 }
                 None

@@ -121,8 +121,9 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
         Port::new("replicator", address.recipient())
     };
     parts.sink.join(replicator.clone());
+    let mut gateway = None;
     let pair = parts.pair.map(|pair| {
-        let lock = start_arbiter_side(
+        let (lock, pinger) = start_arbiter_side(
             places,
             pair.arbiter,
             pair.prober,
@@ -134,6 +135,7 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
                 clock: &clock,
             },
         );
+        gateway = Some(pinger);
         let machine = LinkMachine::new(pair.link, facts, clock.now());
         let link_ports = LinkPorts {
             manager: manager.clone(),
@@ -162,7 +164,11 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
             .is_ok(),
         "a server is wired once"
     );
+    // Nobody may post to HAManager before it has its ports: whatever could do so begins only now.
     post(&manager, HaMessage::Start);
+    if let Some(gateway) = gateway {
+        post(&gateway, GatewayMessage::Start);
+    }
     if let Some(link) = link {
         post(&link, LinkCommand::Start);
     }
@@ -182,7 +188,10 @@ fn start_arbiter_side(
     lock: LockConfig,
     gateway: GatewayConfig,
     common: &Common<'_>,
-) -> Port<crate::machines::lock::LockCommand> {
+) -> (
+    Port<crate::machines::lock::LockCommand>,
+    Port<GatewayMessage>,
+) {
     // The answers go to an actor that needs the arbiter to be made: a cell breaks the circle.
     let gateway_cell: Arc<OnceLock<Port<GatewayMessage>>> = Arc::default();
     let keeper_cell: Arc<OnceLock<Port<ArbiterAnswered>>> = Arc::default();
@@ -227,8 +236,7 @@ fn start_arbiter_side(
     });
     let answered = Port::new("lock_keeper", keeper.clone().recipient());
     assert!(keeper_cell.set(answered).is_ok(), "set once");
-    post(&gateway_port, GatewayMessage::Start);
-    Port::new("lock_keeper", keeper.recipient())
+    (Port::new("lock_keeper", keeper.recipient()), gateway_port)
 }
 
 fn start_link(

@@ -102,6 +102,7 @@ async fn serve(
         server.store_dir.display());
     let admin = crate::admin::serve(listener, Arc::new(admin_state(&config, &server, token)))
         .map_err(|error| CliError::of(ExitCode::Failed, RunError::Admin(error)))?;
+    let admin_api = admin.handle();
     drop(tokio::task::spawn_local(admin));
     tracing::info!(target: "twinmq::admin", "admin API at http://{}", config.admin.listen);
     notify_systemd(&[sd_notify::NotifyState::Ready]);
@@ -109,7 +110,10 @@ async fn serve(
     loop {
         tokio::select! {
             end = server.ends.recv() => {
-                return Ok(ended(&server, end));
+                let code = ended(&server, end);
+                // Whoever asked for the stop over HTTP gets the answer.
+                admin_api.stop(true).await;
+                return Ok(code);
             }
             event = outside.recv() => match event {
                 Some(Outside::Signal(Signal::Terminate)) if stopping => {
