@@ -17,9 +17,7 @@ use crate::actors::post::{Posted, post};
 use crate::actors::replicator::ReplicatorCommand;
 use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::gateway::GatewayVerdict;
-use crate::machines::ha::{
-    HaEffect, HaInput, HaMachine,
-};
+use crate::machines::ha::{HaEffect, HaInput, HaMachine};
 use crate::machines::lock::{LockCommand, LockPace, RecordCall};
 use crate::proto::arbiter::{ArbiterCall, ArbiterRecord};
 use crate::storage::api::SharedStore;
