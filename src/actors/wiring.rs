@@ -4,6 +4,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::oneshot;
+
 use crate::actors::board::Board;
 use crate::actors::connection_manager::{ConnectionManager, LinkCommand, LinkPorts};
 use crate::actors::gateway_pinger::{GatewayMessage, GatewayPinger, Prober};
@@ -14,7 +16,7 @@ use crate::actors::lock_keeper::{ArbiterAnswered, LockKeeper, LockPorts};
 use crate::actors::peer_transport::StreamTransport;
 use crate::actors::places::{Place, Places};
 use crate::actors::post::{Port, post};
-use crate::actors::replicator::Replicator;
+use crate::actors::replicator::{Replicator, ReplicatorCommand};
 use crate::actors::store_sink::ServerSink;
 use crate::io::peer_tcp::{Net, PeerListener};
 use crate::machines::gateway::{GatewayConfig, GatewayMachine};
@@ -122,57 +124,88 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
     };
     parts.sink.join(replicator.clone());
     let pair = parts.pair.map(|pair| {
-        let lock = start_arbiter_side(
-            places,
-            pair.arbiter,
-            pair.prober,
-            pair.lock,
-            pair.gateway,
-            &Common {
-                manager: &manager,
-                board: &board,
-                clock: &clock,
-            },
-        );
-        let machine = LinkMachine::new(pair.link, facts, clock.now());
-        let link_ports = LinkPorts {
-            manager: manager.clone(),
-            replicator: replicator.clone(),
+        let common = Common {
+            manager: &manager,
+            board: &board,
+            clock: &clock,
         };
-        let link = start_link(
-            places,
-            machine,
-            pair.net,
-            pair.listener,
-            link_ports,
-            &board,
-            &clock,
-        );
-        PairPorts { lock, link }
+        start_pair(places, pair, facts, &replicator, &common)
     });
     let clients = (parts.clients)(manager.clone());
-    let link = pair.as_ref().map(|pair| pair.link.clone());
+    let ports_of_pair = pair.as_ref().map(|(arbiter, side)| PairPorts {
+        lock: arbiter.lock.clone(),
+        link: side.link.clone(),
+    });
     assert!(
         ports
             .set(HaPorts {
                 replicator,
                 clients,
-                pair
+                pair: ports_of_pair,
             })
             .is_ok(),
         "a server is wired once"
     );
+    // Only now: whatever tells HAManager something before this finds it without its neighbours.
     post(&manager, HaMessage::Start);
-    if let Some(link) = link {
-        post(&link, LinkCommand::Start);
+    if let Some((arbiter, side)) = pair {
+        post(&arbiter.gateway, GatewayMessage::Start);
+        post(&side.link, LinkCommand::Start);
+        if side.accept.send(()).is_err() {
+            unreachable!("the acceptor waits for as long as its thread lives");
+        }
     }
     Wired { manager, board }
+}
+
+/// The actors beside the arbiter; they rest until they are told to start.
+struct ArbiterSide {
+    lock: Port<crate::machines::lock::LockCommand>,
+    gateway: Port<GatewayMessage>,
+}
+
+/// ConnectionManager; it dials after `LinkCommand::Start`, and accepts after `accept`.
+struct LinkSide {
+    link: Port<LinkCommand>,
+    accept: oneshot::Sender<()>,
 }
 
 struct Common<'a> {
     manager: &'a Port<HaMessage>,
     board: &'a Arc<Board>,
     clock: &'a Arc<dyn Clock>,
+}
+
+fn start_pair(
+    places: &Places,
+    pair: PairParts,
+    facts: PeerFacts,
+    replicator: &Port<ReplicatorCommand>,
+    common: &Common<'_>,
+) -> (ArbiterSide, LinkSide) {
+    let arbiter = start_arbiter_side(
+        places,
+        pair.arbiter,
+        pair.prober,
+        pair.lock,
+        pair.gateway,
+        common,
+    );
+    let machine = LinkMachine::new(pair.link, facts, common.clock.now());
+    let ports = LinkPorts {
+        manager: common.manager.clone(),
+        replicator: replicator.clone(),
+    };
+    let link = start_link(
+        places,
+        machine,
+        pair.net,
+        pair.listener,
+        ports,
+        common.board,
+        common.clock,
+    );
+    (arbiter, link)
 }
 
 fn start_arbiter_side(
@@ -182,7 +215,7 @@ fn start_arbiter_side(
     lock: LockConfig,
     gateway: GatewayConfig,
     common: &Common<'_>,
-) -> Port<crate::machines::lock::LockCommand> {
+) -> ArbiterSide {
     // The answers go to an actor that needs the arbiter to be made: a cell breaks the circle.
     let gateway_cell: Arc<OnceLock<Port<GatewayMessage>>> = Arc::default();
     let keeper_cell: Arc<OnceLock<Port<ArbiterAnswered>>> = Arc::default();
@@ -227,8 +260,10 @@ fn start_arbiter_side(
     });
     let answered = Port::new("lock_keeper", keeper.clone().recipient());
     assert!(keeper_cell.set(answered).is_ok(), "set once");
-    post(&gateway_port, GatewayMessage::Start);
-    Port::new("lock_keeper", keeper.recipient())
+    ArbiterSide {
+        lock: Port::new("lock_keeper", keeper.recipient()),
+        gateway: gateway_port,
+    }
 }
 
 fn start_link(
@@ -239,19 +274,23 @@ fn start_link(
     ports: LinkPorts,
     board: &Arc<Board>,
     clock: &Arc<dyn Clock>,
-) -> Port<LinkCommand> {
+) -> LinkSide {
     let peer = machine.peer_address().to_owned();
     let (board, clock) = (Arc::clone(board), Arc::clone(clock));
+    let (accept, accepting) = oneshot::channel();
     let address = places.start(Place::Peer, move |ctx| {
         let own = Port::new(
             "connection_manager",
             actix::prelude::AsyncContext::address(ctx).recipient(),
         );
         let transport = StreamTransport::new(net, peer.clone(), own, Arc::clone(&clock));
-        transport.accept_from(listener());
+        transport.accept_from(listener(), accepting);
         ConnectionManager::new(machine, Box::new(transport), board, ports, peer, clock)
     });
-    Port::new("connection_manager", address.recipient())
+    LinkSide {
+        link: Port::new("connection_manager", address.recipient()),
+        accept,
+    }
 }
 
 /// The prober needs the pinger's address, the pinger its prober.
