@@ -65,10 +65,18 @@ impl StreamTransport {
         }
     }
 
-    /// Takes connections from `listener` for as long as the thread lives.
-    pub fn accept_from(&self, mut listener: Box<dyn PeerListener>) {
+    /// Takes connections from `listener` for as long as the thread lives, once `start` has come. A
+    /// peer that dials before that waits in the listener's backlog.
+    pub fn accept_from(
+        &self,
+        mut listener: Box<dyn PeerListener>,
+        start: tokio::sync::oneshot::Receiver<()>,
+    ) {
         let shared = Rc::clone(&self.shared);
         tokio::task::spawn_local(async move {
+            if start.await.is_err() {
+                return; // The server was never wired.
+            }
             loop {
                 match listener.accept().await {
                     Ok(incoming) => {

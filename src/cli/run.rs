@@ -11,6 +11,7 @@ use crate::actors::server::{End, Server, StartError, start};
 use crate::admin::{AdminState, StatusSource};
 use crate::config::{Config, ConfigSource, Loaded, load, read_or_make_secret, reload, watch};
 use crate::exit::ExitCode;
+use crate::io::port_owner;
 use crate::io::signals::{Signal, SignalError, spawn_signals};
 use crate::machines::ha::ExitCause;
 use crate::storage::error::StoreError;
@@ -24,12 +25,14 @@ use super::args::RunArgs;
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error(
-        "cannot take the admin port {address}: {cause}; stop the program that has it (perhaps \
-         another server of the same profile), or change admin.rmi_server_port"
+        "cannot take the admin port {address}: {cause}{}; stop the program that has it (perhaps \
+         another server of the same profile), or change admin.rmi_server_port",
+        owner.as_ref().map(|owner| format!(": it is in use by {owner}")).unwrap_or_default()
     )]
     AdminPort {
         address: std::net::SocketAddr,
         cause: std::io::Error,
+        owner: Option<String>,
     },
     #[error("the server could not go to the background: {0}")]
     Background(std::io::Error),
@@ -88,7 +91,11 @@ async fn serve(
         let address = config.admin.listen;
         CliError::of(
             ExitCode::AddressInUse,
-            RunError::AdminPort { address, cause },
+            RunError::AdminPort {
+                address,
+                cause,
+                owner: port_owner::listener(address),
+            },
         )
     })?;
     let token = read_or_make_secret(&config.admin.token_file)
@@ -262,7 +269,7 @@ pub fn store_code(error: &StoreError) -> ExitCode {
     }
 }
 
-/// Starts this command again without `--background`, in a session of its own, and waits until its
+/// Starts this command again without `--background`, in a process group of its own, and waits until its
 /// admin port answers or it has ended.
 fn start_in_background(config: &Config) -> Result<ExitCode, CliError> {
     use std::os::unix::process::CommandExt;

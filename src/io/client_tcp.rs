@@ -29,7 +29,7 @@ pub enum PortError {
     /// Somebody else has it.
     #[error(
         "cannot take the client port {address}: it is in use by {owner}; stop that one, or change \
-         `listen` in this server's profile and the address that its clients use"
+         `client.listen` in this server's profile and the address that its clients use"
     )]
     InUse {
         /// Which.
@@ -38,7 +38,7 @@ pub enum PortError {
         owner: String,
     },
     /// Anything else the system says.
-    #[error("cannot take the client port {address}: {cause}; check `listen` in the profile")]
+    #[error("cannot take the client port {address}: {cause}; check `client.listen` in the profile")]
     System {
         /// Which.
         address: SocketAddr,
@@ -256,7 +256,7 @@ mod tests {
         let error = BoundPort::bind(at).unwrap_err();
         assert!(matches!(error, PortError::InUse { .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains(&at.to_string()) && text.contains("`listen`"));
+        assert!(text.contains(&at.to_string()) && text.contains("`client.listen`"));
         let _listener = port.listen().unwrap();
         let text = BoundPort::bind(at).unwrap_err().to_string();
         assert!(

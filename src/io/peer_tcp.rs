@@ -70,8 +70,8 @@ pub trait PeerListener: Send {
 pub enum ListenError {
     /// Somebody else does.
     #[error(
-        "the HA channel's address {address} is in use{}: end that program, or give this server \
-         another HA port and set the same port as the peer's on the other server",
+        "the HA channel's address {address} is in use{}: stop that one, or change ha.port in this \
+         server's profile and ha.backup_ha_port in the other's to the same port",
         owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default()
     )]
     InUse {
@@ -81,7 +81,10 @@ pub enum ListenError {
         owner: Option<String>,
     },
     /// Any other cause.
-    #[error("cannot listen on the HA channel's address {address}: {cause}")]
+    #[error(
+        "cannot listen on the HA channel's address {address}: {cause}; check ha.ip_address and \
+         ha.port in the profile"
+    )]
     Failed {
         /// As configured.
         address: String,
