@@ -7,6 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use actix::prelude::{AsyncContext, Context};
 
+use tokio::sync::oneshot;
+
 use crate::actors::board::Board;
 use crate::actors::connection_manager::{ConnectionManager, LinkCommand, LinkPorts};
 use crate::actors::gateway_pinger::{GatewayMessage, GatewayPinger, Prober};
@@ -121,9 +123,13 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
     assert!(filled.is_ok(), "a server is wired once");
     // Nobody may post to HAManager before it has its ports: whatever could do so begins only now.
     post(&manager, HaMessage::Start);
-    if let Some((gateway, link)) = begin {
-        post(&gateway, GatewayMessage::Start);
-        post(&link, LinkCommand::Start);
+    if let Some(begin) = begin {
+        post(&begin.gateway, GatewayMessage::Start);
+        post(&begin.link, LinkCommand::Start);
+        assert!(
+            begin.accept.send(()).is_ok(),
+            "the acceptor waits for its start"
+        );
     }
     Wired {
         manager,
@@ -177,8 +183,12 @@ fn start_replicator(
     Port::new("replicator", address.recipient())
 }
 
-/// The ports of HAManager's further neighbours, and of those that begin by themselves.
-type PairStarted = (PairPorts, (Port<GatewayMessage>, Port<LinkCommand>));
+/// Those that begin by themselves, and wait for it.
+struct Begin {
+    gateway: Port<GatewayMessage>,
+    link: Port<LinkCommand>,
+    accept: oneshot::Sender<()>,
+}
 
 fn start_pair(
     common: &Common<'_>,
@@ -186,7 +196,7 @@ fn start_pair(
     facts: PeerFacts,
     manager: &Port<HaMessage>,
     replicator: &Port<ReplicatorCommand>,
-) -> PairStarted {
+) -> (PairPorts, Begin) {
     let gateway = start_gateway(common, pair.gateway, pair.prober, manager);
     let ports = LockPorts {
         manager: manager.clone(),
@@ -198,14 +208,14 @@ fn start_pair(
         manager: manager.clone(),
         replicator: replicator.clone(),
     };
-    let link = start_link(common, machine, pair.net, pair.listener, ports);
-    (
-        PairPorts {
-            lock,
-            link: link.clone(),
-        },
-        (gateway, link),
-    )
+    let (accept, begun) = oneshot::channel();
+    let link = start_link(common, machine, pair.net, pair.listener, begun, ports);
+    let begin = Begin {
+        gateway,
+        link: link.clone(),
+        accept,
+    };
+    (PairPorts { lock, link }, begin)
 }
 
 fn start_gateway(
@@ -248,6 +258,7 @@ fn start_link(
     machine: LinkMachine,
     net: Arc<dyn Net>,
     listener: Box<dyn FnOnce() -> Box<dyn PeerListener> + Send>,
+    begun: oneshot::Receiver<()>,
     ports: LinkPorts,
 ) -> Port<LinkCommand> {
     let peer = machine.peer_address().to_owned();
@@ -257,7 +268,7 @@ fn start_link(
         .start(Place::Peer, move |ctx: &mut Context<ConnectionManager>| {
             let own = Port::new("connection_manager", ctx.address().recipient());
             let transport = StreamTransport::new(net, peer.clone(), own, Arc::clone(&clock));
-            transport.accept_from(listener());
+            transport.accept_from(listener(), begun);
             ConnectionManager::new(machine, Box::new(transport), board, ports, peer, clock)
         });
     Port::new("connection_manager", address.recipient())
