@@ -24,6 +24,7 @@ pub mod permits;
 pub mod places;
 pub mod post;
 pub mod replicator;
+mod resync_log;
 pub mod server;
 mod server_clients;
 mod server_pair;

@@ -11,6 +11,7 @@ use actix::prelude::{Actor, Context, Handler};
 use crate::actors::board::Board;
 use crate::actors::ha_manager::{HaMessage, encode_last_record};
 use crate::actors::post::{Port, Posted, post};
+use crate::actors::resync_log::tell_resync;
 use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::replication::{
     ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport,
@@ -18,7 +19,7 @@ use crate::machines::replication::{
 use crate::proto::arbiter::ArbiterRecord;
 use crate::proto::ids::{Epoch, Lsn, SessionId};
 use crate::proto::log::Batch;
-use crate::proto::peer::{Body, Frame, SyncPlan};
+use crate::proto::peer::{Body, Frame};
 use crate::storage::api::{GatePolicy, Job, SharedStore, StoreEvent};
 use crate::storage::error::StoreError;
 use crate::time::{Clock, Moment};
@@ -280,37 +281,6 @@ impl Shelled for Replicator {
 
     fn deadline() -> Option<ReplicationInput> {
         Some(ReplicationInput::Deadline)
-    }
-}
-
-/// The operator's lines about a resync, from both sides.
-fn tell_resync(body: &Body) {
-    match body {
-        Body::SyncPlan(SyncPlan::Incremental { common, .. }) => {
-            tracing::info!(target: "twinmq::repl", common = common.0,
-                "resync of the returning server: incremental, the log after {common}");
-        }
-        Body::SyncPlan(SyncPlan::Full { bytes, reason }) => {
-            tracing::info!(target: "twinmq::repl", bytes, reason,
-                "resync of the returning server: full, because {reason}");
-        }
-        Body::SyncDone { position, .. } => {
-            tracing::info!(target: "twinmq::repl", %position, "resync done: a whole copy is here");
-        }
-        Body::Ping { .. }
-        | Body::Pong { .. }
-        | Body::RoleChanged { .. }
-        | Body::Goodbye { .. }
-        | Body::SyncRequest { .. }
-        | Body::SyncReady { .. }
-        | Body::SnapshotPiece(_)
-        | Body::SnapshotEnd { .. }
-        | Body::SnapshotAck { .. }
-        | Body::Batch { .. }
-        | Body::CommitIndex { .. }
-        | Body::SyncEnd { .. }
-        | Body::Durable { .. }
-        | Body::InSync { .. } => {}
     }
 }
 

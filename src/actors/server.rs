@@ -106,6 +106,11 @@ impl Server {
     }
 }
 
+/// Runs what a server's main thread does: the system that its actors' threads belong to lives as long.
+pub fn block_on<T>(main: impl Future<Output = T>) -> T {
+    actix_rt::System::new().block_on(main)
+}
+
 /// Opens and starts everything; returns once HAManager has been told to begin.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::actors::ha_manager::HaMessage;
 use crate::actors::post::post;
-use crate::actors::server::{End, Server, StartError, start};
+use crate::actors::server::{End, Server, StartError, block_on, start};
 use crate::admin::{AdminState, StatusSource};
 use crate::config::{Config, ConfigSource, Loaded, load, read_or_make_secret, reload, watch};
 use crate::exit::ExitCode;
@@ -73,8 +73,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
             }
         },
     };
-    let system = actix_rt::System::new();
-    let code = system.block_on(serve(loaded, &source, &telemetry, told));
+    let code = block_on(serve(loaded, &source, &telemetry, told));
     drop(watcher);
     code
 }
