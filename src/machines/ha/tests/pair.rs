@@ -27,6 +27,7 @@ pub(super) struct Server {
     pub(super) exited: Option<ExitCause>,
     /// The writes in its log, in order.
     pub(super) log: Vec<u64>,
+    backup: Option<(OwnStore, Option<ArbiterRecord>, Vec<u64>)>,
     wants_lock: bool,
     leads: Option<SessionId>,
     follows: Option<SessionId>,
@@ -70,6 +71,7 @@ impl Pair {
             serving: false,
             exited: None,
             log: Vec::new(),
+            backup: None,
             wants_lock: false,
             leads: None,
             follows: None,
@@ -237,10 +239,12 @@ impl Pair {
     pub(super) fn check_nothing_is_lost(&self) {
         for at in [PRIMARY, SECONDARY] {
             let server = &self.servers[at];
-            let named = self
-                .record
-                .as_ref()
-                .is_some_and(|record| record.holds(server.own.store));
+            // A disk that was put back is not what the record means: only A1 keeps it from serving.
+            let named = server.backup.is_none()
+                && self
+                    .record
+                    .as_ref()
+                    .is_some_and(|record| record.holds(server.own.store));
             if (server.serving && server.gate != GatePolicy::Closed) || named {
                 for write in &self.confirmed {
                     assert!(
@@ -249,6 +253,20 @@ impl Pair {
                     );
                 }
             }
+        }
+    }
+
+    /// Copies a server's disk, as a snapshot of a virtual machine does.
+    pub(super) fn back_up(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        server.backup = Some((server.own, server.last_record.clone(), server.log.clone()));
+    }
+
+    /// Puts the copy back while the server is down.
+    pub(super) fn revert(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        if let Some((own, record, log)) = server.backup.clone() {
+            (server.own, server.last_record, server.log) = (own, record, log);
         }
     }
 

@@ -47,9 +47,10 @@ fn act(pair: &mut Pair, random: &mut Random) {
         SECONDARY
     };
     let alive = pair.servers[at].machine.is_some();
-    match random.below(22) {
+    match random.below(24) {
         0 | 1 if alive => pair.kill(at),
         0 | 1 if random.below(12) == 0 && pair.may_wipe(at) => pair.wipe(at),
+        0 | 1 if random.below(6) == 0 && pair.may_wipe(at) => pair.revert(at),
         0..=3 if !alive => pair.start(at),
         4..=6 => pair.connect_if_possible(),
         7 => pair.cut(),
@@ -72,6 +73,7 @@ fn act(pair: &mut Pair, random: &mut Random) {
                 pair.give(at, HaInput::AckOverdue { session });
             }
         }
+        19 => pair.back_up(at),
         _ => pair.write(),
     }
 }
