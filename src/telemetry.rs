@@ -95,7 +95,8 @@ pub fn init_for_command() -> Result<Telemetry, TelemetryError> {
 
 fn parse(levels: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::builder()
-        .parse(levels)
+        // The admin server's own start-up lines tell an operator nothing; a level set for it counts.
+        .parse(format!("actix_server=warn,{levels}"))
         .map_err(|cause| TelemetryError::Levels {
             levels: levels.to_owned(),
             cause,

@@ -116,7 +116,7 @@ impl Source {
 }
 
 fn is_test_file(path: &str) -> bool {
-    path.ends_with("/tests.rs")
+    path.ends_with("tests.rs")
         || path.contains("/tests/")
         || path.ends_with("/toy_server.rs")
         || path.ends_with("/testkit.rs")
@@ -186,7 +186,8 @@ fn is_word(c: char) -> bool {
 fn without_tests(code: &str) -> String {
     let mut lines: Vec<&str> = code.lines().collect();
     let tests = lines.windows(2).position(|pair| {
-        pair[0].trim() == "#[cfg(test)]" && pair[1].trim_start().starts_with("mod tests")
+        let module = pair[1].trim_start().trim_start_matches("pub(crate) ");
+        pair[0].trim() == "#[cfg(test)]" && module.starts_with("mod tests")
     });
     lines.truncate(tests.unwrap_or(lines.len()));
     lines.join("\n")

@@ -62,8 +62,8 @@ pub struct LinkView {
 pub struct ReplicationView {
     /// The follower's copy and how far it is durable.
     pub follower: Option<(StoreId, Position)>,
-    /// A resync under way.
-    pub sync: Option<SyncProgress>,
+    /// A resync under way, and since when.
+    pub sync: Option<(SyncProgress, Moment)>,
 }
 
 /// By GatewayPinger.

@@ -24,7 +24,7 @@ use crate::actors::session::{SessionConfig, SessionContext};
 use crate::io::client_tcp::{BoundPort, PortError};
 use crate::proto::ids::{DestId, Epoch, Lsn};
 use crate::storage::api::{Committed, Entry, SharedStore};
-use crate::time::Clock;
+use crate::time::{Clock, Moment};
 
 /// How often the store is asked whether it refuses sends.
 const LOOK: Duration = Duration::from_millis(250);
@@ -194,7 +194,7 @@ impl DataPlane {
 /// A drain that goes on.
 struct Drain {
     reason: String,
-    until: tokio::time::Instant,
+    until: Moment,
     done: Vec<Done<()>>,
 }
 
@@ -244,7 +244,7 @@ impl Running {
     async fn begin_drain(&mut self, patience: Duration, reason: String, done: Done<()>) {
         self.acceptor.close().await;
         self.directory().order_all(&Order::Drain(reason.clone()));
-        let until = tokio::time::Instant::now() + patience;
+        let until = self.context.clock.now().after(patience);
         let drain = self.drain.get_or_insert(Drain {
             reason,
             until,
@@ -285,7 +285,8 @@ async fn drained(running: &Running) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    if tokio::time::timeout_at(drain.until, quiet).await.is_err() {
+    let patience = drain.until.since(running.context.clock.now());
+    if tokio::time::timeout(patience, quiet).await.is_err() {
         tracing::warn!(target: "twinmq::data", "the drain took too long: what is left is closed");
     }
 }

@@ -9,162 +9,31 @@ use actix::prelude::{Actor, Context, Handler};
 
 use crate::actors::board::Board;
 use crate::actors::connection_manager::LinkCommand;
+pub use crate::actors::ha_inbox::{HaMessage, LinkEvent};
+use crate::actors::ha_inputs::input_of_report;
+pub use crate::actors::ha_ports::{ClientSide, HaIdentity, HaPorts, PairPorts};
 use crate::actors::ha_timing::HaTiming;
-use crate::actors::post::{Port, Posted, post};
+use crate::actors::post::{Posted, post};
 use crate::actors::replicator::ReplicatorCommand;
 use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::gateway::GatewayVerdict;
-use crate::machines::ha::{
-    Announcement, ExitCause, HaEffect, HaInput, HaMachine, HeldLock, LinkEnd, OwnStore,
-};
-use crate::machines::lock::{LockCommand, LockPace, LockReport, RecordCall};
-use crate::machines::replication::ReplicationReport;
+use crate::machines::ha::{HaEffect, HaInput, HaMachine};
+use crate::machines::lock::{LockCommand, LockPace, RecordCall};
 use crate::proto::arbiter::{ArbiterCall, ArbiterRecord};
-use crate::proto::ids::{Epoch, NodeId, SessionId, StoreId};
-use crate::proto::peer::{Hello, PeerFacts, ServerState};
 use crate::storage::api::SharedStore;
-use crate::time::{Clock, Moment, rfc3339};
-
-/// Facts for HAManager, from its leaves.
-#[derive(Debug)]
-pub enum HaMessage {
-    /// Wiring is done.
-    Start,
-    /// From ConnectionManager.
-    Link(LinkEvent),
-    /// From LockKeeper.
-    Lock(LockReport),
-    /// From GatewayPinger.
-    Gateway(GatewayVerdict),
-    /// From Replicator.
-    Replication(ReplicationReport),
-    /// The record is in `node/`.
-    RecordPersisted,
-    /// The epoch is in the log, durably.
-    EpochBegun(Epoch),
-    /// Clients are answered and gone.
-    ClientsDrained,
-    /// End in order.
-    Stop,
-}
-
-/// What happens on the HA channel, as far as roles go.
-#[derive(Debug)]
-pub enum LinkEvent {
-    /// The channel is up.
-    Up {
-        /// Its session.
-        session: SessionId,
-        /// What the peer said.
-        hello: Box<Hello>,
-    },
-    /// The channel is down.
-    Down {
-        /// Its session.
-        session: SessionId,
-        /// How it ended.
-        end: LinkEnd,
-        /// When the peer was heard last.
-        last_heard: Moment,
-    },
-    /// The peer's facts.
-    Facts {
-        /// In which session.
-        session: SessionId,
-        /// The facts.
-        facts: PeerFacts,
-    },
-    /// The peer ends in order.
-    Goodbye {
-        /// In which session.
-        session: SessionId,
-        /// In which epoch.
-        epoch: Epoch,
-    },
-    /// A ping was answered.
-    Answered {
-        /// When it had been sent.
-        ping_sent_at: Moment,
-    },
-    /// The peer's ping was answered.
-    ReplySent {
-        /// When.
-        at: Moment,
-    },
-    /// The peer does not fit.
-    Mismatch {
-        /// The differences.
-        reason: String,
-    },
-}
-
-/// The client side, as HAManager commands it.
-pub trait ClientSide: Send + Sync {
-    /// Listen and serve, in this epoch.
-    fn serve(&self, epoch: Epoch);
-    /// Close the port and every connection now.
-    fn stop_serving(&self, reason: &str);
-    /// Answer what was sent, then close; `ClientsDrained` comes back.
-    fn drain(&self);
-    /// End the process, in order.
-    fn end_process(&self, cause: &ExitCause);
-}
-
-/// HAManager's neighbours.
-pub struct HaPorts {
-    /// Replicator.
-    pub replicator: Port<ReplicatorCommand>,
-    /// The client side and the process.
-    pub clients: Arc<dyn ClientSide>,
-    /// What only a server of a pair has.
-    pub pair: Option<PairPorts>,
-}
-
-/// The neighbours that deal with the peer and the arbiter.
-pub struct PairPorts {
-    /// LockKeeper.
-    pub lock: Port<LockCommand>,
-    /// ConnectionManager.
-    pub link: Port<LinkCommand>,
-}
-
-impl HaPorts {
-    fn to_lock(&self, command: LockCommand) {
-        if let Some(pair) = &self.pair {
-            post(&pair.lock, command);
-        }
-    }
-
-    fn to_link(&self, command: LinkCommand) {
-        if let Some(pair) = &self.pair {
-            post(&pair.link, command);
-        }
-    }
-}
-
-/// What HAManager knows of its server and never changes.
-pub struct HaIdentity {
-    /// This server.
-    pub node: NodeId,
-    /// `Primary`, `Secondary` or `Standalone`, for the console lines.
-    pub title: &'static str,
-    /// The lock file as configured, for the console lines; empty in standalone mode.
-    pub lock_path: String,
-    /// The clocks.
-    pub clock: Arc<dyn Clock>,
-}
+use crate::time::Moment;
 
 /// The actor.
 pub struct HaManager {
-    shell: Shell<HaEffect>,
-    machine: HaMachine,
-    timing: HaTiming,
-    identity: HaIdentity,
-    store: SharedStore,
-    board: Arc<Board>,
+    pub(super) shell: Shell<HaEffect>,
+    pub(super) machine: HaMachine,
+    pub(super) timing: HaTiming,
+    pub(super) identity: HaIdentity,
+    pub(super) store: SharedStore,
+    pub(super) board: Arc<Board>,
     /// Filled by the wiring before the first message.
-    ports: Arc<OnceLock<HaPorts>>,
-    last_refusal: String,
+    pub(super) ports: Arc<OnceLock<HaPorts>>,
+    pub(super) last_refusal: String,
 }
 
 impl HaManager {
@@ -191,103 +60,10 @@ impl HaManager {
         }
     }
 
-    fn ports(&self) -> &HaPorts {
+    pub(super) fn ports(&self) -> &HaPorts {
         self.ports
             .get()
             .expect("wiring fills the ports before it posts Start")
-    }
-
-    fn own(&self) -> OwnStore {
-        let facts = self.store.log_facts();
-        OwnStore {
-            store: facts.store,
-            position: facts.durable,
-            sync_in_progress: facts.sync_in_progress,
-        }
-    }
-
-    /// Every half ping interval: the peer and the lock file learn where this server is.
-    fn beat(&self) {
-        self.ports().to_link(LinkCommand::OwnFacts(self.facts()));
-        if self.machine.holds_lock() {
-            let epoch = self.machine.epoch();
-            self.ports().to_lock(LockCommand::Heartbeat {
-                epoch,
-                positions: self.positions(),
-            });
-        }
-    }
-
-    /// A1: how far each store of the in-sync set is durable, at least.
-    fn positions(&self) -> Vec<(StoreId, crate::proto::ids::Position)> {
-        let in_sync = |store: &StoreId| {
-            self.machine
-                .record()
-                .is_some_and(|record| record.holds(*store))
-        };
-        let own = self.own();
-        let follower = self.board.replication().follower;
-        [Some((own.store, own.position)), follower]
-            .into_iter()
-            .flatten()
-            .filter(|(store, _)| in_sync(store))
-            .collect()
-    }
-
-    fn facts(&self) -> PeerFacts {
-        let own = self.own();
-        PeerFacts {
-            state: self.machine.shown(),
-            previous: self.machine.previous(),
-            claiming: self.machine.state().claiming(),
-            epoch: self.machine.epoch(),
-            store: own.store,
-            position: own.position,
-            sync_in_progress: own.sync_in_progress,
-            arbiter: self.machine.last_record().map(|record| record.arbiter),
-            last_record: self
-                .machine
-                .last_record()
-                .map(|record| record.seq)
-                .unwrap_or_default(),
-            eligible: self.machine.eligible(),
-            lock: self.machine.lock_identity(),
-        }
-    }
-
-    fn publish(&self) {
-        let mut role = self.board.role();
-        role.epoch = self.machine.epoch();
-        role.in_sync = self
-            .machine
-            .record()
-            .map(|record| record.isr.clone())
-            .unwrap_or_default();
-        role.owner = self.machine.record().map(|record| record.owner);
-        role.lock_held = self.machine.holds_lock();
-        role.claims = self.machine.claims().clone();
-        role.reason = self.machine.reason().map(str::to_owned);
-    }
-
-    fn announce(&self, said: &Announcement) {
-        let mut role = self.board.role();
-        let changed = role.since_ms == 0 || role.state != said.state;
-        if changed {
-            role.since_ms = self.identity.clock.wall_ms();
-            role.previous = said.previous;
-            role.state = said.state;
-        }
-        let since = rfc3339(role.since_ms);
-        drop(role);
-        self.ports().to_link(LinkCommand::OwnFacts(self.facts()));
-        if changed {
-            tracing::info!(target: "twinmq::ha", from = %said.previous, to = %said.state,
-                epoch = said.epoch.0, since, "{} Server switched to {}", self.identity.title, said.state);
-            if said.state == ServerState::Waiting && self.machine.peer().is_none() {
-                tracing::info!(target: "twinmq::ha",
-                    "Backup Server not Connected. Check configuration or Start backup Server ...");
-            }
-        }
     }
 
     fn call_arbiter(&self, id: u64, call: ArbiterCall) {
@@ -300,96 +76,6 @@ impl HaManager {
             }
         };
         self.ports().to_lock(LockCommand::Ask { ticket: id, call });
-    }
-
-    fn refused(&mut self, reason: String) {
-        if self.last_refusal != reason {
-            tracing::warn!(target: "twinmq::ha", reason, "this server may not serve");
-            self.last_refusal = reason;
-        }
-    }
-
-    fn input_of_link(&mut self, event: LinkEvent) -> Option<HaInput> {
-        match event {
-            LinkEvent::Up { session, hello } => Some(HaInput::LinkUp { session, hello }),
-            LinkEvent::Down {
-                session,
-                end,
-                last_heard,
-            } => {
-                self.timing.peer_heard(last_heard);
-                Some(HaInput::LinkDown {
-                    session,
-                    cause: end,
-                })
-            }
-            LinkEvent::Facts { session, facts } => Some(HaInput::PeerFacts { session, facts }),
-            LinkEvent::Goodbye { session, epoch } => Some(HaInput::PeerGoodbye { session, epoch }),
-            LinkEvent::Answered { ping_sent_at } => {
-                if self.machine.pings_extend_lease() {
-                    self.timing.proven(ping_sent_at);
-                }
-                None
-            }
-            LinkEvent::ReplySent { at } => {
-                self.timing.reply_sent(at);
-                None
-            }
-            LinkEvent::Mismatch { reason } => {
-                tracing::error!(target: "twinmq::ha", "{reason}");
-                Some(HaInput::PeerMismatch { reason })
-            }
-        }
-    }
-
-    fn input_of_lock(&mut self, now: Moment, report: LockReport) -> HaInput {
-        match report {
-            LockReport::Acquired {
-                lock,
-                record,
-                sent_at,
-            } => {
-                self.timing.lock_obtained(sent_at, now);
-                tracing::info!(target: "twinmq::lock", "Successfully acquired lock on: {}",
-                    self.identity.lock_path);
-                HaInput::LockAcquired(HeldLock { lock, record })
-            }
-            LockReport::Refused { holder } => HaInput::LockRefused { holder },
-            LockReport::Confirmed { sent_at, record } => {
-                self.timing.proven(sent_at);
-                HaInput::LockConfirmed { record }
-            }
-            LockReport::Lost { reason } => {
-                tracing::error!(target: "twinmq::lock", reason, "the lock was lost");
-                HaInput::LockLost { reason }
-            }
-            LockReport::Unreachable { reason } => {
-                tracing::warn!(target: "twinmq::lock", reason, "the lock file does not answer");
-                HaInput::LockUnreachable { reason }
-            }
-            LockReport::Released => HaInput::LockReleased,
-            LockReport::Answered { ticket, answer } => {
-                HaInput::ArbiterAnswered { id: ticket, answer }
-            }
-        }
-    }
-}
-
-/// Whether the machine, or only the clockwork, is concerned.
-fn input_of_report(report: ReplicationReport) -> HaInput {
-    match report {
-        ReplicationReport::SyncDone { session, store } => HaInput::SyncDone { session, store },
-        ReplicationReport::PeerHoldsAll { session } => HaInput::PeerHoldsAll { session },
-        ReplicationReport::InSync { session, epoch } => HaInput::InSync { session, epoch },
-        ReplicationReport::Progress { session } => HaInput::SyncProgress { session },
-        ReplicationReport::SyncFailed { session, reason } => {
-            tracing::warn!(target: "twinmq::repl", reason, "the resync failed, it will start over");
-            HaInput::SyncFailed { session, reason }
-        }
-        ReplicationReport::AckOverdue { session } => {
-            tracing::warn!(target: "twinmq::repl", "the passive does not acknowledge in time");
-            HaInput::AckOverdue { session }
-        }
     }
 }
 
@@ -432,6 +118,7 @@ impl Shelled for HaManager {
             HaMessage::Replication(report) => Some(input_of_report(report)),
             HaMessage::RecordPersisted => Some(HaInput::Persisted),
             HaMessage::EpochBegun(epoch) => Some(HaInput::EpochBegun(epoch)),
+            HaMessage::EpochRefused(why) => Some(HaInput::EpochRefused(why)),
             HaMessage::ClientsDrained => Some(HaInput::ClientsDrained),
             HaMessage::Stop => Some(HaInput::StopRequested),
         });

@@ -11,6 +11,7 @@ use actix::prelude::{Actor, Context, Handler};
 use crate::actors::board::Board;
 use crate::actors::ha_manager::{HaMessage, encode_last_record};
 use crate::actors::post::{Port, Posted, post};
+use crate::actors::resync_log::tell_resync;
 use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::replication::{
     ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport,
@@ -175,6 +176,7 @@ impl Replicator {
                     Ok(_) => post(&self.manager, HaMessage::EpochBegun(epoch)),
                     Err(refusal) => {
                         tracing::error!(target: "twinmq::store", %refusal, "a job was refused");
+                        post(&self.manager, HaMessage::EpochRefused(refusal.to_string()));
                     }
                 }
                 None
@@ -242,13 +244,17 @@ impl Shelled for Replicator {
         }
         let mut view = self.board.replication();
         view.follower = self.machine.follower_position();
-        view.sync = self.machine.progress();
+        let since = view.sync.map_or(now, |(_, since)| since);
+        view.sync = self.machine.progress().map(|progress| (progress, since));
     }
 
     fn run(&mut self, _: &mut Context<Self>, effect: ReplicationEffect) {
         match effect {
             ReplicationEffect::DescribeLog => unreachable!("answered within the step"),
-            ReplicationEffect::Send { session, body } => self.send(session, body),
+            ReplicationEffect::Send { session, body } => {
+                tell_resync(&body);
+                self.send(session, body);
+            }
             ReplicationEffect::SendBatch { session, batch } => self.send_batch(session, batch),
             ReplicationEffect::SendCommitIndex { session } => {
                 self.send(
@@ -280,6 +286,9 @@ impl Shelled for Replicator {
 
 impl Replicator {
     fn report(&self, report: ReplicationReport) {
+        if let ReplicationReport::SyncDone { store, .. } = &report {
+            tracing::info!(target: "twinmq::repl", %store, "resync done: the other server has a whole copy");
+        }
         post(&self.manager, HaMessage::Replication(report));
     }
 }

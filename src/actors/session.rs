@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use self::gathered::Gathered;
 use crate::actors::directory::Directory;
@@ -509,11 +509,7 @@ impl Session {
         let now = self.context.clock.now();
         match (&mut self.timer, deadline) {
             (_, None) => self.timer = None,
-            (Some((at, sleep)), Some(deadline)) => {
-                *at = deadline;
-                sleep.as_mut().reset(Instant::now() + deadline.since(now));
-            }
-            (None, Some(deadline)) => {
+            (_, Some(deadline)) => {
                 let sleep = tokio::time::sleep(deadline.since(now));
                 self.timer = Some((deadline, Box::pin(sleep)));
             }

@@ -2,7 +2,10 @@
 //! outside world (store, arbiter, network, probes, clock, client side), real ones in a server and
 //! in-memory ones in the simulator, and starts the same actors on either.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
+
+use actix::prelude::{AsyncContext, Context};
 
 use tokio::sync::oneshot;
 
@@ -22,7 +25,7 @@ use crate::io::peer_tcp::{Net, PeerListener};
 use crate::machines::gateway::{GatewayConfig, GatewayMachine};
 use crate::machines::ha::{HaConfig, HaMachine, HaMode, OwnStore};
 use crate::machines::link::{LinkConfig, LinkMachine};
-use crate::machines::lock::{LockConfig, LockMachine};
+use crate::machines::lock::{LockCommand, LockConfig, LockMachine};
 use crate::machines::replication::{ReplicationConfig, ReplicationMachine};
 use crate::proto::arbiter::{Arbiter, ArbiterAnswer, ArbiterRecord};
 use crate::proto::ids::Epoch;
@@ -57,9 +60,9 @@ pub struct Parts {
 /// The peer's and the arbiter's side of a server.
 pub struct PairParts {
     /// Makes the arbiter, given where its answers go.
-    pub arbiter: Box<dyn FnOnce(AnswerSink) -> Arc<dyn Arbiter>>,
+    pub arbiter: Box<dyn FnOnce(AnswerSink) -> Arc<dyn Arbiter> + Send>,
     /// Makes the prober, given where its answers go.
-    pub prober: Box<dyn FnOnce(Port<GatewayMessage>) -> Box<dyn Prober>>,
+    pub prober: Box<dyn FnOnce(Port<GatewayMessage>) -> Box<dyn Prober> + Send>,
     /// The network.
     pub net: Arc<dyn Net>,
     /// Gives the listener of the HA port, on the thread where it will be used.
@@ -85,228 +88,197 @@ pub struct Wired {
 
 /// Starts the actors and tells HAManager to begin.
 pub fn wire(places: &Places, parts: Parts) -> Wired {
-    let board = Arc::new(Board::new());
-    let ports = Arc::new(OnceLock::new());
-    let clock = Arc::clone(&parts.identity.clock);
+    let common = Common {
+        places,
+        board: Arc::new(Board::new()),
+        store: Arc::clone(&parts.store),
+        clock: Arc::clone(&parts.identity.clock),
+    };
     let facts = initial_facts(&parts.store, parts.last_record.as_ref());
-    let single = parts.ha.mode == HaMode::Single;
-    let manager = {
-        let own = OwnStore {
-            store: facts.store,
-            position: facts.position,
-            sync_in_progress: facts.sync_in_progress,
-        };
-        let machine = HaMachine::new(parts.ha, own, parts.last_record);
-        let timing = HaTiming::new(parts.intervals, parts.lease, single, clock.now());
-        let (store, board, ports) = (
-            Arc::clone(&parts.store),
-            Arc::clone(&board),
-            Arc::clone(&ports),
-        );
-        let identity = parts.identity;
-        let address = places.start(Place::Ha, move |_| {
-            HaManager::new(identity, machine, timing, store, board, ports)
-        });
-        Port::new("ha_manager", address.recipient())
+    let ports = Arc::new(OnceLock::new());
+    let role = Role {
+        machine: HaMachine::new(parts.ha.clone(), own_store(&facts), parts.last_record),
+        timing: HaTiming::new(
+            parts.intervals,
+            parts.lease,
+            parts.ha.mode == HaMode::Single,
+            common.clock.now(),
+        ),
+        identity: parts.identity,
+        ports: Arc::clone(&ports),
     };
-    let replicator = {
-        let machine = ReplicationMachine::new(parts.replication);
-        let (store, board, manager) = (
-            Arc::clone(&parts.store),
-            Arc::clone(&board),
-            manager.clone(),
-        );
-        let (listens, clock) = (parts.sink.listens(), Arc::clone(&clock));
-        let address = places.start(Place::Peer, move |_| {
-            Replicator::new(machine, store, board, manager, listens, clock)
-        });
-        Port::new("replicator", address.recipient())
-    };
+    let manager = start_manager(&common, role);
+    let replicator = start_replicator(&common, parts.replication, parts.sink.listens(), &manager);
     parts.sink.join(replicator.clone());
-    let pair = parts.pair.map(|pair| {
-        let common = Common {
-            manager: &manager,
-            board: &board,
-            clock: &clock,
-        };
-        start_pair(places, pair, facts, &replicator, &common)
-    });
+    let pair = parts
+        .pair
+        .map(|pair| start_pair(&common, pair, facts, &manager, &replicator));
     let clients = (parts.clients)(manager.clone());
-    let ports_of_pair = pair.as_ref().map(|(arbiter, side)| PairPorts {
-        lock: arbiter.lock.clone(),
-        link: side.link.clone(),
+    let (pair, begin) = pair.unzip();
+    let filled = ports.set(HaPorts {
+        replicator,
+        clients,
+        pair,
     });
-    assert!(
-        ports
-            .set(HaPorts {
-                replicator,
-                clients,
-                pair: ports_of_pair,
-            })
-            .is_ok(),
-        "a server is wired once"
-    );
-    // Only now: whatever tells HAManager something before this finds it without its neighbours.
+    assert!(filled.is_ok(), "a server is wired once");
+    // Nobody may post to HAManager before it has its ports: whatever could do so begins only now.
     post(&manager, HaMessage::Start);
-    if let Some((arbiter, side)) = pair {
-        post(&arbiter.gateway, GatewayMessage::Start);
-        post(&side.link, LinkCommand::Start);
-        if side.accept.send(()).is_err() {
-            unreachable!("the acceptor waits for as long as its thread lives");
-        }
+    if let Some(begin) = begin {
+        post(&begin.gateway, GatewayMessage::Start);
+        post(&begin.link, LinkCommand::Start);
+        assert!(
+            begin.accept.send(()).is_ok(),
+            "the acceptor waits for its start"
+        );
     }
-    Wired { manager, board }
+    Wired {
+        manager,
+        board: common.board,
+    }
 }
 
-/// The actors beside the arbiter; they rest until they are told to start.
-struct ArbiterSide {
-    lock: Port<crate::machines::lock::LockCommand>,
+/// What every actor is started with.
+struct Common<'a> {
+    places: &'a Places,
+    board: Arc<Board>,
+    store: SharedStore,
+    clock: Arc<dyn Clock>,
+}
+
+/// What HAManager is made of.
+struct Role {
+    machine: HaMachine,
+    timing: HaTiming,
+    identity: HaIdentity,
+    ports: Arc<OnceLock<HaPorts>>,
+}
+
+fn start_manager(common: &Common<'_>, role: Role) -> Port<HaMessage> {
+    let (store, board) = (Arc::clone(&common.store), Arc::clone(&common.board));
+    let address = common.places.start(Place::Ha, move |_| {
+        HaManager::new(
+            role.identity,
+            role.machine,
+            role.timing,
+            store,
+            board,
+            role.ports,
+        )
+    });
+    Port::new("ha_manager", address.recipient())
+}
+
+fn start_replicator(
+    common: &Common<'_>,
+    config: ReplicationConfig,
+    listens: Arc<AtomicBool>,
+    manager: &Port<HaMessage>,
+) -> Port<ReplicatorCommand> {
+    let machine = ReplicationMachine::new(config);
+    let (store, board) = (Arc::clone(&common.store), Arc::clone(&common.board));
+    let (manager, clock) = (manager.clone(), Arc::clone(&common.clock));
+    let address = common.places.start(Place::Peer, move |_| {
+        Replicator::new(machine, store, board, manager, listens, clock)
+    });
+    Port::new("replicator", address.recipient())
+}
+
+/// Those that begin by themselves, and wait for it.
+struct Begin {
     gateway: Port<GatewayMessage>,
-}
-
-/// ConnectionManager; it dials after `LinkCommand::Start`, and accepts after `accept`.
-struct LinkSide {
     link: Port<LinkCommand>,
     accept: oneshot::Sender<()>,
 }
 
-struct Common<'a> {
-    manager: &'a Port<HaMessage>,
-    board: &'a Arc<Board>,
-    clock: &'a Arc<dyn Clock>,
-}
-
 fn start_pair(
-    places: &Places,
+    common: &Common<'_>,
     pair: PairParts,
     facts: PeerFacts,
+    manager: &Port<HaMessage>,
     replicator: &Port<ReplicatorCommand>,
-    common: &Common<'_>,
-) -> (ArbiterSide, LinkSide) {
-    let arbiter = start_arbiter_side(
-        places,
-        pair.arbiter,
-        pair.prober,
-        pair.lock,
-        pair.gateway,
-        common,
-    );
+) -> (PairPorts, Begin) {
+    let gateway = start_gateway(common, pair.gateway, pair.prober, manager);
+    let ports = LockPorts {
+        manager: manager.clone(),
+        gateway: gateway.clone(),
+    };
+    let lock = start_lock(common, pair.lock, pair.arbiter, ports);
     let machine = LinkMachine::new(pair.link, facts, common.clock.now());
     let ports = LinkPorts {
-        manager: common.manager.clone(),
+        manager: manager.clone(),
         replicator: replicator.clone(),
     };
-    let link = start_link(
-        places,
-        machine,
-        pair.net,
-        pair.listener,
-        ports,
-        common.board,
-        common.clock,
-    );
-    (arbiter, link)
+    let (accept, begun) = oneshot::channel();
+    let link = start_link(common, machine, pair.net, pair.listener, begun, ports);
+    let begin = Begin {
+        gateway,
+        link: link.clone(),
+        accept,
+    };
+    (PairPorts { lock, link }, begin)
 }
 
-fn start_arbiter_side(
-    places: &Places,
-    arbiter: Box<dyn FnOnce(AnswerSink) -> Arc<dyn Arbiter>>,
-    prober: Box<dyn FnOnce(Port<GatewayMessage>) -> Box<dyn Prober>>,
-    lock: LockConfig,
-    gateway: GatewayConfig,
+fn start_gateway(
     common: &Common<'_>,
-) -> ArbiterSide {
-    // The answers go to an actor that needs the arbiter to be made: a cell breaks the circle.
-    let gateway_cell: Arc<OnceLock<Port<GatewayMessage>>> = Arc::default();
-    let keeper_cell: Arc<OnceLock<Port<ArbiterAnswered>>> = Arc::default();
-    let answers: AnswerSink = {
-        let keeper = Arc::clone(&keeper_cell);
-        Arc::new(move |id, answer| {
-            if let Some(keeper) = keeper.get() {
-                post(keeper, ArbiterAnswered { id, answer });
-            }
-        })
-    };
-    let arbiter = arbiter(answers);
-    let gateway_port = {
-        let (manager, board, clock) = (
-            common.manager.clone(),
-            Arc::clone(common.board),
-            Arc::clone(common.clock),
-        );
-        let machine = GatewayMachine::new(gateway);
-        let relay = RelayProber {
-            cell: Arc::new(std::sync::Mutex::new(None)),
-        };
-        let slot = Arc::clone(&relay.cell);
-        let address = places.start(Place::Ha, move |_| {
-            GatewayPinger::new(machine, Box::new(relay), board, manager, clock)
-        });
-        let port = Port::new("gateway_pinger", address.recipient());
-        *slot
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(prober(port.clone()));
-        port
-    };
-    assert!(gateway_cell.set(gateway_port.clone()).is_ok(), "set once");
-    let ports = LockPorts {
-        manager: common.manager.clone(),
-        gateway: gateway_port.clone(),
-    };
-    let clock = Arc::clone(common.clock);
-    let machine = LockMachine::new(lock);
-    let keeper = places.start(Place::Ha, move |_| {
-        LockKeeper::new(machine, arbiter, ports, clock)
+    config: GatewayConfig,
+    prober: Box<dyn FnOnce(Port<GatewayMessage>) -> Box<dyn Prober> + Send>,
+    manager: &Port<HaMessage>,
+) -> Port<GatewayMessage> {
+    let machine = GatewayMachine::new(config);
+    let (manager, board) = (manager.clone(), Arc::clone(&common.board));
+    let clock = Arc::clone(&common.clock);
+    let address = common.places.start(Place::Ha, move |ctx| {
+        let own = Port::new("gateway_pinger", ctx.address().recipient());
+        GatewayPinger::new(machine, prober(own), board, manager, clock)
     });
-    let answered = Port::new("lock_keeper", keeper.clone().recipient());
-    assert!(keeper_cell.set(answered).is_ok(), "set once");
-    ArbiterSide {
-        lock: Port::new("lock_keeper", keeper.recipient()),
-        gateway: gateway_port,
-    }
+    Port::new("gateway_pinger", address.recipient())
+}
+
+fn start_lock(
+    common: &Common<'_>,
+    config: LockConfig,
+    arbiter: Box<dyn FnOnce(AnswerSink) -> Arc<dyn Arbiter> + Send>,
+    ports: LockPorts,
+) -> Port<LockCommand> {
+    let machine = LockMachine::new(config);
+    let clock = Arc::clone(&common.clock);
+    let address = common
+        .places
+        .start(Place::Ha, move |ctx: &mut Context<LockKeeper>| {
+            let own = Port::new("lock_keeper", ctx.address().recipient());
+            let answers: AnswerSink =
+                Arc::new(move |id, answer| post(&own, ArbiterAnswered { id, answer }));
+            LockKeeper::new(machine, arbiter(answers), ports, clock)
+        });
+    Port::new("lock_keeper", address.recipient())
 }
 
 fn start_link(
-    places: &Places,
+    common: &Common<'_>,
     machine: LinkMachine,
     net: Arc<dyn Net>,
     listener: Box<dyn FnOnce() -> Box<dyn PeerListener> + Send>,
+    begun: oneshot::Receiver<()>,
     ports: LinkPorts,
-    board: &Arc<Board>,
-    clock: &Arc<dyn Clock>,
-) -> LinkSide {
+) -> Port<LinkCommand> {
     let peer = machine.peer_address().to_owned();
-    let (board, clock) = (Arc::clone(board), Arc::clone(clock));
-    let (accept, accepting) = oneshot::channel();
-    let address = places.start(Place::Peer, move |ctx| {
-        let own = Port::new(
-            "connection_manager",
-            actix::prelude::AsyncContext::address(ctx).recipient(),
-        );
-        let transport = StreamTransport::new(net, peer.clone(), own, Arc::clone(&clock));
-        transport.accept_from(listener(), accepting);
-        ConnectionManager::new(machine, Box::new(transport), board, ports, peer, clock)
-    });
-    LinkSide {
-        link: Port::new("connection_manager", address.recipient()),
-        accept,
-    }
+    let (board, clock) = (Arc::clone(&common.board), Arc::clone(&common.clock));
+    let address = common
+        .places
+        .start(Place::Peer, move |ctx: &mut Context<ConnectionManager>| {
+            let own = Port::new("connection_manager", ctx.address().recipient());
+            let transport = StreamTransport::new(net, peer.clone(), own, Arc::clone(&clock));
+            transport.accept_from(listener(), begun);
+            ConnectionManager::new(machine, Box::new(transport), board, ports, peer, clock)
+        });
+    Port::new("connection_manager", address.recipient())
 }
 
-/// The prober needs the pinger's address, the pinger its prober.
-struct RelayProber {
-    cell: Arc<std::sync::Mutex<Option<Box<dyn Prober>>>>,
-}
-
-impl Prober for RelayProber {
-    fn probe(&self, probe_id: u64, targets: Vec<String>, timeout: std::time::Duration) {
-        let cell = self
-            .cell
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(prober) = cell.as_ref() {
-            prober.probe(probe_id, targets, timeout);
-        }
+fn own_store(facts: &PeerFacts) -> OwnStore {
+    OwnStore {
+        store: facts.store,
+        position: facts.position,
+        sync_in_progress: facts.sync_in_progress,
     }
 }
 

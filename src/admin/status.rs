@@ -124,7 +124,7 @@ pub fn render(source: &StatusSource, clients: Option<DataPlaneDescription>) -> V
             let view = source.board.gateway();
             json!({"verdict": view.verdict.name(), "reason": view.reason})
         }),
-        "sync": source.board.replication().sync.map(sync),
+        "sync": sync(source),
         "store": {
             "bytes": store.bytes,
             "messages": store.messages,
@@ -157,12 +157,23 @@ fn peer(source: &StatusSource) -> Value {
     })
 }
 
-fn sync(progress: SyncProgress) -> Value {
-    json!({
+fn sync(source: &StatusSource) -> Option<Value> {
+    let (progress, since) = source.board.replication().sync?;
+    let eta_s = eta_s(progress, source.clock.now().since(since));
+    Some(json!({
         "kind": progress.kind,
         "done_bytes": progress.done_bytes,
         "total_bytes": progress.total_bytes,
-    })
+        "eta_s": eta_s,
+    }))
+}
+
+/// At the rate so far; none before anything has moved.
+fn eta_s(progress: SyncProgress, elapsed: Duration) -> Option<u64> {
+    let missing = progress.total_bytes.saturating_sub(progress.done_bytes);
+    let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    let ms = u128::from(missing) * u128::from(elapsed_ms) / u128::from(progress.done_bytes.max(1));
+    (progress.done_bytes > 0).then(|| u64::try_from(ms.div_ceil(1000)).unwrap_or(u64::MAX))
 }
 
 fn describe_clients(clients: DataPlaneDescription) -> Value {
@@ -189,5 +200,25 @@ fn other_name(name: &str) -> Option<&'static str> {
         "primary" => Some("secondary"),
         "secondary" => Some("primary"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machines::replication::SyncKind;
+
+    #[test]
+    fn the_rest_takes_as_long_as_the_same_bytes_took() {
+        let progress = |done_bytes, total_bytes| SyncProgress {
+            kind: SyncKind::Full,
+            done_bytes,
+            total_bytes,
+        };
+        let elapsed = Duration::from_secs(10);
+        assert_eq!(eta_s(progress(0, 100), elapsed), None);
+        assert_eq!(eta_s(progress(25, 100), elapsed), Some(30));
+        assert_eq!(eta_s(progress(100, 100), elapsed), Some(0));
+        assert_eq!(eta_s(progress(150, 100), elapsed), Some(0));
     }
 }

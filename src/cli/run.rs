@@ -7,7 +7,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::actors::ha_manager::HaMessage;
 use crate::actors::post::post;
-use crate::actors::server::{End, Server, StartError, start};
+use crate::actors::server::{End, Server, StartError, block_on, start};
 use crate::admin::{AdminState, StatusSource};
 use crate::config::{Config, ConfigSource, Loaded, load, read_or_make_secret, reload, watch};
 use crate::exit::ExitCode;
@@ -73,8 +73,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
             }
         },
     };
-    let system = actix_rt::System::new();
-    let code = system.block_on(serve(loaded, &source, &telemetry, told));
+    let code = block_on(serve(loaded, &source, &telemetry, told));
     drop(watcher);
     code
 }
@@ -109,6 +108,7 @@ async fn serve(
         server.store_dir.display());
     let admin = crate::admin::serve(listener, Arc::new(admin_state(&config, &server, token)))
         .map_err(|error| CliError::of(ExitCode::Failed, RunError::Admin(error)))?;
+    let admin_api = admin.handle();
     drop(tokio::task::spawn_local(admin));
     tracing::info!(target: "twinmq::admin", "admin API at http://{}", config.admin.listen);
     notify_systemd(&[sd_notify::NotifyState::Ready]);
@@ -116,7 +116,10 @@ async fn serve(
     loop {
         tokio::select! {
             end = server.ends.recv() => {
-                return Ok(ended(&server, end));
+                let code = ended(&server, end);
+                // Whoever asked for the stop over HTTP gets the answer.
+                admin_api.stop(true).await;
+                return Ok(code);
             }
             event = outside.recv() => match event {
                 Some(Outside::Signal(Signal::Terminate)) if stopping => {

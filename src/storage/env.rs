@@ -2,6 +2,8 @@
 
 use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
+#[cfg(target_env = "gnu")]
+use std::sync::Once;
 
 use bytes::Bytes;
 use heed::types::Bytes as Raw;
@@ -25,6 +27,13 @@ pub enum SyncMode {
 const MAP_BYTES: usize = 1 << 40;
 /// Below this the map is not halved any further.
 const MAP_BYTES_MIN: usize = 1 << 30;
+
+/// Freed memory at the end of a heap is given back to the kernel when it is more than this.
+#[cfg(target_env = "gnu")]
+const FREED_BYTES_KEPT: i32 = 64 << 20;
+/// Larger pieces of memory are taken from the kernel one by one: the most that glibc allows.
+#[cfg(target_env = "gnu")]
+const MAPPED_BYTES_MIN: i32 = 32 << 20;
 
 type Db = heed::Database<'static, Raw, Raw>;
 
@@ -52,6 +61,7 @@ impl LmdbEnv {
             path: path.to_path_buf(),
             cause: cause.to_string(),
         };
+        keep_freed_memory();
         let mut map_bytes = MAP_BYTES;
         let env = loop {
             match open_env(path, mode, map_bytes) {
@@ -152,6 +162,36 @@ fn open_env(
             options.flags(EnvFlags::NO_META_SYNC);
         }
         options.open(path)
+    }
+}
+
+/// LMDB takes memory for the pages of a commit and frees it afterwards, and batches on their way to
+/// and from the peer are as large. The C library would hand each back to the kernel, which would then
+/// have to clear and map it anew for the next commit: a page fault for every 4 KiB of messages.
+fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(malloc_keeps);
+    }
+}
+
+#[cfg(target_env = "gnu")]
+#[expect(
+    unsafe_code,
+    reason = "the C library's allocator can only be told so by a foreign function"
+)]
+fn malloc_keeps() {
+    use nix::libc;
+    for (parameter, bytes) in [
+        (libc::M_TRIM_THRESHOLD, FREED_BYTES_KEPT),
+        (libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN),
+    ] {
+        // SAFETY: it changes two numbers of the allocator, under the allocator's own lock.
+        let taken = unsafe { libc::mallopt(parameter, bytes) };
+        if taken == 0 {
+            tracing::debug!(target: "twinmq::store", parameter, bytes, "malloc keeps its own way");
+        }
     }
 }
 

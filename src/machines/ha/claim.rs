@@ -183,7 +183,10 @@ impl HaMachine {
                 self.refuse(&Refusal::GatewayUnreachable, effects);
             }
             Err(refusal) => self.refuse(&refusal, effects),
-            Ok(Eligible::FirstBoot) => self.create(RecordSeq(1), Epoch::ZERO, None, effects),
+            // A store may have a history without an arbiter: its epochs go on from there.
+            Ok(Eligible::FirstBoot) => {
+                self.create(RecordSeq(1), self.own.position.epoch, None, effects);
+            }
             Ok(Eligible::ReForm(last)) => {
                 self.create(last.seq.next(), last.epoch, Some(&last), effects);
             }
@@ -375,6 +378,13 @@ impl HaMachine {
         self.state = HaState::Standalone;
         effects.push(HaEffect::OpenClients { epoch });
         self.consider_peer(effects);
+    }
+
+    pub(super) fn on_epoch_refused(&mut self, why: String, effects: &mut Vec<HaEffect>) {
+        if self.state == HaState::Waiting(Claim::Opening) {
+            effects.push(HaEffect::Gate(GatePolicy::Closed));
+            self.refuse(&Refusal::EpochRefused(why), effects);
+        }
     }
 
     /// Back to WAITING(idle), to try again after a rest. L1: no camping on the lock.

@@ -68,13 +68,27 @@ pub enum Refusal {
         /// The one found.
         found: RecordSeq,
     },
+    /// Z17: the store has seen epochs that the record does not know.
+    #[error(
+        "the arbiter record is of epoch {record}, but this store's log has epoch {log} (the record was \
+         restored from a backup?): restore the newest one"
+    )]
+    RecordBehindLog {
+        /// The record's.
+        record: Epoch,
+        /// The log's.
+        log: Epoch,
+    },
+    /// The log did not take the new epoch.
+    #[error("the log did not take the new epoch: {0}")]
+    EpochRefused(String),
     /// Z18: another pair's lock file.
     #[error("the lock file belongs to another pair: check lock_file and cluster on both servers")]
     OtherArbiter,
     /// A4: the record is there without its lock file.
     #[error(
-        "the lock file is missing although its record is there: restore it, or remove the folder \
-         LockFile.d as well while both servers are stopped"
+        "the lock file is missing although its record is there: start the other server too, and the \
+         pair makes a new one; or restore it"
     )]
     LockFileMissing,
     /// R4: half a copy.
@@ -162,14 +176,20 @@ pub(super) fn judge(evidence: Evidence<'_>) -> Result<Eligible, Refusal> {
             Ok(Eligible::ReForm(last.clone()))
         }
         (None, Some(last)) => Err(Refusal::RecordGone { last: last.seq }),
-        (Some(found), last) => {
-            judge_record(evidence.own, found, last, lock).map(|()| Eligible::Claim(found.clone()))
-        }
+        (Some(found), last) => judge_record(
+            evidence.own,
+            evidence.peer_agrees.is_some(),
+            found,
+            last,
+            lock,
+        )
+        .map(|()| Eligible::Claim(found.clone())),
     }
 }
 
 fn judge_record(
     own: OwnStore,
+    linked: bool,
     found: &ArbiterRecord,
     last: Option<&ArbiterRecord>,
     lock: Option<&LockFacts>,
@@ -194,8 +214,20 @@ fn judge_record(
             Refusal::OlderThanConfirmed
         });
     }
+    if own.position.epoch > found.epoch {
+        return Err(Refusal::RecordBehindLog {
+            record: found.epoch,
+            log: own.position.epoch,
+        });
+    }
     let Some(lock) = lock else {
-        return Err(Refusal::LockFileMissing);
+        // Without the file nobody knows how far each store had confirmed. That does not matter where
+        // no other store could have confirmed more, or where both are here to be compared.
+        return if found.isr == [own.store] || linked {
+            Ok(())
+        } else {
+            Err(Refusal::LockFileMissing)
+        };
     };
     let confirmed = lock
         .last

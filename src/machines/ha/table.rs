@@ -246,6 +246,7 @@ fn calling(mut machine: HaMachine, isr: &[StoreId]) -> HaMachine {
     machine
 }
 
+#[expect(clippy::too_many_lines, reason = "one entry for each state")]
 fn states() -> Vec<(&'static str, HaMachine)> {
     use ServerState::{Active, Passive, PassiveSync, Waiting};
     let both = [MY_STORE, PEER_STORE];
@@ -409,6 +410,7 @@ fn seeking(mut machine: HaMachine) -> HaMachine {
     machine
 }
 
+#[expect(clippy::too_many_lines, reason = "one entry for each input")]
 fn inputs(machine: &HaMachine) -> Vec<(&'static str, HaInput)> {
     use ServerState::{Active, ActiveSync, Standalone, Waiting};
     let facts = |state, epoch| HaInput::PeerFacts {
@@ -502,6 +504,10 @@ fn inputs(machine: &HaMachine) -> Vec<(&'static str, HaInput)> {
         ),
         ("record persisted", HaInput::Persisted),
         ("epoch open in the log", HaInput::EpochBegun(Epoch(5))),
+        (
+            "the log does not take the epoch",
+            HaInput::EpochRefused("it is old".into()),
+        ),
         (
             "peer holds a whole copy",
             HaInput::SyncDone {

@@ -141,6 +141,8 @@ pub enum HaInput {
     Persisted,
     /// Answer to `HaEffect::BeginEpoch`: durable.
     EpochBegun(Epoch),
+    /// Answer to `HaEffect::BeginEpoch`: the log did not take it, in words.
+    EpochRefused(String),
     /// Active: the peer holds a whole copy, up to where it was asked to.
     SyncDone {
         /// In which session.

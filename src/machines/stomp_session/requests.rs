@@ -18,12 +18,11 @@ enum Text {
 impl Receipt {
     pub(super) fn new(raw: &[u8]) -> Self {
         let mut text = [0; 22];
-        match (text.get_mut(..raw.len()), u8::try_from(raw.len())) {
-            (Some(place), Ok(length)) => {
-                place.copy_from_slice(raw);
-                Self(Text::Short(length, text))
-            }
-            (_, _) => Self(Text::Long(raw.into())),
+        if let (Some(place), Ok(length)) = (text.get_mut(..raw.len()), u8::try_from(raw.len())) {
+            place.copy_from_slice(raw);
+            Self(Text::Short(length, text))
+        } else {
+            Self(Text::Long(raw.into()))
         }
     }
 

@@ -382,6 +382,84 @@ fn a_passive_that_hears_nothing_any_more_asks_anew_when_the_channel_is_replaced(
     assert!(!matches!(pair.states().1, PassiveSync));
 }
 
+#[test]
+fn a_store_with_a_history_and_a_new_arbiter_goes_on_from_its_own_epochs() {
+    let mut pair = Pair::new();
+    pair.servers[PRIMARY].own.position = position(6, 900);
+    pair.start(PRIMARY);
+    pair.fire(PRIMARY, HaTimer::PeerWait);
+    assert_eq!(pair.states(), (Standalone, Dead));
+    assert_eq!(pair.servers[PRIMARY].own.position.epoch, Epoch(7));
+}
+
+#[test]
+fn an_epoch_that_the_log_refuses_ends_the_claim_and_frees_the_lock() {
+    let mut pair = Pair::formed();
+    pair.lock_file.as_mut().unwrap().local = false;
+    pair.kill(PRIMARY);
+    assert_eq!(
+        *pair.machine(SECONDARY).state(),
+        HaState::Waiting(Claim::Fencing)
+    );
+    let machine = pair.servers[SECONDARY].machine.as_mut().unwrap();
+    let mut effects = Vec::new();
+    machine.step(
+        pair.servers[SECONDARY].own,
+        HaInput::Timer(HaTimer::FenceWait),
+        &mut effects,
+    );
+    let refused = HaInput::EpochRefused("the log knows a later one".into());
+    machine.step(pair.servers[SECONDARY].own, refused, &mut effects);
+    assert_eq!(*machine.state(), HaState::Waiting(Claim::Idle));
+    assert!(
+        machine
+            .reason()
+            .unwrap()
+            .contains("did not take the new epoch")
+    );
+    assert!(effects.contains(&HaEffect::ReleaseLock));
+}
+
+#[test]
+fn a_record_that_is_behind_the_log_is_refused() {
+    let mut pair = Pair::formed();
+    pair.kill(SECONDARY);
+    pair.kill(PRIMARY);
+    pair.servers[PRIMARY].own.position = position(4, 900);
+    pair.start(PRIMARY);
+    pair.fire(PRIMARY, HaTimer::PeerWait);
+    assert!(
+        pair.machine(PRIMARY)
+            .reason()
+            .unwrap()
+            .contains("restored from a backup")
+    );
+}
+
+#[test]
+fn a_lost_lock_file_stops_only_a_server_that_cannot_know_that_it_has_everything() {
+    let mut pair = Pair::formed();
+    pair.link = None;
+    pair.kill(PRIMARY);
+    pair.kill(SECONDARY);
+    let lock = pair.lock_file.take();
+    pair.start(PRIMARY);
+    pair.fire(PRIMARY, HaTimer::PeerWait);
+    assert!(
+        pair.machine(PRIMARY)
+            .reason()
+            .unwrap()
+            .contains("the lock file is missing")
+    );
+    pair.start(SECONDARY);
+    // The file is made anew with the first attempt to lock it, as the arbiter does.
+    pair.lock_file = lock;
+    pair.connect();
+    // The one that came last saw the other at once and claims; the other was the last owner.
+    pair.fire(SECONDARY, HaTimer::FenceWait);
+    assert_eq!(pair.states(), (Passive, Active));
+}
+
 /// `docs/ha-states.md` is what the machine does. After an intended change: `TWINMQ_BLESS=1`.
 #[test]
 fn the_document_of_the_states_is_the_machine() {

@@ -1,0 +1,94 @@
+//! How HAManager reads its inbox: which message is an input of its machine, and which only winds the
+//! clockwork.
+
+use crate::actors::ha_inbox::LinkEvent;
+use crate::actors::ha_manager::HaManager;
+use crate::machines::ha::{HaInput, HeldLock};
+use crate::machines::lock::LockReport;
+use crate::machines::replication::ReplicationReport;
+use crate::time::Moment;
+
+impl HaManager {
+    pub(super) fn input_of_link(&mut self, event: LinkEvent) -> Option<HaInput> {
+        match event {
+            LinkEvent::Up { session, hello } => Some(HaInput::LinkUp { session, hello }),
+            LinkEvent::Down {
+                session,
+                end,
+                last_heard,
+            } => {
+                self.timing.peer_heard(last_heard);
+                Some(HaInput::LinkDown {
+                    session,
+                    cause: end,
+                })
+            }
+            LinkEvent::Facts { session, facts } => Some(HaInput::PeerFacts { session, facts }),
+            LinkEvent::Goodbye { session, epoch } => Some(HaInput::PeerGoodbye { session, epoch }),
+            LinkEvent::Answered { ping_sent_at } => {
+                if self.machine.pings_extend_lease() {
+                    self.timing.proven(ping_sent_at);
+                }
+                None
+            }
+            LinkEvent::ReplySent { at } => {
+                self.timing.reply_sent(at);
+                None
+            }
+            LinkEvent::Mismatch { reason } => {
+                tracing::error!(target: "twinmq::ha", "{reason}");
+                Some(HaInput::PeerMismatch { reason })
+            }
+        }
+    }
+
+    pub(super) fn input_of_lock(&mut self, now: Moment, report: LockReport) -> HaInput {
+        match report {
+            LockReport::Acquired {
+                lock,
+                record,
+                sent_at,
+            } => {
+                self.timing.lock_obtained(sent_at, now);
+                tracing::info!(target: "twinmq::lock", "Successfully acquired lock on: {}",
+                    self.identity.lock_path);
+                HaInput::LockAcquired(HeldLock { lock, record })
+            }
+            LockReport::Refused { holder } => HaInput::LockRefused { holder },
+            LockReport::Confirmed { sent_at, record } => {
+                self.timing.proven(sent_at);
+                HaInput::LockConfirmed { record }
+            }
+            LockReport::Lost { reason } => {
+                tracing::error!(target: "twinmq::lock", reason, "the lock was lost");
+                HaInput::LockLost { reason }
+            }
+            LockReport::Unreachable { reason } => {
+                tracing::warn!(target: "twinmq::lock", reason, "the lock file does not answer");
+                HaInput::LockUnreachable { reason }
+            }
+            LockReport::Released => HaInput::LockReleased,
+            LockReport::Answered { ticket, answer } => {
+                HaInput::ArbiterAnswered { id: ticket, answer }
+            }
+        }
+    }
+}
+
+/// Whether the machine, or only the clockwork, is concerned.
+pub(super) fn input_of_report(report: ReplicationReport) -> HaInput {
+    match report {
+        ReplicationReport::SyncDone { session, store } => HaInput::SyncDone { session, store },
+        ReplicationReport::PeerHoldsAll { session } => HaInput::PeerHoldsAll { session },
+        ReplicationReport::InSync { session, epoch } => HaInput::InSync { session, epoch },
+        ReplicationReport::Progress { session } => HaInput::SyncProgress { session },
+        ReplicationReport::SyncFailed { session, reason } => {
+            tracing::warn!(target: "twinmq::repl", reason, "the resync failed, it will start over");
+            HaInput::SyncFailed { session, reason }
+        }
+        ReplicationReport::AckOverdue { session } => {
+            tracing::warn!(target: "twinmq::repl", "the passive does not acknowledge in time");
+            HaInput::AckOverdue { session }
+        }
+    }
+}

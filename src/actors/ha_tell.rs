@@ -1,0 +1,111 @@
+//! What HAManager tells others of this server: the peer, the lock file, the board, the log.
+
+use crate::actors::connection_manager::LinkCommand;
+use crate::actors::ha_manager::HaManager;
+use crate::machines::ha::{Announcement, OwnStore};
+use crate::machines::lock::LockCommand;
+use crate::proto::ids::{Position, StoreId};
+use crate::proto::peer::{PeerFacts, ServerState};
+use crate::time::rfc3339;
+
+impl HaManager {
+    /// Every half ping interval: the peer and the lock file learn where this server is.
+    pub(super) fn beat(&self) {
+        self.ports().to_link(LinkCommand::OwnFacts(self.facts()));
+        if self.machine.holds_lock() {
+            let epoch = self.machine.epoch();
+            self.ports().to_lock(LockCommand::Heartbeat {
+                epoch,
+                positions: self.positions(),
+            });
+        }
+    }
+
+    /// A1: how far each store of the in-sync set is durable, at least.
+    pub(super) fn positions(&self) -> Vec<(StoreId, Position)> {
+        let in_sync = |store: &StoreId| {
+            self.machine
+                .record()
+                .is_some_and(|record| record.holds(*store))
+        };
+        let own = self.own();
+        let follower = self.board.replication().follower;
+        [Some((own.store, own.position)), follower]
+            .into_iter()
+            .flatten()
+            .filter(|(store, _)| in_sync(store))
+            .collect()
+    }
+
+    pub(super) fn facts(&self) -> PeerFacts {
+        let own = self.own();
+        PeerFacts {
+            state: self.machine.shown(),
+            previous: self.machine.previous(),
+            claiming: self.machine.state().claiming(),
+            epoch: self.machine.epoch(),
+            store: own.store,
+            position: own.position,
+            sync_in_progress: own.sync_in_progress,
+            arbiter: self.machine.last_record().map(|record| record.arbiter),
+            last_record: self
+                .machine
+                .last_record()
+                .map(|record| record.seq)
+                .unwrap_or_default(),
+            eligible: self.machine.eligible(),
+            lock: self.machine.lock_identity(),
+        }
+    }
+
+    pub(super) fn publish(&self) {
+        let mut role = self.board.role();
+        role.epoch = self.machine.epoch();
+        role.in_sync = self
+            .machine
+            .record()
+            .map(|record| record.isr.clone())
+            .unwrap_or_default();
+        role.owner = self.machine.record().map(|record| record.owner);
+        role.lock_held = self.machine.holds_lock();
+        role.claims = self.machine.claims().clone();
+        role.reason = self.machine.reason().map(str::to_owned);
+    }
+
+    pub(super) fn announce(&self, said: &Announcement) {
+        let mut role = self.board.role();
+        let changed = role.since_ms == 0 || role.state != said.state;
+        if changed {
+            role.since_ms = self.identity.clock.wall_ms();
+            role.previous = said.previous;
+            role.state = said.state;
+        }
+        let since = rfc3339(role.since_ms);
+        drop(role);
+        self.ports().to_link(LinkCommand::OwnFacts(self.facts()));
+        if changed {
+            tracing::info!(target: "twinmq::ha", from = %said.previous, to = %said.state,
+                epoch = said.epoch.0, since, "{} Server switched to {}", self.identity.title, said.state);
+            if said.state == ServerState::Waiting && self.machine.peer().is_none() {
+                tracing::info!(target: "twinmq::ha",
+                    "Backup Server not Connected. Check configuration or Start backup Server ...");
+            }
+        }
+    }
+
+    pub(super) fn own(&self) -> OwnStore {
+        let facts = self.store.log_facts();
+        OwnStore {
+            store: facts.store,
+            position: facts.durable,
+            sync_in_progress: facts.sync_in_progress,
+        }
+    }
+
+    pub(super) fn refused(&mut self, reason: String) {
+        if self.last_refusal != reason {
+            tracing::warn!(target: "twinmq::ha", reason, "this server may not serve");
+            self.last_refusal = reason;
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The client side of a real server: what the store and HAManager say to the data thread.
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::actors::data_plane::DataHandle;
+use crate::actors::ha_manager::{ClientSide, HaMessage};
+use crate::actors::post::{Port, post};
+use crate::actors::server::{End, tell};
+use crate::actors::server_settings::DRAIN;
+use crate::actors::store_sink::CommittedSink;
+use crate::machines::ha::ExitCause;
+use crate::proto::ids::{DestId, Epoch, Lsn};
+use crate::storage::api::{Committed, Entry};
+
+/// The store's events for the client side.
+pub(super) struct Clients {
+    pub(super) data: DataHandle,
+}
+
+impl CommittedSink for Clients {
+    fn committed(&self, committed: Committed) {
+        self.data.committed(committed);
+    }
+
+    fn fetched(&self, dest: DestId, entries: Vec<Entry>, scanned: Lsn) {
+        self.data.fetched(dest, entries, scanned);
+    }
+}
+
+/// The client side of a real server, as HAManager commands it.
+pub(super) struct ServerClients {
+    pub(super) data: DataHandle,
+    pub(super) manager: Port<HaMessage>,
+    pub(super) ends: UnboundedSender<End>,
+}
+
+impl ClientSide for ServerClients {
+    fn serve(&self, epoch: Epoch) {
+        let ends = self.ends.clone();
+        self.data.serve(
+            epoch,
+            Box::new(move |listening| {
+                if let Err(error) = listening {
+                    tell(&ends, End::ClientPort(error));
+                }
+            }),
+        );
+    }
+
+    fn stop_serving(&self, reason: &str) {
+        self.data.stop_serving(reason.to_owned(), Box::new(|()| {}));
+    }
+
+    fn drain(&self) {
+        let manager = self.manager.clone();
+        let reason = "the server is stopping; the other server takes over".to_owned();
+        self.data.drain(
+            DRAIN,
+            reason,
+            Box::new(move |()| post(&manager, HaMessage::ClientsDrained)),
+        );
+    }
+
+    fn end_process(&self, cause: &ExitCause) {
+        tell(&self.ends, End::Role(cause.clone()));
+    }
+}

@@ -1,0 +1,154 @@
+//! From the validated configuration to what each part of a server is set up with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::actors::data_plane::DataPlaneConfig;
+use crate::actors::directory::DirectoryConfig;
+use crate::actors::ha_timing::HaIntervals;
+use crate::actors::permits::PermitLimit;
+use crate::actors::session::SessionConfig;
+use crate::config::{Config, HaConfig as PairConfig, StoreSync};
+use crate::machines::destination::DestinationConfig;
+use crate::machines::ha::{HaConfig, HaMode};
+use crate::machines::replication::ReplicationConfig;
+use crate::machines::stomp_session::{HeartBeatOffer, StompSessionConfig};
+use crate::proto::ids::{ArbiterId, NodeId};
+use crate::proto::stomp::Limits;
+use crate::storage::{StoreConfig, SyncMode};
+
+/// How long an orderly stop waits for the answers that clients are owed.
+pub(super) const DRAIN: Duration = Duration::from_secs(10);
+/// Bytes of one read of the log for a peer that catches up.
+const PIECE_BYTES: usize = 1024 * 1024;
+
+pub(super) fn title(config: &Config) -> &'static str {
+    match &config.ha {
+        None => "Standalone",
+        Some(pair) if pair.primary => "Primary",
+        Some(_) => "Secondary",
+    }
+}
+
+pub(super) fn role_config(config: &Config, node: NodeId) -> HaConfig {
+    let mut arbiter = [0; 16];
+    getrandom::fill(&mut arbiter).expect("the kernel has random bytes on every supported Linux");
+    HaConfig {
+        mode: if config.ha.is_some() {
+            HaMode::Replicated
+        } else {
+            HaMode::Single
+        },
+        primary: config.ha.as_ref().is_none_or(|pair| pair.primary),
+        node,
+        cluster: cluster(config),
+        new_arbiter: ArbiterId(arbiter),
+    }
+}
+
+pub(super) fn cluster(config: &Config) -> String {
+    config
+        .ha
+        .as_ref()
+        .map_or_else(|| "standalone".to_owned(), |pair| pair.cluster.clone())
+}
+
+pub(super) fn intervals(pair: Option<&PairConfig>) -> HaIntervals {
+    let ms = Duration::from_millis;
+    match pair {
+        Some(pair) => HaIntervals {
+            ping: pair.ping_interval,
+            active: pair.active_interval,
+            passive: pair.passive_interval,
+            max_wait: pair.max_wait,
+            ack_timeout: pair.replication.ack_timeout,
+            drain: DRAIN,
+        },
+        // Alone, the clockwork only keeps the board fresh.
+        None => HaIntervals {
+            ping: ms(500),
+            active: ms(1000),
+            passive: ms(2500),
+            max_wait: ms(30_000),
+            ack_timeout: ms(5000),
+            drain: DRAIN,
+        },
+    }
+}
+
+pub(super) fn replication(pair: Option<&PairConfig>) -> ReplicationConfig {
+    let bound = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    ReplicationConfig {
+        window_bytes: pair.map_or(PIECE_BYTES, |pair| bound(pair.replication.window_bytes)),
+        piece_bytes: PIECE_BYTES,
+        ack_timeout: intervals(pair).ack_timeout,
+    }
+}
+
+/// The store's settings in a configuration; also for `clear-db` and `store check`.
+#[must_use]
+pub fn store_config(config: &Config) -> StoreConfig {
+    StoreConfig {
+        dir: config.store.path.clone(),
+        cluster: cluster(config),
+        sync: match config.store.sync {
+            StoreSync::Deferred => SyncMode::Deferred,
+            StoreSync::Meta => SyncMode::Meta,
+        },
+        retain_bytes: config.store.retain_bytes,
+        checkpoint_bytes: config.store.checkpoint_bytes,
+        quota_bytes: config.store.quota_bytes,
+        max_record_bytes: config.limits.max_body_bytes + config.limits.max_header_bytes + 4096,
+    }
+}
+
+pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
+    let limits = &config.limits;
+    let bound = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let ms = |span: Option<Duration>| {
+        span.map_or(0, |span| {
+            u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
+        })
+    };
+    let stomp = StompSessionConfig {
+        limits: Limits {
+            frame_bytes: limits.max_header_bytes + limits.max_body_bytes + 1,
+            headers: limits.max_headers,
+            header_bytes: limits.max_header_bytes,
+            body_bytes: limits.max_body_bytes,
+        },
+        heart_beat_ms: HeartBeatOffer {
+            send: ms(config.client.heart_beat_send),
+            receive: ms(config.client.heart_beat_receive),
+        },
+        default_prefetch: limits.prefetch,
+        max_prefetch: limits.prefetch.max(10_000),
+        max_subscriptions: limits.max_subscriptions,
+        max_unsettled_requests: limits.connection_in_flight_messages.saturating_mul(4),
+        server_name: format!("TwinMQ/{}", env!("CARGO_PKG_VERSION")),
+        connect_timeout_ms: u64::try_from(config.client.connect_timeout.as_millis())
+            .unwrap_or(u64::MAX),
+    };
+    DataPlaneConfig {
+        listen: config.client.listen.clone(),
+        connections_max: limits.max_connections,
+        directory: DirectoryConfig {
+            destination: DestinationConfig::default(),
+            destinations_max: limits.max_destinations,
+            connection_permits: PermitLimit {
+                messages: limits.connection_in_flight_messages,
+                bytes: bound(limits.connection_in_flight_bytes),
+            },
+            permits: PermitLimit {
+                messages: 131_072,
+                bytes: bound(limits.global_in_flight_bytes),
+            },
+        },
+        session: SessionConfig {
+            stomp: Arc::new(stomp),
+            output_bytes_max: 4 * 1024 * 1024,
+            linger: Duration::from_secs(2),
+            block_timeout: limits.block_timeout,
+        },
+    }
+}

@@ -1,0 +1,256 @@
+//! What comes over the channel: the peer's coming and going, its state, and what that means for a
+//! server that waits or follows.
+
+use crate::proto::ids::{Epoch, SessionId};
+use crate::proto::peer::{Hello, PeerFacts, ServerState};
+use crate::storage::api::GatePolicy;
+
+use super::{Claim, HaEffect, HaMachine, HaState, HaTimer, LinkEnd, Peer};
+
+impl HaMachine {
+    pub(super) fn on_link_up(
+        &mut self,
+        session: SessionId,
+        hello: &Hello,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        self.see_peer_lock(hello.node, &hello.facts);
+        self.peer = Some(Peer {
+            session,
+            node: hello.node,
+            primary: hello.primary,
+            name: hello.name.clone(),
+            facts: hello.facts.clone(),
+        });
+        self.patience_over = false;
+        self.peer_wait_over = false;
+        effects.push(HaEffect::Arm(HaTimer::Patience));
+        effects.push(HaEffect::Disarm(HaTimer::PeerWait));
+        // A passive that finds its active again under a new session has missed batches: it asks anew.
+        if matches!(
+            self.state,
+            HaState::PassiveSync { .. } | HaState::Passive { .. }
+        ) {
+            self.fall_back("the channel to the active was replaced", effects);
+        }
+        // A new session: whatever the old one carried is over.
+        self.lose_follower(effects);
+        self.consider_peer(effects);
+    }
+
+    pub(super) fn on_link_down(
+        &mut self,
+        session: SessionId,
+        cause: LinkEnd,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        if self.session() != Some(session) {
+            return;
+        }
+        self.peer = None;
+        self.patience_over = false;
+        effects.push(HaEffect::Disarm(HaTimer::Patience));
+        match cause {
+            // PassiveInterval is for silence, never for an ended channel (A3).
+            LinkEnd::Ended => self.peer_wait_over = true,
+            LinkEnd::Silent => {
+                self.peer_wait_over = false;
+                effects.push(HaEffect::Arm(HaTimer::PeerWait));
+            }
+        }
+        match self.state {
+            HaState::PassiveSync { .. } => self.fall_back("the channel was lost", effects),
+            HaState::Passive { .. } => {
+                self.state = HaState::Passive { session: None };
+                effects.push(HaEffect::StopReplication);
+            }
+            HaState::ActiveSync { .. } | HaState::Active { .. } | HaState::Draining(_) => {
+                self.lose_follower(effects);
+            }
+            HaState::Waiting(_)
+            | HaState::Shrinking { .. }
+            | HaState::Standalone
+            | HaState::Releasing(_)
+            | HaState::Stopped => {}
+        }
+    }
+
+    pub(super) fn on_peer_facts(
+        &mut self,
+        session: SessionId,
+        facts: PeerFacts,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        let Some(peer) = self.peer.as_mut().filter(|peer| peer.session == session) else {
+            return;
+        };
+        let node = peer.node;
+        peer.facts = facts.clone();
+        self.see_peer_lock(node, &facts);
+        self.consider_peer(effects);
+    }
+
+    pub(super) fn on_goodbye(
+        &mut self,
+        session: SessionId,
+        epoch: Epoch,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        let Some(peer) = self.peer.as_ref().filter(|peer| peer.session == session) else {
+            return;
+        };
+        self.goodbye = Some((peer.node, epoch));
+        self.on_link_down(session, LinkEnd::Ended, effects);
+    }
+
+    /// What the linked peer's state means for this one.
+    pub(super) fn consider_peer(&mut self, effects: &mut Vec<HaEffect>) {
+        let Some(peer) = &self.peer else { return };
+        let (session, facts) = (peer.session, peer.facts.clone());
+        match self.state {
+            HaState::Waiting(Claim::Idle | Claim::Reading | Claim::Locking) => {
+                if facts.state.serves() {
+                    self.follow(session, &facts, effects);
+                }
+            }
+            HaState::PassiveSync {
+                session: mine,
+                started,
+            } if mine == session => {
+                let source = matches!(facts.state, ServerState::ActiveSync | ServerState::Active);
+                if source {
+                    self.state = HaState::PassiveSync {
+                        session,
+                        started: true,
+                    };
+                } else if started || facts.state != ServerState::Standalone {
+                    // L3: no longer a source.
+                    self.fall_back("the active stopped sending", effects);
+                }
+            }
+            HaState::Passive {
+                session: Some(mine),
+            } if mine == session => {
+                if !matches!(facts.state, ServerState::Active | ServerState::ActiveSync) {
+                    // L2: the active does not count on this server any more.
+                    self.fall_back("the active went on without this server", effects);
+                }
+            }
+            HaState::ActiveSync { .. }
+            | HaState::Active { .. }
+            | HaState::Standalone
+            | HaState::Shrinking { .. } => {
+                if (facts.state.serves() || facts.claiming) && facts.epoch > self.epoch() {
+                    self.step_down("the peer serves in a newer epoch", effects);
+                } else if facts.state == ServerState::Waiting
+                    || (facts.state == ServerState::PassiveSync
+                        && self.state == HaState::Standalone)
+                {
+                    self.peer_waits(session, effects);
+                }
+            }
+            HaState::Waiting(_)
+            | HaState::PassiveSync { .. }
+            | HaState::Passive { .. }
+            | HaState::Draining(_)
+            | HaState::Releasing(_)
+            | HaState::Stopped => {}
+        }
+    }
+
+    /// WAITING and the peer serves: PASSIVE_SYNC.
+    pub(super) fn follow(
+        &mut self,
+        session: SessionId,
+        facts: &PeerFacts,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        if !matches!(
+            facts.state,
+            ServerState::Standalone | ServerState::ActiveSync
+        ) {
+            // An ACTIVE has not yet noticed that this server came back; it will say so.
+            return;
+        }
+        self.drop_lock(effects);
+        self.call = None;
+        self.claims.reason = None;
+        self.state = HaState::PassiveSync {
+            session,
+            started: false,
+        };
+        effects.push(HaEffect::Gate(GatePolicy::Following));
+        effects.push(HaEffect::Follow {
+            session,
+            epoch: facts.epoch,
+        });
+        effects.push(HaEffect::Arm(HaTimer::MaxWait));
+    }
+
+    /// PASSIVE or PASSIVE_SYNC to WAITING.
+    pub(super) fn fall_back(&mut self, why: &str, effects: &mut Vec<HaEffect>) {
+        effects.push(HaEffect::StopReplication);
+        effects.push(HaEffect::Gate(GatePolicy::Closed));
+        effects.push(HaEffect::Disarm(HaTimer::MaxWait));
+        self.wait(why, effects);
+        self.consider_peer(effects);
+    }
+
+    /// Enters WAITING and looks at the arbiter anew.
+    pub(super) fn wait(&mut self, why: &str, effects: &mut Vec<HaEffect>) {
+        self.state = HaState::Waiting(Claim::Idle);
+        self.reason = Some(why.to_owned());
+        self.resting = false;
+        if self.peer.is_none() && !self.peer_wait_over {
+            effects.push(HaEffect::Arm(HaTimer::PeerWait));
+        }
+        self.read_record(effects);
+    }
+
+    pub(super) fn on_in_sync(
+        &mut self,
+        session: SessionId,
+        epoch: Epoch,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        let HaState::PassiveSync { session: mine, .. } = self.state else {
+            return;
+        };
+        if mine != session || epoch != self.epoch() {
+            return;
+        }
+        self.state = HaState::Passive {
+            session: Some(session),
+        };
+        self.reason = None;
+        effects.push(HaEffect::Disarm(HaTimer::MaxWait));
+        // To remember that this store was named (Z17).
+        self.read_record(effects);
+    }
+
+    pub(super) fn on_sync_progress(&mut self, session: SessionId, effects: &mut Vec<HaEffect>) {
+        if self.session() == Some(session)
+            && matches!(
+                self.state,
+                HaState::PassiveSync { .. } | HaState::ActiveSync { .. }
+            )
+        {
+            effects.push(HaEffect::Arm(HaTimer::MaxWait));
+        }
+    }
+
+    pub(super) fn on_sync_failed(
+        &mut self,
+        session: SessionId,
+        why: &str,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        if self.session() == Some(session) {
+            effects.push(HaEffect::DropLink {
+                session,
+                reason: why.to_owned(),
+            });
+            self.on_link_down(session, LinkEnd::Ended, effects);
+        }
+    }
+}
