@@ -4,6 +4,7 @@
 pub mod admin_client;
 pub mod args;
 pub mod bench;
+pub mod clear_db;
 pub mod config_show;
 pub mod demo;
 pub mod ledger;
@@ -15,6 +16,7 @@ pub mod send;
 pub mod status;
 pub mod stomp_client;
 pub mod stop;
+pub mod store_check;
 pub mod wait;
 
 use std::io::Write;
@@ -24,7 +26,6 @@ use crate::exit::ExitCode;
 
 #[cfg(test)]
 mod toy_server;
-//PAIR
 
 use args::{Cli, Command, ConfigCommand, PairCommand, StoreCommand};
 
@@ -40,9 +41,6 @@ pub enum CliError {
     /// Standard output cannot be written.
     #[error("failed to write to standard output: {0}")]
     Output(std::io::Error),
-    /// The command is known but not built in.
-    #[error("twinmq {0} is not in this build yet")]
-    NotInThisBuild(&'static str),
     /// The command's own failure, with the code that it ends with.
     #[error("{error}")]
     Command {
@@ -68,7 +66,7 @@ impl CliError {
         match self {
             Self::Config(_) => ExitCode::Configuration,
             Self::Usage(_) => ExitCode::Usage,
-            Self::Output(_) | Self::NotInThisBuild(_) => ExitCode::Failed,
+            Self::Output(_) => ExitCode::Failed,
             Self::Command { code, .. } => *code,
         }
     }
@@ -79,21 +77,20 @@ impl CliError {
 /// # Errors
 /// When it did not do what was asked for.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
-    let missing = match cli.command {
-        Command::Config(ConfigCommand::Show(args)) => return config_show::run(&args),
-        Command::Pair(PairCommand::Init(args)) => return pair::run(&args),
-        Command::Run(args) => return run::run(&args),
-        Command::Status(args) => return status::run(&args),
-        Command::Wait(args) => return wait::run(&args),
-        Command::Stop(args) => return stop::run(&args),
-        Command::ClearDb(_) => "clear-db",
-        Command::Send(args) => return send::run(&args),
-        Command::Receive(args) => return receive::run(&args),
-        Command::Bench(args) => return bench::run(&args),
-        Command::Demo(args) => return demo::run(&args),
-        Command::Store(StoreCommand::Check(_)) => "store check",
-    };
-    Err(CliError::NotInThisBuild(missing))
+    match cli.command {
+        Command::Config(ConfigCommand::Show(args)) => config_show::run(&args),
+        Command::Pair(PairCommand::Init(args)) => pair::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Wait(args) => wait::run(&args),
+        Command::Stop(args) => stop::run(&args),
+        Command::ClearDb(args) => clear_db::run(&args),
+        Command::Send(args) => send::run(&args),
+        Command::Receive(args) => receive::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Store(StoreCommand::Check(args)) => store_check::run(&args),
+    }
 }
 
 /// Writes a text and a newline to standard output.

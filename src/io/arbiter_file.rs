@@ -53,6 +53,22 @@ pub fn spawn_file_arbiter(config: ArbiterFileConfig, sink: ArbiterSink) -> io::R
     Ok(FileArbiter { calls })
 }
 
+/// The record beside a lock file, read on the calling thread: for commands, which may wait for the
+/// share. None where there is none.
+///
+/// # Errors
+/// In words, with the file: it cannot be read, or is not this pair's.
+pub fn read_record(
+    lock_file: &Path,
+    secret: Option<PairSecret>,
+) -> Result<Option<ArbiterRecord>, String> {
+    let folder = RecordFolder::beside(lock_file, secret);
+    match folder.highest() {
+        Ok(found) => Ok(found.map(|file| file.record)),
+        Err(problem) => Err(problem.to_string()),
+    }
+}
+
 /// The handle to the `lock-io` thread.
 #[derive(Clone, Debug)]
 pub struct FileArbiter {

@@ -3,7 +3,6 @@
 
 mod frames;
 mod memory;
-mod owner;
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +21,7 @@ pub use crate::io::peer_tcp::frames::{
     write_frames,
 };
 pub use crate::io::peer_tcp::memory::MemoryNet;
+use crate::io::port_owner;
 use crate::io::tls::{PeerTls, handshake_error, peer_name};
 
 /// A socket takes more bytes only while fewer than this wait in it.
@@ -133,8 +133,7 @@ impl Net for TcpNet {
                     handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
                 }) as Box<dyn PeerListener>),
                 Err(cause) if cause.kind() == io::ErrorKind::AddrInUse => {
-                    let port = address.rsplit(':').next().and_then(|it| it.parse().ok());
-                    let owner = port.and_then(owner::of_port);
+                    let owner = address.parse().ok().and_then(port_owner::listener);
                     Err(ListenError::InUse { address, owner })
                 }
                 Err(cause) => Err(ListenError::Failed { address, cause }),

@@ -1,15 +1,15 @@
 //! Opening a store: its configuration, the recovery of what is on the medium, and the driver on top.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::proto::ids::{Lsn, NodeId};
+use crate::proto::ids::{Lsn, NodeId, StoreId};
 use crate::proto::record::CHUNK_HEADER;
 
 use super::api::{GatePolicy, SharedStore, StoreSink};
-use super::backend::{Backend, Home};
+use super::backend::{Backend, Home, View};
 use super::core::Core;
 use super::data_dir::DataDir;
 use super::env::SyncMode;
@@ -149,6 +149,17 @@ pub fn open_memory(
     Ok((opened, store))
 }
 
+/// Who a data directory's store is, and the arbiter record that its server saw last.
+///
+/// # Errors
+/// When a server has the directory, it holds no store, or it cannot be read.
+pub fn identify(dir: &Path) -> Result<(StoreId, Option<Bytes>), StoreError> {
+    let (home, present) = DataDir::inspect(dir)?;
+    let view = present.view();
+    let meta = meta::load(&view)?.ok_or_else(|| no_format(&view))?;
+    Ok((meta.store, home.last_record()?))
+}
+
 /// Empties a data directory: a new store with a new id, while `node/` stays. Gives the number of
 /// messages that went.
 ///
@@ -194,20 +205,23 @@ fn empty<H: Home>(cluster: &str, home: &mut H) -> Result<Meta, StoreError> {
     })
 }
 
+fn no_format(view: &impl View) -> StoreError {
+    StoreError::WrongFormat {
+        path: view.path(),
+        found: "none".to_owned(),
+        known: meta::FORMAT,
+    }
+}
+
 pub(super) fn build<H: Home>(
     home: H,
     env: H::Backend,
     config: StoreConfig,
     sink: Arc<dyn StoreSink>,
 ) -> Result<Core<H>, StoreError> {
-    use super::backend::View as _;
     let view = env.view();
     let path = view.path();
-    let meta = meta::load(&view)?.ok_or_else(|| StoreError::WrongFormat {
-        path: path.clone(),
-        found: "none".to_owned(),
-        known: meta::FORMAT,
-    })?;
+    let meta = meta::load(&view)?.ok_or_else(|| no_format(&view))?;
     if meta.cluster != config.cluster {
         return Err(StoreError::WrongCluster {
             path,

@@ -12,21 +12,34 @@
 mod support;
 
 mod commands;
+mod disk;
 mod failover;
 mod harness;
+mod life;
 mod lock;
 mod recovery;
 mod refusals;
+mod reloads;
 mod schedule;
 mod starts;
 
+use support::eventually::SOON;
 use support::pair::Pair;
 use support::stomp_py::{Driver, StompPy};
+use twinmq::cli::stomp_client::{Connection, Hosts, StompOptions};
 
 /// The load of these tests: one stomp.py client that sends and receives at a moderate rate, so that
 /// servers have time for what is tested.
 fn load(pair: &Pair) -> StompPy {
     StompPy::start(&driver(pair))
+}
+
+/// A connection of this project's own client.
+fn connect(hosts: &str) -> Connection {
+    Hosts::parse(hosts, StompOptions::default())
+        .expect("addresses")
+        .connect(SOON, &|| false)
+        .expect("a server serves")
 }
 
 fn driver(pair: &Pair) -> Driver {

@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
 use twinmq::cli::stomp_client::{Connection, Hosts, StompError, StompOptions};
 
-use crate::support::pair::Scene;
+use crate::support::pair::{Pair, Scene};
 use crate::support::server::{Server, TWINMQ};
 use crate::test_name;
 
@@ -58,6 +58,23 @@ fn a_second_server_on_the_same_port_is_refused_and_the_address_is_named() {
     assert!(text.contains(&first.client_address()), "{text}");
     assert!(text.contains("client.listen"), "it names the key: {text}");
     assert!(first.status().expect("the first still runs").serving);
+}
+
+#[test]
+fn taken_admin_and_ha_ports_are_refused_and_their_keys_are_named() {
+    let mut pair = Pair::new(test_name!());
+    let address = pair.scene.address;
+    for (port, key) in [(1858, "admin.rmi_server_port"), (2000, "ha.port")] {
+        let taken = TcpListener::bind((address, port)).expect("this test's address is its own");
+        let text = refusal(&mut pair.primary.command());
+        assert!(text.contains(&format!("{address}:{port}")), "{text}");
+        assert!(text.contains(key), "{text}");
+        let owner = format!("(pid {})", std::process::id());
+        assert!(text.contains(&owner), "it names the owner: {text}");
+        drop(taken);
+    }
+    // What was refused left nothing behind that is in the way.
+    pair.primary.start_and_await();
 }
 
 #[test]
@@ -139,6 +156,8 @@ fn bad_frames_are_answered_with_what_was_wrong_and_the_server_serves_on() {
     server.start();
     server.await_status("it serves", |status| status.serving);
     let address = server.client_address();
+    let soon = Duration::from_secs(30);
+    let mut client = connect(&server);
 
     let connected = "CONNECT\naccept-version:1.2\nhost:x\n\n\0";
     for (bad, expected) in [
@@ -189,8 +208,7 @@ fn bad_frames_are_answered_with_what_was_wrong_and_the_server_serves_on() {
     answer_to(&address, b"\x16\x03\x01\x02\x00");
     answer_to(&address, b"GET / HTTP/1.1\r\n\r\n");
 
-    let soon = Duration::from_secs(30);
-    let mut client = connect(&server);
+    // Another client's connection has been open all the time.
     let headers = [("destination", "/queue/q")];
     client
         .request("SEND", &headers, b"good", soon)
@@ -214,7 +232,7 @@ fn bad_frames_are_answered_with_what_was_wrong_and_the_server_serves_on() {
 
 #[test]
 fn a_server_that_waits_refuses_connections_at_once() {
-    let mut pair = crate::support::pair::Pair::in_sync(test_name!());
+    let mut pair = Pair::in_sync(test_name!());
     let passive = pair.active().other();
     let address = pair.server(passive).client_address();
     let error = Connection::open(&address, &StompOptions::default())

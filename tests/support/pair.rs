@@ -111,10 +111,19 @@ impl Pair {
     /// Waits until one is ACTIVE, the other PASSIVE, and both hold everything confirmed.
     #[track_caller]
     pub(crate) fn await_in_sync(&mut self) -> Role {
-        for role in [Role::Primary, Role::Secondary] {
-            self.server(role)
-                .await_status("the pair is in sync", |s| s.pair_is_in_sync());
-        }
+        // Asked of both at once, so that one that has ended shows at once.
+        let (primary, secondary) = (&mut self.primary, &mut self.secondary);
+        eventually(SOON, "the pair is in sync", || {
+            for server in [&mut *primary, &mut *secondary] {
+                server.assert_runs();
+                match server.status() {
+                    Ok(status) if status.pair_is_in_sync() => {}
+                    Ok(status) => return Err(format!("{status:?}")),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
         self.active()
     }
 

@@ -116,6 +116,11 @@ impl Server {
         }
     }
 
+    /// The same with a profile of the test's own, whose keys the settings of this harness override.
+    pub(crate) fn use_profile(&mut self, file: &Path) {
+        self.profile = file.display().to_string();
+    }
+
     /// Adds a `--set` for all later starts; the last one of a key wins.
     pub(crate) fn set(&mut self, key: &str, value: &str) {
         self.settings.push(format!("{key}={value}"));
@@ -181,6 +186,15 @@ impl Server {
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         self.await_exit()
+    }
+
+    /// Fails if the process has ended by itself.
+    #[track_caller]
+    pub(crate) fn assert_runs(&mut self) {
+        let child = self.child.as_mut().expect("the server was started");
+        if let Ok(Some(status)) = child.try_wait() {
+            panic!("{} ended with {status}", self.role.name());
+        }
     }
 
     /// Waits until the process ends by itself or by a signal already sent.
@@ -270,6 +284,20 @@ impl Server {
         })
     }
 
+    /// `twinmq store check` on its data directory, while it is stopped, finds nothing.
+    #[track_caller]
+    pub(crate) fn assert_store_is_sound(&self) {
+        assert!(self.child.is_none(), "{} still runs", self.role.name());
+        let checked = Command::new(TWINMQ)
+            .args(["store", "check"])
+            .arg(self.data_dir())
+            .output()
+            .expect("the binary under test starts");
+        let text = String::from_utf8_lossy(&checked.stdout);
+        let errors = String::from_utf8_lossy(&checked.stderr);
+        assert!(checked.status.success(), "{text}{errors}");
+    }
+
     /// The names in the data directory that say which stores there are.
     pub(crate) fn stores(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(self.data_dir())
@@ -285,6 +313,16 @@ impl Server {
     /// The data directory of the stock profile.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.folder.join("data").join(&self.profile)
+    }
+
+    /// Waits until this life has printed a text.
+    #[track_caller]
+    pub(crate) fn await_log(&mut self, text: &str) {
+        eventually(SOON, &format!("the log says \"{text}\""), || {
+            self.assert_runs();
+            let log = self.log();
+            if log.contains(text) { Ok(()) } else { Err(log) }
+        });
     }
 
     /// What this life has printed so far.
