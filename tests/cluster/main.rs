@@ -22,6 +22,7 @@ mod refusals;
 mod reloads;
 mod schedule;
 mod starts;
+mod two_hosts;
 
 use support::eventually::SOON;
 use support::pair::Pair;
