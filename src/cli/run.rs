@@ -133,7 +133,7 @@ async fn serve(
                     post(&server.wired.manager, HaMessage::Stop);
                 }
                 Some(Outside::Signal(Signal::Reload) | Outside::ProfileChanged) => {
-                    take_changes(&mut loaded, source, telemetry, &server);
+                    take_changes(&mut loaded, source, telemetry, &server).await;
                 }
                 None => return Ok(ExitCode::Failed),
             },
@@ -142,7 +142,7 @@ async fn serve(
 }
 
 /// All or nothing: what changed, what needs a restart, or why the file was not taken.
-fn take_changes(
+async fn take_changes(
     loaded: &mut Loaded,
     source: &ConfigSource,
     telemetry: &Telemetry,
@@ -155,6 +155,12 @@ fn take_changes(
             return;
         }
     };
+    if let Err(error) = telemetry.set_level(&plan.loaded.config.log.level) {
+        tracing::error!(target: "twinmq::config", %error, "the profile was not taken, everything stays as it was");
+        return;
+    }
+    server.reconfigure(&plan.loaded.config).await;
+    // Told when it holds.
     for change in &plan.changed {
         tracing::info!(target: "twinmq::config", "changed {change}");
     }
@@ -163,13 +169,7 @@ fn take_changes(
     }
     if plan.changed.is_empty() {
         tracing::info!(target: "twinmq::config", "the profile was read again; nothing to change at once");
-        return;
     }
-    if let Err(error) = telemetry.set_level(&plan.loaded.config.log.level) {
-        tracing::error!(target: "twinmq::config", %error, "the profile was not taken");
-        return;
-    }
-    server.reconfigure(&plan.loaded.config);
     *loaded = plan.loaded;
 }
 
