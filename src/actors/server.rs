@@ -146,14 +146,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         Some(pair) => Some(open_outside(pair, &threads[1]).await?),
         None => None,
     };
-    let sink = {
-        let ends = ends.clone();
-        let fatal = Box::new(move |error| tell(&ends, End::Store(error)));
-        Arc::new(ServerSink::new(
-            Arc::new(Clients { data: data.clone() }),
-            fatal,
-        ))
-    };
+    let sink = store_sink(&data, &ends);
     let opened = open(store_config(config), Arc::clone(&sink) as Arc<_>)?;
     let last_record = opened
         .last_record
@@ -175,34 +168,15 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         (Some(pair), Some(outside)) => Some(pair_parts(config, pair, outside, opened.node, &clock)),
         (Some(_) | None, _) => None,
     };
-    let clients = {
-        let (data, ends) = (data.clone(), ends.clone());
-        Box::new(move |manager| {
-            Arc::new(ServerClients {
-                data,
-                manager,
-                ends,
-            }) as Arc<dyn ClientSide>
-        })
-    };
     let parts = Parts {
-        identity: HaIdentity {
-            node: opened.node,
-            title: title(config),
-            lock_path: config
-                .ha
-                .as_ref()
-                .map(|pair| absolute(&pair.lock_file).display().to_string())
-                .unwrap_or_default(),
-            clock: Arc::clone(&clock),
-        },
+        identity: identity(config, opened.node, clock),
         ha: role_config(config, opened.node),
         intervals: intervals(config.ha.as_ref()),
         store: Arc::clone(&opened.store),
         sink,
         last_record,
         lease,
-        clients,
+        clients: clients(data.clone(), ends),
         replication: replication(config.ha.as_ref()),
         pair,
     };
@@ -217,6 +191,41 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         ends: ended,
         _threads: threads,
     })
+}
+
+/// Where the store's events go.
+fn store_sink(data: &DataHandle, ends: &UnboundedSender<End>) -> Arc<ServerSink> {
+    let ends = ends.clone();
+    let fatal = Box::new(move |error| tell(&ends, End::Store(error)));
+    let clients = Clients { data: data.clone() };
+    Arc::new(ServerSink::new(Arc::new(clients), fatal))
+}
+
+/// Makes the client side, once HAManager is there.
+fn clients(
+    data: DataHandle,
+    ends: UnboundedSender<End>,
+) -> Box<dyn FnOnce(Port<HaMessage>) -> Arc<dyn ClientSide>> {
+    Box::new(move |manager| {
+        Arc::new(ServerClients {
+            data,
+            manager,
+            ends,
+        })
+    })
+}
+
+fn identity(config: &Config, node: NodeId, clock: Arc<dyn Clock>) -> HaIdentity {
+    HaIdentity {
+        node,
+        title: title(config),
+        lock_path: config
+            .ha
+            .as_ref()
+            .map(|pair| absolute(&pair.lock_file).display().to_string())
+            .unwrap_or_default(),
+        clock,
+    }
 }
 
 /// What a pair needs of the outside, all of it at hand.

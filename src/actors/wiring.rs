@@ -14,7 +14,7 @@ use crate::actors::lock_keeper::{ArbiterAnswered, LockKeeper, LockPorts};
 use crate::actors::peer_transport::StreamTransport;
 use crate::actors::places::{Place, Places};
 use crate::actors::post::{Port, post};
-use crate::actors::replicator::Replicator;
+use crate::actors::replicator::{Replicator, ReplicatorCommand};
 use crate::actors::store_sink::ServerSink;
 use crate::io::peer_tcp::{Net, PeerListener};
 use crate::machines::gateway::{GatewayConfig, GatewayMachine};
@@ -87,69 +87,37 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
     let ports = Arc::new(OnceLock::new());
     let clock = Arc::clone(&parts.identity.clock);
     let facts = initial_facts(&parts.store, parts.last_record.as_ref());
-    let single = parts.ha.mode == HaMode::Single;
     let manager = {
         let own = OwnStore {
             store: facts.store,
             position: facts.position,
             sync_in_progress: facts.sync_in_progress,
         };
+        let single = parts.ha.mode == HaMode::Single;
         let machine = HaMachine::new(parts.ha, own, parts.last_record);
         let timing = HaTiming::new(parts.intervals, parts.lease, single, clock.now());
-        let (store, board, ports) = (
-            Arc::clone(&parts.store),
-            Arc::clone(&board),
-            Arc::clone(&ports),
-        );
-        let identity = parts.identity;
+        let (store, identity) = (Arc::clone(&parts.store), parts.identity);
+        let (board, ports) = (Arc::clone(&board), Arc::clone(&ports));
         let address = places.start(Place::Ha, move |_| {
             HaManager::new(identity, machine, timing, store, board, ports)
         });
         Port::new("ha_manager", address.recipient())
     };
-    let replicator = {
-        let machine = ReplicationMachine::new(parts.replication);
-        let (store, board, manager) = (
-            Arc::clone(&parts.store),
-            Arc::clone(&board),
-            manager.clone(),
-        );
-        let (listens, clock) = (parts.sink.listens(), Arc::clone(&clock));
-        let address = places.start(Place::Peer, move |_| {
-            Replicator::new(machine, store, board, manager, listens, clock)
-        });
-        Port::new("replicator", address.recipient())
+    let common = Common {
+        manager: &manager,
+        board: &board,
+        clock: &clock,
     };
-    parts.sink.join(replicator.clone());
-    let pair = parts.pair.map(|pair| {
-        let lock = start_arbiter_side(
-            places,
-            pair.arbiter,
-            pair.prober,
-            pair.lock,
-            pair.gateway,
-            &Common {
-                manager: &manager,
-                board: &board,
-                clock: &clock,
-            },
-        );
-        let machine = LinkMachine::new(pair.link, facts, clock.now());
-        let link_ports = LinkPorts {
-            manager: manager.clone(),
-            replicator: replicator.clone(),
-        };
-        let link = start_link(
-            places,
-            machine,
-            pair.net,
-            pair.listener,
-            link_ports,
-            &board,
-            &clock,
-        );
-        PairPorts { lock, link }
-    });
+    let replicator = start_replicator(
+        places,
+        ReplicationMachine::new(parts.replication),
+        parts.store,
+        &parts.sink,
+        &common,
+    );
+    let pair = parts
+        .pair
+        .map(|pair| start_pair(places, pair, facts, &replicator, &common));
     let clients = (parts.clients)(manager.clone());
     let link = pair.as_ref().map(|pair| pair.link.clone());
     assert!(
@@ -175,6 +143,60 @@ struct Common<'a> {
     clock: &'a Arc<dyn Clock>,
 }
 
+fn start_replicator(
+    places: &Places,
+    machine: ReplicationMachine,
+    store: SharedStore,
+    sink: &ServerSink,
+    common: &Common<'_>,
+) -> Port<ReplicatorCommand> {
+    let (manager, board, clock) = (
+        common.manager.clone(),
+        Arc::clone(common.board),
+        Arc::clone(common.clock),
+    );
+    let listens = sink.listens();
+    let address = places.start(Place::Peer, move |_| {
+        Replicator::new(machine, store, board, manager, listens, clock)
+    });
+    let port = Port::new("replicator", address.recipient());
+    sink.join(port.clone());
+    port
+}
+
+/// The actors that only a server of a pair has.
+fn start_pair(
+    places: &Places,
+    pair: PairParts,
+    facts: PeerFacts,
+    replicator: &Port<ReplicatorCommand>,
+    common: &Common<'_>,
+) -> PairPorts {
+    let lock = start_arbiter_side(
+        places,
+        pair.arbiter,
+        pair.prober,
+        pair.lock,
+        pair.gateway,
+        common,
+    );
+    let machine = LinkMachine::new(pair.link, facts, common.clock.now());
+    let ports = LinkPorts {
+        manager: common.manager.clone(),
+        replicator: replicator.clone(),
+    };
+    let link = start_link(
+        places,
+        machine,
+        pair.net,
+        pair.listener,
+        ports,
+        common.board,
+        common.clock,
+    );
+    PairPorts { lock, link }
+}
+
 fn start_arbiter_side(
     places: &Places,
     arbiter: Box<dyn FnOnce(AnswerSink) -> Arc<dyn Arbiter>>,
@@ -184,7 +206,6 @@ fn start_arbiter_side(
     common: &Common<'_>,
 ) -> Port<crate::machines::lock::LockCommand> {
     // The answers go to an actor that needs the arbiter to be made: a cell breaks the circle.
-    let gateway_cell: Arc<OnceLock<Port<GatewayMessage>>> = Arc::default();
     let keeper_cell: Arc<OnceLock<Port<ArbiterAnswered>>> = Arc::default();
     let answers: AnswerSink = {
         let keeper = Arc::clone(&keeper_cell);
@@ -215,7 +236,6 @@ fn start_arbiter_side(
             .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(prober(port.clone()));
         port
     };
-    assert!(gateway_cell.set(gateway_port.clone()).is_ok(), "set once");
     let ports = LockPorts {
         manager: common.manager.clone(),
         gateway: gateway_port.clone(),
