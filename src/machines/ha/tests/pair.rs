@@ -25,6 +25,9 @@ pub(super) struct Server {
     pub(super) gate: GatePolicy,
     pub(super) serving: bool,
     pub(super) exited: Option<ExitCause>,
+    /// The writes in its log, in order.
+    pub(super) log: Vec<u64>,
+    backup: Option<(OwnStore, Option<ArbiterRecord>, Vec<u64>)>,
     wants_lock: bool,
     leads: Option<SessionId>,
     follows: Option<SessionId>,
@@ -40,6 +43,10 @@ pub(super) struct Pair {
     pub(super) link: Option<SessionId>,
     /// Answers of compare-and-set are kept here while a test holds them back.
     pub(super) held_answers: Option<Vec<(usize, HaInput)>>,
+    /// Writes that a client was told are durable.
+    pub(super) confirmed: Vec<u64>,
+    writes: u64,
+    wipes: u8,
     sessions: u64,
     queue: VecDeque<(usize, HaInput)>,
 }
@@ -63,6 +70,8 @@ impl Pair {
             gate: GatePolicy::Closed,
             serving: false,
             exited: None,
+            log: Vec::new(),
+            backup: None,
             wants_lock: false,
             leads: None,
             follows: None,
@@ -75,6 +84,9 @@ impl Pair {
             arbiter_fails: false,
             link: None,
             held_answers: None,
+            confirmed: Vec::new(),
+            writes: 0,
+            wipes: 0,
             sessions: 0,
             queue: VecDeque::new(),
         }
@@ -118,6 +130,9 @@ impl Pair {
         server.wants_lock = false;
         (server.leads, server.follows) = (None, None);
         self.queue.retain(|(to, _)| *to != at);
+        if let Some(held) = &mut self.held_answers {
+            held.retain(|(to, _)| *to != at);
+        }
         if self.lock_holder == Some(at) {
             self.lock_holder = None;
         }
@@ -193,17 +208,114 @@ impl Pair {
         [PRIMARY, SECONDARY].into_iter().filter(named).collect()
     }
 
-    /// The active takes a message that both store, or it alone where it confirms alone.
+    /// A client writes to whoever serves. It is confirmed when whoever must hold it does; otherwise it
+    /// stays in the log without a confirm.
     pub(super) fn write(&mut self) {
         let at = [PRIMARY, SECONDARY]
             .into_iter()
             .find(|at| self.servers[*at].serving);
-        let at = at.expect("somebody serves");
+        let Some(at) = at else { return };
+        self.writes += 1;
         self.servers[at].own.position.lsn = self.servers[at].own.position.lsn.next();
-        if self.servers[at].gate == GatePolicy::WithPeer {
-            self.servers[1 - at].own.position = self.servers[at].own.position;
+        let write = self.writes;
+        self.servers[at].log.push(write);
+        match self.servers[at].gate {
+            GatePolicy::Alone => self.confirmed.push(write),
+            GatePolicy::WithPeer => {
+                let leads = self.servers[at].leads;
+                if leads.is_some() && leads == self.servers[1 - at].follows && self.link == leads {
+                    self.servers[1 - at].own.position = self.servers[at].own.position;
+                    self.servers[1 - at].log.push(write);
+                    self.confirmed.push(write);
+                }
+            }
+            GatePolicy::Closed | GatePolicy::Following => {}
         }
         self.check_lock(at);
+    }
+
+    /// Whoever serves holds every confirmed write (S1), and what is confirmed is held by every store
+    /// that the record names.
+    pub(super) fn check_nothing_is_lost(&self) {
+        for at in [PRIMARY, SECONDARY] {
+            let server = &self.servers[at];
+            // A disk that was put back is not what the record means: only A1 keeps it from serving.
+            let named = server.backup.is_none()
+                && self
+                    .record
+                    .as_ref()
+                    .is_some_and(|record| record.holds(server.own.store));
+            if (server.serving && server.gate != GatePolicy::Closed) || named {
+                for write in &self.confirmed {
+                    assert!(
+                        server.log.contains(write),
+                        "write {write} is lost: {self:#?}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Copies a server's disk, as a snapshot of a virtual machine does.
+    pub(super) fn back_up(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        server.backup = Some((server.own, server.last_record.clone(), server.log.clone()));
+    }
+
+    /// Puts the copy back while the server is down.
+    pub(super) fn revert(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        if let Some((own, record, log)) = server.backup.clone() {
+            (server.own, server.last_record, server.log) = (own, record, log);
+        }
+    }
+
+    /// Not the last store that holds what was confirmed.
+    pub(super) fn may_wipe(&self, at: usize) -> bool {
+        let other = &self.servers[1 - at];
+        let named = self
+            .record
+            .as_ref()
+            .is_some_and(|record| record.holds(other.own.store));
+        named && self.wipes < 100
+    }
+
+    pub(super) fn connect_if_possible(&mut self) {
+        if self.link.is_none() && self.servers.iter().all(|server| server.machine.is_some()) {
+            self.connect();
+        }
+    }
+
+    /// Lets one of the armed timers of a server fire.
+    pub(super) fn fire_any(&mut self, at: usize, choice: u64) {
+        let armed: Vec<HaTimer> = self.servers[at].timers.iter().copied().collect();
+        let choice = usize::try_from(choice % 64).expect("small");
+        if let Some(timer) = armed.get(choice % armed.len().max(1)) {
+            self.fire(at, *timer);
+        }
+    }
+
+    /// From now on the answers to compare-and-set come late.
+    pub(super) fn hold_answers(&mut self) {
+        self.held_answers.get_or_insert_default();
+    }
+
+    /// Those that were held back come now.
+    pub(super) fn release_answers(&mut self) {
+        for (at, input) in self.held_answers.take().unwrap_or_default() {
+            self.give(at, input);
+        }
+    }
+
+    /// The disk is replaced while the server is down.
+    pub(super) fn wipe(&mut self, at: usize) {
+        self.wipes += 1;
+        let server = &mut self.servers[at];
+        server.own.store = StoreId([100 + self.wipes; 16]);
+        server.own.position = Position::default();
+        server.own.sync_in_progress = false;
+        server.last_record = None;
+        server.log.clear();
     }
 
     /// LockKeeper's periodic check, with its heartbeat.
@@ -387,6 +499,7 @@ impl Pair {
             let (leads, follows) = (self.servers[at].leads, self.servers[1 - at].follows);
             if let (Some(session), true) = (leads, leads == follows) {
                 self.servers[1 - at].own.position = self.servers[at].own.position;
+                self.servers[1 - at].log = self.servers[at].log.clone();
                 self.servers[1 - at].own.sync_in_progress = false;
                 let store = self.servers[1 - at].own.store;
                 self.queue
