@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -16,10 +17,13 @@ use crate::io::signals::{Signal, SignalError, spawn_signals};
 use crate::machines::ha::ExitCause;
 use crate::storage::error::StoreError;
 use crate::telemetry::{self, Telemetry};
-use crate::time::SystemClock;
+use crate::time::{Clock, SystemClock};
 
 use super::CliError;
 use super::args::RunArgs;
+
+/// How long `--background` waits for the server's first answer: a large store takes a while to open.
+const BACKGROUND_START: Duration = Duration::from_secs(120);
 
 /// Why `run` failed before the server was up.
 #[derive(Debug, thiserror::Error)]
@@ -286,7 +290,8 @@ fn start_in_background(config: &Config) -> Result<ExitCode, CliError> {
         .spawn()
         .map_err(failed)?;
     let client = super::admin_client::AdminClient::new(&config.admin.listen.to_string(), None);
-    loop {
+    let until = SystemClock.now().after(BACKGROUND_START);
+    while SystemClock.now() < until {
         if let Some(status) = child.try_wait().map_err(failed)? {
             let text =
                 format!("it ended at once with {status}; run it without --background to see why");
@@ -298,6 +303,12 @@ fn start_in_background(config: &Config) -> Result<ExitCode, CliError> {
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
+    let text = format!(
+        "process {} runs, but its admin port has not answered in {} s; see log.file, or stop it",
+        child.id(),
+        BACKGROUND_START.as_secs()
+    );
+    Err(failed(std::io::Error::other(text)))
 }
 
 fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {
