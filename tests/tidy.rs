@@ -80,6 +80,9 @@ const ACTOR_LINES_MAX: usize = 300;
 /// Most fields of an actor.
 const ACTOR_FIELDS_MAX: usize = 8;
 
+/// Structs of the configuration that are used as a whole, by their `Display`.
+const SHOWN_WHOLE: &[&str] = &["HostPort"];
+
 struct Source {
     /// From the repository's root.
     path: String,
@@ -368,6 +371,41 @@ fn fields_of(code: &str, name: &str) -> usize {
     fields
 }
 
+/// The public fields of a text's structs, those of [`SHOWN_WHOLE`] apart.
+fn public_fields(code: &str) -> Vec<String> {
+    let mut fields = Vec::new();
+    let mut of = "";
+    for line in code.lines() {
+        if let Some(rest) = line.strip_prefix("pub struct ") {
+            of = rest.split(' ').next().unwrap_or(rest);
+        }
+        if let Some((field, _)) = line
+            .strip_prefix("    pub ")
+            .and_then(|rest| rest.split_once(": "))
+            && field.chars().all(is_word)
+            && !SHOWN_WHOLE.contains(&of)
+        {
+            fields.push(field.to_owned());
+        }
+    }
+    fields
+}
+
+/// Fields that no code reads: a key behind such a field does nothing.
+fn never_read(fields: &[String], readers: &[Source]) -> Vec<String> {
+    let read = |field: &str| {
+        let access = format!(".{field}");
+        readers.iter().any(|source| {
+            source.code.match_indices(&access).any(|(at, _)| {
+                let after = source.code[at + access.len()..].chars().next();
+                !after.is_some_and(|c| is_word(c) || c == '(')
+            })
+        })
+    };
+    let unread = fields.iter().filter(|field| !read(field));
+    unread.cloned().collect()
+}
+
 /// Paths of somebody's machine and hosts of registries, in pieces so that this file is clean.
 fn local_names(path: &str, text: &str) -> Vec<String> {
     const BANNED: &[&str] = &[
@@ -497,6 +535,19 @@ fn files_are_of_a_length_that_can_be_read() {
 }
 
 #[test]
+fn every_part_of_the_configuration_is_read_by_somebody() {
+    let model = fs::read_to_string(root().join("src/config/model.rs")).expect("it is there");
+    let fields = public_fields(&model);
+    assert!(fields.len() > 40, "the model has fields: {fields:?}");
+    let readers: Vec<Source> = sources("src")
+        .into_iter()
+        .filter(|source| source.module() != "config")
+        .collect();
+    let unread = never_read(&fields, &readers);
+    assert!(unread.is_empty(), "nothing reads {unread:?}");
+}
+
+#[test]
 fn nothing_names_a_machine_of_its_makers() {
     let offences: Vec<String> = files(root())
         .into_iter()
@@ -612,6 +663,19 @@ mod each_rule_bites {
         assert_eq!(offences(big_actors, "src/actors/big.rs", &actor), 1);
         let fits = actor.replace(" f8: Map<a::B, C>,\n", "");
         assert_eq!(offences(big_actors, "src/actors/big.rs", &fits), 0);
+    }
+
+    #[test]
+    fn on_fields_that_nobody_reads() {
+        let model = "pub struct A {\n    /// x\n    pub one: u32,\n    pub two: B,\n}\n\
+                     pub struct HostPort {\n    pub host: u32,\n}\n";
+        let fields = public_fields(model);
+        assert_eq!(fields, ["one", "two"]);
+        let unread = |code: &str| never_read(&fields, &[Source::new("src/io/a.rs", code)]);
+        assert!(unread("f(a.one, a.two.x)").is_empty());
+        assert_eq!(unread("f(a.one_more, a.two)"), ["one"]);
+        assert_eq!(unread("f(a.one(), a.two)"), ["one"]);
+        assert_eq!(unread("// a.one\nf(a.two)"), ["one"]);
     }
 
     #[test]

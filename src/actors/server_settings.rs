@@ -85,6 +85,12 @@ pub(super) fn replication(pair: Option<&PairConfig>) -> ReplicationConfig {
     }
 }
 
+/// The largest record under any configuration: a reload may raise the limits of a store that is open,
+/// and what was taken under larger ones, here or by the peer, must still be read.
+const LARGEST_RECORD: usize = crate::config::Limits::BODY_BYTES_MAX as usize
+    + crate::config::Limits::HEADER_BYTES_MAX as usize
+    + 4096;
+
 /// The store's settings in a configuration; also for `clear-db` and `store check`.
 #[must_use]
 pub fn store_config(config: &Config) -> StoreConfig {
@@ -98,7 +104,7 @@ pub fn store_config(config: &Config) -> StoreConfig {
         retain_bytes: config.store.retain_bytes,
         checkpoint_bytes: config.store.checkpoint_bytes,
         quota_bytes: config.store.quota_bytes,
-        max_record_bytes: config.limits.max_body_bytes + config.limits.max_header_bytes + 4096,
+        max_record_bytes: LARGEST_RECORD,
     }
 }
 

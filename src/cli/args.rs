@@ -145,6 +145,8 @@ pub struct AdminAddress {
     pub token_file: Option<PathBuf>,
     /// Standalone servers have no peer to ask for; none where only a URL was given.
     pub mode: Option<Mode>,
+    /// The peer's admin port, as a URL; none where only a URL was given or there is no peer.
+    pub peer: Option<String>,
 }
 
 impl ServerArgs {
@@ -161,6 +163,7 @@ impl ServerArgs {
                 url: format!("http://{listen}"),
                 token_file: Some(config.admin.token_file),
                 mode: Some(config.mode),
+                peer: config.ha.map(|ha| format!("http://{}", ha.peer_admin)),
             });
         };
         let bare = url.trim_end_matches('/');
@@ -174,6 +177,7 @@ impl ServerArgs {
             url: bare.to_owned(),
             token_file: None,
             mode: None,
+            peer: None,
         })
     }
 }

@@ -1,12 +1,12 @@
 //! `twinmq status`: both servers of a pair side by side, as one of them sees it.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::thread;
 use std::time::Duration;
 
 use super::admin_client::{AdminClient, AdminError, Status};
-use super::args::StatusArgs;
+use super::args::{AdminAddress, StatusArgs};
 use super::{CliError, print, print_json};
 use crate::exit::ExitCode;
 
@@ -21,14 +21,29 @@ impl From<AdminError> for CliError {
     }
 }
 
-/// Prints the state, once or again and again.
+/// Neither server of a pair can be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{own}; its peer cannot be asked either: {peer}")]
+struct NeitherAnswers {
+    own: AdminError,
+    peer: AdminError,
+}
+
+/// Whom to ask: the server, and its peer if it is not running.
+struct Asked {
+    own: AdminClient,
+    peer: Option<AdminClient>,
+}
+
+/// Prints the state, once or again and again. A server that is not running is shown by its peer, if
+/// the profile names one.
 ///
 /// # Errors
-/// When the server is not running; with `--watch` that is shown and waited out.
+/// When neither is running; with `--watch` that is shown and waited out.
 pub fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
-    let client = AdminClient::new(&args.server.admin()?.url, None);
+    let asked = Asked::of(args.server.admin()?);
     if !args.watch {
-        show(&client, args.json, "")?;
+        show(&asked, args.json, "")?;
         return Ok(ExitCode::Done);
     }
     let clear = if std::io::stdout().is_terminal() && !args.json {
@@ -37,7 +52,7 @@ pub fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
         ""
     };
     loop {
-        match show(&client, args.json, clear) {
+        match show(&asked, args.json, clear) {
             Err(error @ CliError::Command { .. }) => print(&format!("{clear}{error}"))?,
             other => other?,
         }
@@ -45,11 +60,54 @@ pub fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
     }
 }
 
-fn show(client: &AdminClient, json: bool, clear: &str) -> Result<(), CliError> {
+fn show(asked: &Asked, json: bool, clear: &str) -> Result<(), CliError> {
     if json {
-        return print_json(&client.status_json()?);
+        let (status, own_error) = asked.ask(AdminClient::status_json)?;
+        if let Some(error) = own_error {
+            // Standard output is for the JSON alone; without standard error there is nobody to tell.
+            writeln!(std::io::stderr(), "twinmq: {}", by_its_peer(&error, asked)).ok();
+        }
+        return print_json(&status);
     }
-    print(&format!("{clear}{}", table(&client.status()?)))
+    let (status, own_error) = asked.ask(AdminClient::status)?;
+    let note = own_error.map_or_else(String::new, |error| {
+        format!("{}\n\n", by_its_peer(&error, asked))
+    });
+    print(&format!("{clear}{note}{}", table(&status)))
+}
+
+/// What stands above the peer's answer.
+fn by_its_peer(error: &AdminError, asked: &Asked) -> String {
+    let peer = asked.peer.as_ref().map_or("", AdminClient::url);
+    format!("{error}\nits peer at {peer} runs, and says:")
+}
+
+impl Asked {
+    fn of(address: AdminAddress) -> Self {
+        Self {
+            own: AdminClient::new(&address.url, None),
+            peer: address.peer.map(|url| AdminClient::new(&url, None)),
+        }
+    }
+
+    /// The answer; with it, where it is the peer's, why the server's own could not be had.
+    fn ask<T>(
+        &self,
+        question: impl Fn(&AdminClient) -> Result<T, AdminError>,
+    ) -> Result<(T, Option<AdminError>), CliError> {
+        let own = match question(&self.own) {
+            Ok(answer) => return Ok((answer, None)),
+            Err(error) => error,
+        };
+        // A server that answers, however strangely, is not spoken for by another.
+        match (&self.peer, &own) {
+            (Some(peer), AdminError::NotRunning { .. }) => match question(peer) {
+                Ok(answer) => Ok((answer, Some(own))),
+                Err(peer) => Err(CliError::of(ExitCode::Failed, NeitherAnswers { own, peer })),
+            },
+            (Some(_) | None, _) => Err(own.into()),
+        }
+    }
 }
 
 /// The state as text.
@@ -217,10 +275,16 @@ fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use tokio::net::TcpSocket;
+
     use super::*;
     use crate::cli::admin_client::{
         ClaimsStatus, GatewayStatus, LockStatus, PeerStatus, StoreStatus, SyncStatus,
     };
+    use crate::cli::args::ServerArgs;
 
     fn active() -> Status {
         Status {
@@ -257,6 +321,82 @@ mod tests {
                 destinations: 3,
             },
             ..Status::default()
+        }
+    }
+
+    /// An address that is taken and at which nobody listens, as long as the socket is held.
+    fn dead() -> (String, TcpSocket) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        (socket.local_addr().unwrap().to_string(), socket)
+    }
+
+    /// Answers one call with this status, as a server's admin port does.
+    fn answering(status: &Status) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let body = serde_json::to_string(status).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            let mut chunk = [0; 1024];
+            while !asked.windows(4).any(|end| end == b"\r\n\r\n") {
+                let read = stream.read(&mut chunk).unwrap();
+                asked.extend_from_slice(&chunk[..read]);
+            }
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all((head + &body).as_bytes()).unwrap();
+        });
+        address
+    }
+
+    /// Asked by the profile of a secondary that has these two admin ports.
+    fn asked(own: &str, peer: &str) -> Asked {
+        let port = |address: &str| address.rsplit(':').next().unwrap().to_owned();
+        let mut args = ServerArgs::default();
+        args.profile.profile = Some("replicated/secondary".to_owned());
+        args.profile.set = vec![
+            format!("admin.rmi_server_port={}", port(own)),
+            format!("ha.backup_rmi_server_port={}", port(peer)),
+        ];
+        Asked::of(args.admin().unwrap())
+    }
+
+    #[test]
+    fn a_server_that_is_not_running_is_shown_by_its_peer() {
+        let (own, _held) = dead();
+        let asked = asked(&own, &answering(&active()));
+        let (status, own) = asked.ask(AdminClient::status).unwrap();
+        assert_eq!(status, active());
+        let said = by_its_peer(&own.unwrap(), &asked);
+        let peer = asked.peer.unwrap();
+        assert!(
+            said.starts_with(&format!("no server is running at {}: ", asked.own.url())),
+            "{said}"
+        );
+        assert!(
+            said.ends_with(&format!("\nits peer at {} runs, and says:", peer.url())),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_server_that_runs_speaks_for_itself() {
+        let (peer, _held) = dead();
+        let asked = asked(&answering(&active()), &peer);
+        let (status, own) = asked.ask(AdminClient::status).unwrap();
+        assert_eq!((status, own.is_none()), (active(), true));
+    }
+
+    #[test]
+    fn when_neither_runs_both_are_named() {
+        let ((own, _held), (peer, _also_held)) = (dead(), dead());
+        let asked = asked(&own, &peer);
+        let said = asked.ask(AdminClient::status).unwrap_err().to_string();
+        let peer = asked.peer.unwrap();
+        for client in [&asked.own, &peer] {
+            let place = format!("no server is running at {}: ", client.url());
+            assert!(said.contains(&place), "{place} in {said}");
         }
     }
 

@@ -118,7 +118,8 @@ pub struct HaConfig {
     pub peer_admin: HostPort,
     /// How often the peer is pinged.
     pub ping_interval: Duration,
-    /// So many unanswered pings in a row mean that the channel is broken.
+    /// The channel counts as broken when no ping was answered for so many ping intervals. At least
+    /// 2; the product is at most `passive_interval`.
     pub ping_misses: u32,
     /// How long a connect to the peer may take.
     pub connect_timeout: Duration,
@@ -163,7 +164,8 @@ impl HaConfig {
     }
 }
 
-/// How a passive server takes over.
+/// How a passive server takes over. `fence`, with which it first cuts the old holder off, comes in
+/// a later version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Takeover {
@@ -201,8 +203,6 @@ pub struct ReplicationConfig {
     pub ack_timeout: Duration,
     /// Bytes of batches that may be under way to the peer.
     pub window_bytes: u64,
-    /// Bytes per second that a resync may use; none: no limit.
-    pub resync_bytes_per_second: Option<u64>,
 }
 
 /// Certificates of the HA channel, PEM files.
@@ -219,11 +219,9 @@ pub struct TlsConfig {
 /// The client port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// Every address that clients are served at; all protocols at each. Never empty.
+    /// Every address that clients are served at; all protocols at each. Never empty. Loopback
+    /// addresses only, unless `client.allow_anonymous` says that anyone may come.
     pub listen: Vec<SocketAddr>,
-    /// Anyone who reaches the port may send and receive, which is also so where `listen` holds
-    /// loopback addresses only. No server listens elsewhere without it.
-    pub allow_anonymous: bool,
     /// How long a new connection may take to its first complete frame.
     pub connect_timeout: Duration,
     /// Heart-beats that this server offers to send; none: never.
@@ -248,16 +246,12 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// How commits become durable.
     pub sync: StoreSync,
-    /// Address space reserved for the map.
-    pub map_bytes: u64,
-    /// Sends are refused when pages in use reach this. At most half of the map.
+    /// Sends are refused when pages in use reach this. At most half of the store's map.
     pub quota_bytes: u64,
     /// Bytes of dead log kept for a returning peer.
     pub retain_bytes: u64,
     /// Bytes of log between two checkpoints. At most `retain_bytes`.
     pub checkpoint_bytes: u64,
-    /// Message bodies kept in memory for delivery.
-    pub cache_bytes: u64,
 }
 
 /// How commits become durable.
@@ -291,12 +285,8 @@ pub struct Limits {
     pub max_subscriptions: usize,
     /// Destinations in all.
     pub max_destinations: usize,
-    /// Bytes of a destination's name.
-    pub max_destination_name_bytes: usize,
     /// Header lines of one frame.
     pub max_headers: usize,
-    /// Bytes of one header line.
-    pub max_header_line_bytes: usize,
     /// Bytes of command and headers of one frame together.
     pub max_header_bytes: usize,
     /// Bytes of one body.
@@ -311,6 +301,14 @@ pub struct Limits {
     pub global_in_flight_bytes: u64,
     /// How long a send may wait for room before it gets an ERROR.
     pub block_timeout: Duration,
+}
+
+impl Limits {
+    /// No server takes a larger body, whatever its limit is today: bodies in the log, the peer's and
+    /// those of an earlier configuration, are held to this.
+    pub const BODY_BYTES_MAX: u32 = 8_000_000;
+    /// The same of `max_header_bytes`.
+    pub const HEADER_BYTES_MAX: u32 = 262_144;
 }
 
 /// Where the log goes.

@@ -44,10 +44,8 @@ raw!(RawStore {
     path: String,
     sync: StoreSync,
     quota_mib: u64,
-    map_gib: u64,
     retain_mib: u64,
     checkpoint_mib: u64,
-    cache_mib: u64,
 });
 
 raw!(RawHa {
@@ -95,7 +93,6 @@ raw!(RawGateway {
 raw!(RawReplication {
     replication_ack_timeout_ms: u64,
     window_mib: u64,
-    resync_limit_mib_per_s: u64,
 });
 
 raw!(RawTls {
@@ -109,9 +106,7 @@ raw!(RawLimits {
     max_connections: usize,
     max_subscriptions: usize,
     max_destinations: usize,
-    max_destination_name_bytes: usize,
     max_headers: usize,
-    max_header_line_bytes: usize,
     max_header_bytes: usize,
     max_body_bytes: usize,
     prefetch: u32,

@@ -12,7 +12,6 @@ use super::raw::{RawConfig, RawHa};
 use super::value::{parse_address, parse_target};
 
 const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
 
 /// What a profile is called and where it lies.
 #[derive(Clone, Debug)]
@@ -186,7 +185,6 @@ impl Rules<'_> {
         let beat = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
         ClientConfig {
             listen,
-            allow_anonymous: client.allow_anonymous,
             connect_timeout: Duration::from_millis(client.connect_timeout_ms),
             heart_beat_send: beat(client.heart_beat_send_ms),
             heart_beat_receive: beat(client.heart_beat_receive_ms),
@@ -196,13 +194,6 @@ impl Rules<'_> {
     fn store(&mut self, raw: &RawConfig) -> StoreConfig {
         let store = &raw.store;
         self.mandatory("store.path", &store.path, "the store needs a directory");
-        self.at_most(
-            "store.quota_mib",
-            store.quota_mib.saturating_mul(2),
-            "store.map_gib",
-            store.map_gib.saturating_mul(GIB / MIB),
-            "must be at most half of store.map_gib",
-        );
         self.at_most(
             "store.retain_mib",
             store.retain_mib,
@@ -220,24 +211,15 @@ impl Rules<'_> {
         StoreConfig {
             path: PathBuf::from(&store.path),
             sync: store.sync,
-            map_bytes: store.map_gib.saturating_mul(GIB),
             quota_bytes: store.quota_mib.saturating_mul(MIB),
             retain_bytes: store.retain_mib.saturating_mul(MIB),
             checkpoint_bytes: store.checkpoint_mib.saturating_mul(MIB),
-            cache_bytes: store.cache_mib.saturating_mul(MIB),
         }
     }
 
     fn limits(&mut self, raw: &RawConfig) -> Limits {
         let limits = &raw.limits;
         let wide = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
-        self.at_most(
-            "limits.max_header_line_bytes",
-            wide(limits.max_header_line_bytes),
-            "limits.max_header_bytes",
-            wide(limits.max_header_bytes),
-            "must be at most limits.max_header_bytes",
-        );
         self.at_most(
             "limits.max_body_bytes",
             wide(limits.max_body_bytes).saturating_add(wide(limits.max_header_bytes)),
@@ -257,9 +239,7 @@ impl Rules<'_> {
             max_connections: limits.max_connections,
             max_subscriptions: limits.max_subscriptions,
             max_destinations: limits.max_destinations,
-            max_destination_name_bytes: limits.max_destination_name_bytes,
             max_headers: limits.max_headers,
-            max_header_line_bytes: limits.max_header_line_bytes,
             max_header_bytes: limits.max_header_bytes,
             max_body_bytes: limits.max_body_bytes,
             prefetch: limits.prefetch,

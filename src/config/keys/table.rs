@@ -3,6 +3,7 @@
 use pair::{HA, HA_CONNECTION, HA_GATEWAY, HA_LOCK, HA_REPLICATION, HA_TLS};
 
 use super::{Applies, Key, Kind, Section};
+use crate::config::model::Limits;
 
 mod pair;
 
@@ -219,22 +220,12 @@ const STORE: Section = Section {
         ),
         key(
             "store.quota_mib",
-            mib(64, 67_108_864),
+            mib(64, 524_288),
             "102400",
             "Sends are refused, and say so, when the store holds this much. Acknowledgements always \
              go through.",
-            "at most half of map_gib; a small disk refuses sends earlier",
-        ),
-        key(
-            "store.map_gib",
-            Kind::Integer {
-                unit: "GiB",
-                min: 1,
-                max: 131_072,
-            },
-            "1024",
-            "Address space reserved for the store. It costs neither memory nor disk.",
-            "",
+            "a small disk refuses sends earlier, and so does a system that gives the store less \
+             than its 1 TiB of address space",
         ),
         key(
             "store.retain_mib",
@@ -250,13 +241,6 @@ const STORE: Section = Section {
             "128",
             "Log between two checkpoints: what is read again at a start. 256 MiB take under a second.",
             "at most retain_mib",
-        ),
-        key(
-            "store.cache_mib",
-            mib(8, 1_048_576),
-            "256",
-            "Memory for message bodies that wait for delivery; older ones are read from the disk.",
-            "",
         ),
     ],
 };
@@ -290,14 +274,6 @@ const LIMITS: Section = Section {
         )
         .on_reload(),
         key(
-            "limits.max_destination_name_bytes",
-            bytes(16, 390),
-            "255",
-            "Length of a destination's name.",
-            "",
-        )
-        .on_reload(),
-        key(
             "limits.max_headers",
             count(8, 10_000),
             "128",
@@ -306,16 +282,8 @@ const LIMITS: Section = Section {
         )
         .on_reload(),
         key(
-            "limits.max_header_line_bytes",
-            bytes(256, 65_536),
-            "8192",
-            "Length of one header line.",
-            "at most max_header_bytes",
-        )
-        .on_reload(),
-        key(
             "limits.max_header_bytes",
-            bytes(1024, 262_144),
+            bytes(1024, Limits::HEADER_BYTES_MAX as i64),
             "65536",
             "Command and headers of one frame together.",
             "",
@@ -323,7 +291,7 @@ const LIMITS: Section = Section {
         .on_reload(),
         key(
             "limits.max_body_bytes",
-            bytes(1024, 8_000_000),
+            bytes(1024, Limits::BODY_BYTES_MAX as i64),
             "4194304",
             "Body of one message.",
             "max_header_bytes and max_body_bytes together at most connection_in_flight_bytes",

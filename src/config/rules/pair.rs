@@ -30,7 +30,6 @@ impl Rules<'_> {
             "must be at most store.quota_mib",
         );
         let (tls, pair_secret_file) = self.tls(ha, listen, &peer);
-        let limit = ha.replication.resync_limit_mib_per_s;
         HaConfig {
             primary: ha.primary,
             cluster: ha.cluster.clone(),
@@ -58,7 +57,6 @@ impl Rules<'_> {
             replication: ReplicationConfig {
                 ack_timeout: ms(ha.replication.replication_ack_timeout_ms),
                 window_bytes: ha.replication.window_mib.saturating_mul(MIB),
-                resync_bytes_per_second: (limit > 0).then(|| limit.saturating_mul(MIB)),
             },
             tls,
             pair_secret_file,
@@ -152,15 +150,18 @@ impl Rules<'_> {
                 format!("is exactly twice {ACTIVE}: a little more leaves room for clock drift"),
             );
         }
-        if ping.saturating_mul(u64::from(ha.ping_misses)) > passive {
-            self.warn(
-                "ha.ping_misses",
-                format!(
-                    "lets {} ms pass before the channel counts as broken, more than {PASSIVE}",
-                    ping.saturating_mul(u64::from(ha.ping_misses))
-                ),
-            );
-        }
+        // Equal is allowed: the reference's own defaults are so.
+        let silence = ping.saturating_mul(u64::from(ha.ping_misses));
+        self.at_most(
+            "ha.ping_misses",
+            silence,
+            PASSIVE,
+            passive,
+            &format!(
+                "lets {silence} ms pass before a silent channel counts as broken: must be at most \
+                 {PASSIVE}"
+            ),
+        );
         (active, passive)
     }
 

@@ -60,6 +60,7 @@ fn config(node: u8) -> LinkConfig {
         must_agree: Vec::new(),
         secret: Some(PairSecret::new(b"secret")),
         ping_interval: PING,
+        ping_misses: 2,
         creation_timeout: LINGER,
         initialization_timeout: LINGER,
     }

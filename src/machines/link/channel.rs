@@ -7,8 +7,9 @@ use crate::proto::ids::{Position, SessionId};
 use crate::proto::peer::{Body, Frame, PeerFacts};
 use crate::time::Moment;
 
-/// Pings that wait for their answer: older ones are forgotten, their answers count for nothing.
-const UNANSWERED_MAX: usize = 64;
+/// Pings that wait for their answer: older ones are forgotten, their answers count for nothing. More
+/// than `ha.ping_misses` may say, so that none is forgotten before the channel is silent.
+const UNANSWERED_MAX: usize = 128;
 
 #[derive(Clone, Debug)]
 pub(super) struct Channel {
@@ -17,6 +18,8 @@ pub(super) struct Channel {
     /// When a frame last came in.
     pub(super) last_heard: Moment,
     ping_interval: Duration,
+    /// So long after the last answer the channel is silent.
+    patience: Duration,
     /// When the answer to an own ping was last read; at first, when the proofs had shown the same.
     last_answer: Moment,
     /// Not silent before this, whatever `last_answer` says.
@@ -38,7 +41,7 @@ impl Channel {
     pub(super) fn new(
         now: Moment,
         (session, conn): (SessionId, ConnId),
-        ping_interval: Duration,
+        (ping_interval, ping_misses): (Duration, u32),
         own: PeerFacts,
         peer: PeerFacts,
     ) -> Self {
@@ -47,6 +50,7 @@ impl Channel {
             conn,
             last_heard: now,
             ping_interval,
+            patience: ping_interval.saturating_mul(ping_misses),
             last_answer: now,
             granted: now,
             next_ping_at: now,
@@ -220,9 +224,7 @@ impl Channel {
     }
 
     fn silent_at(&self) -> Moment {
-        self.last_answer
-            .after(self.ping_interval.saturating_mul(2))
-            .max(self.granted)
+        self.last_answer.after(self.patience).max(self.granted)
     }
 }
 

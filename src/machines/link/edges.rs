@@ -32,6 +32,8 @@ pub struct LinkConfig {
     pub secret: Option<PairSecret>,
     /// `PingInterval`.
     pub ping_interval: Duration,
+    /// The channel is silent when no ping was answered for so many ping intervals; at least 2 (Z11).
+    pub ping_misses: u32,
     /// `SocketCreationTimeout`: bounds a dial, TLS included.
     pub creation_timeout: Duration,
     /// `SocketInitializationTimeout`: bounds hello, proof and welcome.
@@ -119,7 +121,7 @@ pub enum CloseCause {
 pub enum LinkDownCause {
     /// The channel ended: `PassiveInterval` does not apply (A3).
     Ended,
-    /// No answered ping for two ping intervals, or the network said that the peer is out of reach.
+    /// No answered ping for `ping_misses` ping intervals, or the network said that the peer is out of reach.
     Silent,
     /// A newer channel took its place: `LinkUp` follows.
     Replaced,
@@ -151,7 +153,7 @@ impl std::fmt::Display for LinkDownCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Ended => f.write_str("the peer's end was closed"),
-            Self::Silent => f.write_str("the peer has not answered for two ping intervals"),
+            Self::Silent => f.write_str("the peer has answered no ping in time"),
             Self::Replaced => f.write_str("a newer connection took its place"),
             Self::Broken(reason) => write!(f, "the peer broke the protocol: {reason}"),
             Self::Dropped(reason) => write!(f, "closed by this server: {reason}"),

@@ -244,7 +244,7 @@ impl LinkMachine {
         let mut channel = Channel::new(
             now,
             (session, conn),
-            self.config.ping_interval,
+            (self.config.ping_interval, self.config.ping_misses),
             self.facts.clone(),
             hello.facts.clone(),
         );

@@ -37,6 +37,7 @@ pub(super) fn config(node: u8) -> LinkConfig {
         must_agree: vec![("ping_interval_ms".to_owned(), "500".to_owned())],
         secret: Some(PairSecret::new(b"secret")),
         ping_interval: Duration::from_millis(500),
+        ping_misses: 2,
         creation_timeout: Duration::from_secs(1),
         initialization_timeout: Duration::from_secs(10),
     }
@@ -146,7 +147,11 @@ fn dialled(config: LinkConfig) -> LinkMachine {
 
 /// The primary with its channel up since 0 ms.
 fn linked() -> LinkMachine {
-    let mut machine = dialled(config(1));
+    linked_as(config(1))
+}
+
+fn linked_as(own: LinkConfig) -> LinkMachine {
+    let mut machine = dialled(own);
     let peer = hello(&config(2), PEER);
     step(
         &mut machine,
@@ -456,6 +461,28 @@ fn only_answered_pings_keep_the_channel_up() {
             dial(2),
         ]
     );
+}
+
+#[test]
+fn the_channel_bears_as_many_intervals_without_an_answer_as_configured() {
+    for ping_misses in [2, 3, 5] {
+        let config = LinkConfig {
+            ping_misses,
+            ..config(1)
+        };
+        let mut machine = linked_as(config);
+        step(&mut machine, 1, body(1, Body::Pong { number: 1 }));
+        let silent = 1 + 500 * u64::from(ping_misses);
+        for ms in (500..silent).step_by(500) {
+            step(&mut machine, ms, LinkInput::Tick);
+        }
+        assert_eq!(step(&mut machine, silent - 1, LinkInput::Tick), []);
+        let effects = step(&mut machine, silent, LinkInput::Tick);
+        assert!(
+            effects.contains(&down(LinkDownCause::Silent, 1)),
+            "{ping_misses}: {effects:?}"
+        );
+    }
 }
 
 #[test]

@@ -74,7 +74,7 @@ pub(super) const HA: Section = Section {
             "ha.backup_rmi_server_port",
             PORT,
             "1859",
-            "The peer's admin port.",
+            "The peer's admin port: `twinmq status` asks there when this server does not run.",
             "the peer's admin.rmi_server_port",
         )
         .known_as(&["BackupRMIServerPort"]),
@@ -89,11 +89,10 @@ pub(super) const HA: Section = Section {
         key(
             "ha.ping_misses",
             count(2, 100),
-            "4",
-            "So many pings in a row without an answer mean that the channel is broken. A channel \
-             that is closed by the other end is broken at once.",
-            "ping_interval_ms times this should not exceed \
-             passive_lock_acquisition_interval_ms",
+            "2",
+            "The channel counts as broken when no ping was answered for so many ping intervals. A \
+             channel that is closed by the other end is broken at once.",
+            "ping_interval_ms times this is at most passive_lock_acquisition_interval_ms",
         ),
     ],
 };
@@ -182,7 +181,8 @@ pub(super) const HA_LOCK: Section = Section {
             "ha.lock.takeover",
             Kind::Choice(&["lock"]),
             "lock",
-            "How a passive server takes over. lock: when it has obtained the lock of the old holder.",
+            "How a passive server takes over. lock: when it has obtained the lock of the old holder. \
+             Another way, fence, which first cuts the old holder off, comes in a later version.",
             "",
         ),
     ],
@@ -252,8 +252,7 @@ pub(super) const HA_REPLICATION: Section = Section {
             "A peer that leaves a batch unacknowledged for longer is too slow: it leaves the in-sync \
              set, and this server goes on alone until the peer has caught up.",
             "",
-        )
-        .on_reload(),
+        ),
         key(
             "ha.replication.window_mib",
             mib(8, 1024),
@@ -261,19 +260,6 @@ pub(super) const HA_REPLICATION: Section = Section {
             "Batches under way to the peer. Memory on both servers.",
             "at most store.quota_mib",
         ),
-        key(
-            "ha.replication.resync_limit_mib_per_s",
-            Kind::Integer {
-                unit: "MiB/s",
-                min: 0,
-                max: 1_048_576,
-            },
-            "0",
-            "How fast a returning server is brought into step, so that clients keep their share. 0: \
-             no limit.",
-            "",
-        )
-        .on_reload(),
     ],
 };
 
