@@ -61,7 +61,7 @@ enum DataCommand {
     Drain(Duration, String, Done<()>),
     StopServing(String, Done<()>),
     Describe(Done<DataPlaneDescription>),
-    Configure(Box<DataPlaneConfig>),
+    Configure(Box<DataPlaneConfig>, Done<()>),
     Committed(Committed),
     Fetched(DestId, Vec<Entry>, Lsn),
 }
@@ -91,8 +91,8 @@ impl DataHandle {
     }
 
     /// Takes other bounds, for what comes from now on; the addresses stay.
-    pub fn configure(&self, config: DataPlaneConfig) {
-        self.send(DataCommand::Configure(Box::new(config)));
+    pub fn configure(&self, config: DataPlaneConfig, done: Done<()>) {
+        self.send(DataCommand::Configure(Box::new(config), done));
     }
 
     /// Figures for `status`.
@@ -228,10 +228,11 @@ impl Running {
                 self.stop(&reason).await;
                 done(());
             }
-            DataCommand::Configure(config) => {
+            DataCommand::Configure(config, done) => {
                 self.directory().configure(config.directory);
                 self.acceptor
                     .configure(config.connections_max, Arc::new(config.session));
+                done(());
             }
             DataCommand::Describe(done) => done(DataPlaneDescription {
                 connections: self.acceptor.connections(),

@@ -53,6 +53,7 @@ impl HaManager {
                 .last_record()
                 .map(|record| record.seq)
                 .unwrap_or_default(),
+            looked: self.machine.looked(),
             eligible: self.machine.eligible(),
             lock: self.machine.lock_identity(),
         }

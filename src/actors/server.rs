@@ -100,9 +100,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the limits of a configuration for whatever comes after it.
-    pub fn reconfigure(&self, config: &Config) {
-        self.data.configure(data_config(config));
+    /// Takes the limits of a configuration for whatever comes after it; they hold when it returns.
+    pub async fn reconfigure(&self, config: &Config) {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |()| {
+            if tell.send(()).is_err() {
+                tracing::debug!(target: "twinmq::config", "nobody waits for the new limits");
+            }
+        });
+        self.data.configure(data_config(config), done);
+        if told.await.is_err() {
+            tracing::debug!(target: "twinmq::config", "the data thread has ended");
+        }
     }
 }
 

@@ -294,6 +294,7 @@ fn initial_facts(store: &SharedStore, last_record: Option<&ArbiterRecord>) -> Pe
         sync_in_progress: log.sync_in_progress,
         arbiter: last_record.map(|record| record.arbiter),
         last_record: last_record.map(|record| record.seq).unwrap_or_default(),
+        looked: false,
         eligible: false,
         lock: None,
     }

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -16,10 +17,13 @@ use crate::io::signals::{Signal, SignalError, spawn_signals};
 use crate::machines::ha::ExitCause;
 use crate::storage::error::StoreError;
 use crate::telemetry::{self, Telemetry};
-use crate::time::SystemClock;
+use crate::time::{Clock, SystemClock};
 
 use super::CliError;
 use super::args::RunArgs;
+
+/// How long `--background` waits for the server's first answer: a large store takes a while to open.
+const BACKGROUND_START: Duration = Duration::from_secs(120);
 
 /// Why `run` failed before the server was up.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +137,7 @@ async fn serve(
                     post(&server.wired.manager, HaMessage::Stop);
                 }
                 Some(Outside::Signal(Signal::Reload) | Outside::ProfileChanged) => {
-                    take_changes(&mut loaded, source, telemetry, &server);
+                    take_changes(&mut loaded, source, telemetry, &server).await;
                 }
                 None => return Ok(ExitCode::Failed),
             },
@@ -142,7 +146,7 @@ async fn serve(
 }
 
 /// All or nothing: what changed, what needs a restart, or why the file was not taken.
-fn take_changes(
+async fn take_changes(
     loaded: &mut Loaded,
     source: &ConfigSource,
     telemetry: &Telemetry,
@@ -155,6 +159,12 @@ fn take_changes(
             return;
         }
     };
+    if let Err(error) = telemetry.set_level(&plan.loaded.config.log.level) {
+        tracing::error!(target: "twinmq::config", %error, "the profile was not taken, everything stays as it was");
+        return;
+    }
+    server.reconfigure(&plan.loaded.config).await;
+    // Told when it holds.
     for change in &plan.changed {
         tracing::info!(target: "twinmq::config", "changed {change}");
     }
@@ -163,13 +173,7 @@ fn take_changes(
     }
     if plan.changed.is_empty() {
         tracing::info!(target: "twinmq::config", "the profile was read again; nothing to change at once");
-        return;
     }
-    if let Err(error) = telemetry.set_level(&plan.loaded.config.log.level) {
-        tracing::error!(target: "twinmq::config", %error, "the profile was not taken");
-        return;
-    }
-    server.reconfigure(&plan.loaded.config);
     *loaded = plan.loaded;
 }
 
@@ -286,7 +290,8 @@ fn start_in_background(config: &Config) -> Result<ExitCode, CliError> {
         .spawn()
         .map_err(failed)?;
     let client = super::admin_client::AdminClient::new(&config.admin.listen.to_string(), None);
-    loop {
+    let until = SystemClock.now().after(BACKGROUND_START);
+    while SystemClock.now() < until {
         if let Some(status) = child.try_wait().map_err(failed)? {
             let text =
                 format!("it ended at once with {status}; run it without --background to see why");
@@ -298,6 +303,12 @@ fn start_in_background(config: &Config) -> Result<ExitCode, CliError> {
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
+    let text = format!(
+        "process {} runs, but its admin port has not answered in {} s; see log.file, or stop it",
+        child.id(),
+        BACKGROUND_START.as_secs()
+    );
+    Err(failed(std::io::Error::other(text)))
 }
 
 fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {

@@ -104,6 +104,8 @@ pub struct PeerFacts {
     pub arbiter: Option<ArbiterId>,
     /// The `seq` of the last arbiter record that it has seen.
     pub last_record: RecordSeq,
+    /// It has looked at the arbiter since it started: before that `eligible` means nothing.
+    pub looked: bool,
     /// By the record and its own store, it may be promoted.
     pub eligible: bool,
     /// The lock file as this server sees it, where it has been read.

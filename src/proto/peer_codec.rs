@@ -303,6 +303,7 @@ fn put_facts(facts: &PeerFacts, to: &mut BytesMut) {
     part.put_u8(u8::from(facts.arbiter.is_some()));
     part.put_slice(&facts.arbiter.unwrap_or_default().0);
     part.put_u64(facts.last_record.0);
+    part.put_u8(u8::from(facts.looked));
     part.put_u8(u8::from(facts.eligible));
     part.put_u8(u8::from(facts.lock.is_some()));
     if let Some(lock) = &facts.lock {
@@ -487,6 +488,7 @@ fn take_facts(from: &mut FieldReader) -> Result<PeerFacts, BadField> {
     let known = part.bool("arbiter")?;
     let arbiter = ArbiterId(part.array("arbiter")?);
     let last_record = RecordSeq(part.u64("last_record")?);
+    let looked = part.bool("looked")?;
     let eligible = part.bool("eligible")?;
     let lock = if part.bool("lock")? {
         Some(LockIdentity {
@@ -507,6 +509,7 @@ fn take_facts(from: &mut FieldReader) -> Result<PeerFacts, BadField> {
         sync_in_progress,
         arbiter: known.then_some(arbiter),
         last_record,
+        looked,
         eligible,
         lock,
     })

@@ -2,17 +2,18 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::Command;
 
 use twinmq::cli::admin_client::AdminClient;
 use twinmq::cli::stomp_client::{Connection, Frame, StompError};
+use twinmq::exit::ExitCode;
 
 use crate::support::eventually::{SOON, eventually};
-use crate::support::pair::Scene;
-use crate::support::server::Server;
-use crate::{connect, test_name};
+use crate::support::pair::{Pair, Scene};
+use crate::support::server::{Role, Server};
+use crate::{connect, load, test_name};
 
 const QUEUE: &str = "/queue/q";
 const BODY_BYTES: usize = 256 * 1024;
@@ -47,7 +48,12 @@ impl SmallDisk {
         let mut file = File::create(&path).expect("there is room");
         let piece = vec![0; 64 * 1024];
         for _ in 0..free.saturating_sub(left) / piece.len() as u64 {
-            file.write_all(&piece).expect("there is room");
+            match file.write_all(&piece) {
+                Ok(()) => {}
+                // A server was faster.
+                Err(error) if error.kind() == ErrorKind::StorageFull => break,
+                Err(error) => panic!("{error}"),
+            }
         }
         path
     }
@@ -197,4 +203,75 @@ fn above_the_quota_sends_are_refused_and_acks_go_through() {
     server.start();
     let status = server.await_status("it serves", |status| status.serving);
     assert_eq!(status.store.messages, 0, "acknowledgements were kept");
+}
+
+#[test]
+fn a_passive_whose_disk_is_full_ends_and_the_active_goes_on() {
+    let (mut pair, disk) = on_a_disk_of_its_own(Pair::new(test_name!()), Role::Secondary);
+    pair.primary.start();
+    pair.primary.await_state("STANDALONE");
+    pair.secondary.start();
+    pair.await_in_sync();
+    let client = load(&pair);
+    client.await_confirmed(100);
+    let other = disk.fill(0);
+    let ended = pair.secondary.await_exit();
+    assert_eq!(ended.code(), Some(i32::from(ExitCode::StoreFailed.code())));
+    let said = pair.secondary.log();
+    assert!(said.contains("nothing more is confirmed"), "{said}");
+    pair.primary.await_state("STANDALONE");
+    client.await_confirmed(100);
+    fs::remove_file(other).expect("it is there");
+    pair.secondary.start();
+    pair.await_in_sync();
+    // The copy is whole again: it serves everything.
+    pair.primary.kill();
+    client.await_confirmed(100);
+    let report = client.finish();
+    assert!(report.holds(), "{report:?}");
+}
+
+#[test]
+fn an_active_whose_disk_is_full_refuses_or_ends_and_loses_nothing() {
+    let (mut pair, disk) = on_a_disk_of_its_own(Pair::new(test_name!()), Role::Primary);
+    pair.primary.start();
+    pair.primary.await_state("STANDALONE");
+    pair.secondary.start();
+    pair.await_in_sync();
+    let client = load(&pair);
+    client.await_confirmed(100);
+    let other = disk.fill(0);
+    // Which comes first is a race between the watermark and the load.
+    let admin = AdminClient::new(&pair.primary.admin_url(), None);
+    let primary = &mut pair.primary;
+    let ended = eventually(SOON, "it refuses sends, or ends", || {
+        if let Some(ended) = primary.has_ended() {
+            return Ok(Some(ended));
+        }
+        let status = admin.status_json().map_err(|error| error.to_string())?;
+        if status["store"]["refuses_sends"] == true {
+            return Ok(None);
+        }
+        Err(status.to_string())
+    });
+    if let Some(ended) = ended {
+        assert_eq!(ended.code(), Some(i32::from(ExitCode::StoreFailed.code())));
+        client.await_confirmed(100);
+    }
+    fs::remove_file(other).expect("it is there");
+    // It may have ended since.
+    pair.primary.has_ended();
+    if !pair.primary.is_started() {
+        pair.primary.start();
+    }
+    pair.await_in_sync();
+    client.await_confirmed(100);
+    let report = client.finish();
+    assert!(report.holds(), "{report:?}");
+}
+
+/// One server's data directory on a small disk.
+fn on_a_disk_of_its_own(mut pair: Pair, role: Role) -> (Pair, SmallDisk) {
+    let disk = SmallDisk::mount(pair.server(role).data_dir(), 256);
+    (pair, disk)
 }

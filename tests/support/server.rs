@@ -197,6 +197,21 @@ impl Server {
         }
     }
 
+    /// How the process ended, if it has by itself; it can be started again then.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        let child = self.child.as_mut()?;
+        let ended = child.try_wait().expect("a child can be waited for");
+        if ended.is_some() {
+            self.child = None;
+        }
+        ended
+    }
+
+    /// Whether a process was started and not waited for.
+    pub(crate) fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Waits until the process ends by itself or by a signal already sent.
     pub(crate) fn await_exit(&mut self) -> ExitStatus {
         let name = self.role.name();

@@ -78,6 +78,7 @@ fn facts() -> PeerFacts {
         arbiter: None,
         last_record: RecordSeq(0),
         eligible: true,
+        looked: true,
         lock: None,
     }
 }

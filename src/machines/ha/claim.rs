@@ -45,9 +45,10 @@ impl HaMachine {
         match &self.peer {
             None => self.peer_wait_over,
             Some(peer) => {
-                peer.facts.state == ServerState::Waiting
-                    && !peer.facts.claiming
-                    && (self.better_than(peer) || self.patience_over)
+                let waits = peer.facts.state == ServerState::Waiting && !peer.facts.claiming;
+                // A peer that has not looked yet cannot say whether it is the better one.
+                let better = peer.facts.looked && self.better_than(peer);
+                waits && (better || self.patience_over)
             }
         }
     }

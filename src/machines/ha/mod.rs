@@ -226,6 +226,12 @@ impl HaMachine {
         self.judge().is_ok()
     }
 
+    /// The arbiter has been looked at since the start, whatever it showed.
+    #[must_use]
+    pub fn looked(&self) -> bool {
+        self.arbiter != ArbiterView::Unread
+    }
+
     /// The lock file as this server sees it.
     #[must_use]
     pub fn lock_identity(&self) -> Option<LockIdentity> {
@@ -477,6 +483,7 @@ impl HaMachine {
             },
             claiming: self.state.claiming(),
             epoch: self.epoch(),
+            looked: self.looked(),
             eligible: self.eligible(),
         };
         // A server that has ended has nothing more to say than its goodbye.

@@ -174,6 +174,7 @@ fn peer(state: ServerState, epoch: u64) -> PeerFacts {
         sync_in_progress: false,
         arbiter: Some(ArbiterId([3; 16])),
         last_record: RecordSeq(9),
+        looked: true,
         eligible: true,
         lock: Some(lock_file().identity()),
     }

@@ -306,6 +306,8 @@ pub struct Announcement {
     pub claiming: bool,
     /// The epoch served, followed, or last seen.
     pub epoch: Epoch,
+    /// Has looked at the arbiter since the start.
+    pub looked: bool,
     /// May be promoted, by record and store.
     pub eligible: bool,
 }

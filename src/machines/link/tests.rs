@@ -19,6 +19,7 @@ pub(super) fn facts(state: ServerState) -> PeerFacts {
         sync_in_progress: false,
         arbiter: None,
         last_record: RecordSeq(0),
+        looked: true,
         eligible: true,
         lock: None,
     }

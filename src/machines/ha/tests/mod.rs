@@ -22,6 +22,15 @@ fn whichever_starts_first_the_primary_becomes_active() {
 }
 
 #[test]
+fn a_hello_from_before_the_first_look_decides_no_tie() {
+    let mut pair = Pair::new();
+    pair.start(PRIMARY);
+    pair.start(SECONDARY);
+    pair.connect_with(|facts| (facts.looked, facts.eligible) = (false, false));
+    assert_eq!(pair.states(), (Active, Passive));
+}
+
+#[test]
 fn at_first_boot_the_primary_serves_alone_and_the_secondary_does_not() {
     let mut pair = Pair::new();
     pair.start(SECONDARY);

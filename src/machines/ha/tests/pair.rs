@@ -149,15 +149,29 @@ impl Pair {
     }
 
     pub(super) fn connect(&mut self) {
+        self.connect_with(|_| {});
+    }
+
+    /// With hellos that were said earlier; the secondary hears first. The next ping tells the rest.
+    pub(super) fn connect_with(&mut self, earlier: impl Fn(&mut PeerFacts)) {
         self.sessions += 1;
         let session = SessionId(self.sessions);
         self.link = Some(session);
-        for at in [PRIMARY, SECONDARY] {
-            let hello = Box::new(self.hello(1 - at));
+        for at in [SECONDARY, PRIMARY] {
+            let mut hello = Box::new(self.hello(1 - at));
+            earlier(&mut hello.facts);
             self.queue
                 .push_back((at, HaInput::LinkUp { session, hello }));
         }
         self.run();
+        for at in [SECONDARY, PRIMARY] {
+            if self.link == Some(session) {
+                let facts = self.facts(1 - at);
+                self.queue
+                    .push_back((at, HaInput::PeerFacts { session, facts }));
+                self.run();
+            }
+        }
     }
 
     /// The channel is cut: each side hears nothing more.
@@ -374,6 +388,7 @@ impl Pair {
             last_record: machine
                 .last_record()
                 .map_or(RecordSeq::ZERO, |record| record.seq),
+            looked: machine.looked(),
             eligible: machine.eligible(),
             lock: machine.lock_identity(),
         }

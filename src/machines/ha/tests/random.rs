@@ -11,7 +11,10 @@ const RUNS: u64 = 3000;
 const STEPS: u32 = 60;
 
 #[test]
-#[expect(clippy::print_stdout, reason = "a run that fails is run again by its seed")]
+#[expect(
+    clippy::print_stdout,
+    reason = "a run that fails is run again by its seed"
+)]
 fn random_faults_lose_nothing_and_the_pair_forms_again() {
     let seeds = match std::env::var("TWINMQ_SEED")
         .ok()
