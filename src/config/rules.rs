@@ -194,12 +194,14 @@ impl Rules<'_> {
     fn store(&mut self, raw: &RawConfig) -> StoreConfig {
         let store = &raw.store;
         self.mandatory("store.path", &store.path, "the store needs a directory");
+        // The retained log, as much again until the next checkpoint, and the reserve: if they filled
+        // the quota, sends would be refused for ever.
         self.at_most(
             "store.retain_mib",
-            store.retain_mib,
+            store.retain_mib.saturating_mul(4),
             "store.quota_mib",
             store.quota_mib,
-            "must be at most store.quota_mib",
+            "must be at most a quarter of store.quota_mib",
         );
         self.at_most(
             "store.checkpoint_mib",

@@ -220,20 +220,20 @@ const STORE: Section = Section {
         ),
         key(
             "store.quota_mib",
-            mib(64, 524_288),
+            mib(128, 524_288),
             "102400",
-            "Sends are refused, and say so, when the store holds this much. Acknowledgements always \
-             go through.",
+            "Sends are refused, and say so, when the store holds this much, less 64 MiB. \
+             Acknowledgements always go through.",
             "a small disk refuses sends earlier, and so does a system that gives the store less \
              than its 1 TiB of address space",
         ),
         key(
             "store.retain_mib",
-            mib(16, 1_048_576),
+            mib(16, 131_072),
             "256",
             "Log that is kept although its messages are done with, so that a returning server need \
              not be copied in full.",
-            "at most quota_mib",
+            "at most a quarter of quota_mib",
         ),
         key(
             "store.checkpoint_mib",
@@ -301,7 +301,8 @@ const LIMITS: Section = Section {
             "limits.prefetch",
             count(1, 1_000_000),
             "1000",
-            "Messages that one subscription may hold unacknowledged, unless it asks for fewer.",
+            "Messages that one subscription may hold unacknowledged, unless it asks for another \
+             number: up to 10000, or this where it is more.",
             "",
         )
         .on_reload(),

@@ -321,12 +321,12 @@ fn sizes_fit_into_each_other() {
     let store = |lines: &str| refused(&[("[store]\n", &format!("[store]\n{lines}\n"))]);
     assert_eq!(
         store("quota_mib = 524289"),
-        "P:6: store.quota_mib = 524289: must be a whole number from 64 to 524288 MiB"
+        "P:6: store.quota_mib = 524289: must be a whole number from 128 to 524288 MiB"
     );
     assert_eq!(
-        store("quota_mib = 100"),
-        "built-in default: store.retain_mib = 256: must be at most store.quota_mib, which is 100 \
-         (P:6)"
+        store("quota_mib = 1023"),
+        "built-in default: store.retain_mib = 256: must be at most a quarter of store.quota_mib, \
+         which is 1023 (P:6)"
     );
     assert_eq!(
         store("retain_mib = 100"),
@@ -337,14 +337,14 @@ fn sizes_fit_into_each_other() {
         refused(&[
             (
                 "[store]\n",
-                "[store]\nquota_mib = 64\nretain_mib = 16\ncheckpoint_mib = 8\n"
+                "[store]\nquota_mib = 128\nretain_mib = 16\ncheckpoint_mib = 8\n"
             ),
             (
                 "[ha.tls]\n",
-                "[ha.replication]\nwindow_mib = 65\n[ha.tls]\n"
+                "[ha.replication]\nwindow_mib = 129\n[ha.tls]\n"
             ),
         ]),
-        "P:18: ha.replication.window_mib = 65: must be at most store.quota_mib, which is 64 (P:6)"
+        "P:18: ha.replication.window_mib = 129: must be at most store.quota_mib, which is 128 (P:6)"
     );
     assert_eq!(
         with("[limits]\nconnection_in_flight_bytes = 1000000"),
