@@ -158,3 +158,44 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::keys::{self, Applies, Kind};
+    use crate::config::{ConfigSource, load};
+
+    fn with(settings: Vec<String>) -> Config {
+        let mut source = ConfigSource::profile("standalone");
+        source.search.clear();
+        source.set = settings;
+        load(&source).unwrap().config
+    }
+
+    /// `Server::reconfigure` gives the clients' side these settings; the log takes its level itself.
+    #[test]
+    fn every_key_that_a_reload_applies_comes_to_the_clients_side_and_not_to_the_store() {
+        for key in keys::all().filter(|key| key.applies == Applies::OnReload) {
+            if key.path == "log.level" {
+                continue;
+            }
+            let Kind::Integer { min, .. } = key.kind else {
+                panic!("{}: {:?}", key.path, key.kind);
+            };
+            // Small enough for the largest message beside every other bound.
+            let small = [
+                "limits.max_body_bytes=1025",
+                "limits.max_header_bytes=1025",
+                "limits.connection_in_flight_bytes=65537",
+            ];
+            let mut settings: Vec<String> = small.map(str::to_owned).into();
+            let before = with(settings.clone());
+            settings.push(format!("{}={min}", key.path));
+            let after = with(settings);
+            let shown = |config: &Config| format!("{:?}", data_config(config));
+            assert_ne!(shown(&after), shown(&before), "{}", key.path);
+            let store = |config: &Config| format!("{:?}", store_config(config));
+            assert_eq!(store(&after), store(&before), "{}", key.path);
+        }
+    }
+}
