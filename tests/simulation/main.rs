@@ -19,7 +19,7 @@ use std::time::Duration;
 use pair::Pair;
 
 /// The seeds that are run without being asked for.
-const SEEDS: std::ops::Range<u64> = 1..9;
+const SEEDS: std::ops::Range<u64> = 1..65;
 
 #[test]
 fn what_was_confirmed_survives_the_death_of_either_and_of_both() {
@@ -75,6 +75,7 @@ async fn deaths(pair: &mut Pair) {
     pair.until_confirmed(50 + chance.below(100)).await;
 
     pair.run_for(ms(20)).await;
+    pair.run_into(chance.below(40)).await;
     let killed = pair.active();
     pair.kill(killed);
     pair.until("the other serves", |pair| {
@@ -95,6 +96,7 @@ async fn deaths(pair: &mut Pair) {
     pair.flow(true);
     pair.until_confirmed(50 + chance.below(100)).await;
     pair.run_for(ms(20)).await;
+    pair.run_into(chance.below(40)).await;
     pair.kill(0);
     pair.kill(1);
     let alone = chance.server();

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use twinmq::io::peer_tcp::MemoryNet;
@@ -22,6 +22,9 @@ use crate::server::{Server, World};
 const STEP: Duration = Duration::from_millis(1);
 /// What has not happened within these many steps does not happen.
 const STEPS_MAX: u32 = 120_000;
+
+/// Tasks that do nothing: a poll of a `LocalSet` runs 61 tasks, and so only two or three others.
+const FILLERS: usize = 59;
 
 pub(crate) struct Pair {
     pub(crate) world: World,
@@ -138,20 +141,45 @@ impl Pair {
             .await;
     }
 
-    /// Lets both servers run for this long.
+    /// Lets both servers run for this long. What is due at the last moment is not done yet.
     pub(crate) async fn run_for(&mut self, span: Duration) {
         let mut over = pin!(tokio::time::sleep(span));
         poll_fn(|context| {
-            for server in self.servers.iter_mut().flatten() {
-                // It ends only when nothing is left of the server.
-                if let Poll::Ready(()) = Pin::new(&mut server.local).poll(context) {
-                    panic!("server {} has no tasks left", server.life.at);
-                }
+            let over = over.as_mut().poll(context);
+            if over.is_pending() {
+                self.poll(context);
             }
-            over.as_mut().poll(context)
+            over
         })
         .await;
         self.look();
+    }
+
+    /// Goes on for a few tasks of what is due now, so that a kill finds mailboxes that are not empty.
+    pub(crate) async fn run_into(&mut self, polls: u64) {
+        let over = Arc::new(AtomicBool::new(false));
+        for server in self.servers.iter().flatten() {
+            for _ in 0..FILLERS {
+                drop(server.local.spawn_local(fill(Arc::clone(&over))));
+            }
+        }
+        poll_fn(|context| {
+            for _ in 0..polls {
+                self.poll(context);
+            }
+            Poll::Ready(())
+        })
+        .await;
+        over.store(true, Ordering::Relaxed);
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) {
+        for server in self.servers.iter_mut().flatten() {
+            // It ends only when nothing is left of the server.
+            if let Poll::Ready(()) = Pin::new(&mut server.local).poll(context) {
+                panic!("server {} has no tasks left", server.life.at);
+            }
+        }
     }
 
     /// Everything that a server owes, read as the data thread reads it.
@@ -219,4 +247,16 @@ impl Pair {
         let tail = self.world.trace.tail(60);
         panic!("seed {}: {what}\n{tail}", self.seed);
     }
+}
+
+/// Takes its turn until it is over.
+async fn fill(over: Arc<AtomicBool>) {
+    poll_fn(|context| {
+        if over.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
