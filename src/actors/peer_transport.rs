@@ -24,10 +24,14 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A connection's way out; empty once it is closed, however many hands hold it.
 type Outlet = Arc<Mutex<Option<FrameSender>>>;
 
+/// Gives the random bytes of each hello: the system's in a server, seeded ones in the simulator.
+pub type Nonces = Box<dyn FnMut() -> [u8; 16] + Send>;
+
 /// Connections by number.
 pub struct StreamTransport {
     net: Arc<dyn Net>,
     peer: String,
+    nonces: Nonces,
     shared: Rc<Shared>,
 }
 
@@ -49,6 +53,7 @@ impl StreamTransport {
     pub fn new(
         net: Arc<dyn Net>,
         peer: String,
+        nonces: Nonces,
         to: Port<LinkCommand>,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -61,6 +66,7 @@ impl StreamTransport {
         Self {
             net,
             peer,
+            nonces,
             shared: Rc::new(shared),
         }
     }
@@ -153,9 +159,7 @@ impl PeerTransport for StreamTransport {
     }
 
     fn nonce(&mut self) -> [u8; 16] {
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce).expect("the kernel has random bytes on every supported Linux");
-        nonce
+        (self.nonces)()
     }
 }
 

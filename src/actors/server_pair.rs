@@ -93,6 +93,7 @@ pub(super) fn pair_parts(
         prober: Box::new(move |port| thread_prober(clock, port)),
         net: outside.net,
         listener: Box::new(move || listener),
+        nonces: Box::new(random_nonce),
         link: LinkConfig {
             node,
             cluster: pair.cluster.clone(),
@@ -120,6 +121,12 @@ pub(super) fn pair_parts(
             misses_max: pair.gateway.probe_misses,
         },
     }
+}
+
+fn random_nonce() -> [u8; 16] {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).expect("the kernel has random bytes on every supported Linux");
+    nonce
 }
 
 /// Probes run on the `ping-io` thread.

@@ -16,7 +16,7 @@ use crate::actors::ha_manager::{ClientSide, HaIdentity, HaManager, HaMessage, Ha
 use crate::actors::ha_timing::{HaIntervals, HaTiming};
 use crate::actors::lease::Lease;
 use crate::actors::lock_keeper::{ArbiterAnswered, LockKeeper, LockPorts};
-use crate::actors::peer_transport::StreamTransport;
+use crate::actors::peer_transport::{Nonces, StreamTransport};
 use crate::actors::places::{Place, Places};
 use crate::actors::post::{Port, post};
 use crate::actors::replicator::{Replicator, ReplicatorCommand};
@@ -67,6 +67,8 @@ pub struct PairParts {
     pub net: Arc<dyn Net>,
     /// Gives the listener of the HA port, on the thread where it will be used.
     pub listener: Box<dyn FnOnce() -> Box<dyn PeerListener> + Send>,
+    /// Random bytes for the channel's handshakes.
+    pub nonces: Nonces,
     /// The channel.
     pub link: LinkConfig,
     /// The lock's pace.
@@ -209,7 +211,13 @@ fn start_pair(
         replicator: replicator.clone(),
     };
     let (accept, begun) = oneshot::channel();
-    let link = start_link(common, machine, pair.net, pair.listener, begun, ports);
+    let way = Way {
+        net: pair.net,
+        listener: pair.listener,
+        nonces: pair.nonces,
+        begun,
+    };
+    let link = start_link(common, machine, way, ports);
     let begin = Begin {
         gateway,
         link: link.clone(),
@@ -253,12 +261,18 @@ fn start_lock(
     Port::new("lock_keeper", address.recipient())
 }
 
+/// What connections to the peer are made of.
+struct Way {
+    net: Arc<dyn Net>,
+    listener: Box<dyn FnOnce() -> Box<dyn PeerListener> + Send>,
+    nonces: Nonces,
+    begun: oneshot::Receiver<()>,
+}
+
 fn start_link(
     common: &Common<'_>,
     machine: LinkMachine,
-    net: Arc<dyn Net>,
-    listener: Box<dyn FnOnce() -> Box<dyn PeerListener> + Send>,
-    begun: oneshot::Receiver<()>,
+    way: Way,
     ports: LinkPorts,
 ) -> Port<LinkCommand> {
     let peer = machine.peer_address().to_owned();
@@ -267,8 +281,10 @@ fn start_link(
         .places
         .start(Place::Peer, move |ctx: &mut Context<ConnectionManager>| {
             let own = Port::new("connection_manager", ctx.address().recipient());
-            let transport = StreamTransport::new(net, peer.clone(), own, Arc::clone(&clock));
-            transport.accept_from(listener(), begun);
+            let clock_of_frames = Arc::clone(&clock);
+            let transport =
+                StreamTransport::new(way.net, peer.clone(), way.nonces, own, clock_of_frames);
+            transport.accept_from((way.listener)(), way.begun);
             ConnectionManager::new(machine, Box::new(transport), board, ports, peer, clock)
         });
     Port::new("connection_manager", address.recipient())

@@ -90,6 +90,8 @@ pub async fn carry_frames(
     let mut reading = pin!(read_frames(read, limit, clock, on_frame));
     let writing = pin!(write_frames(queue, write));
     tokio::select! {
+        // In this order, so that the same events give the same end.
+        biased;
         end = &mut reading => end,
         end = writing => match (timeout(linger, reading).await, end) {
             // The other side may have said why it closed.

@@ -1,0 +1,110 @@
+//! Two servers' actors in one process, on a virtual clock, over a network, disks and an arbiter in
+//! memory. Chance comes from a seed alone: one seed, one course of events.
+//!
+//! One seed again: `TWINMQ_SEED=7 cargo test --test simulation -- --nocapture`.
+#![expect(
+    clippy::print_stderr,
+    reason = "the seed is for whoever runs the tests"
+)]
+
+mod arbiter;
+mod clients;
+mod clock;
+mod ledger;
+mod pair;
+mod server;
+
+use std::time::Duration;
+
+use pair::Pair;
+
+/// The seeds that are run without being asked for.
+const SEEDS: std::ops::Range<u64> = 1..65;
+
+#[test]
+fn what_was_confirmed_survives_the_death_of_either_and_of_both() {
+    for seed in seeds() {
+        eprintln!("seed {seed}");
+        let trace = simulate(seed);
+        assert!(trace.len() > 100, "seed {seed}: nothing happened");
+    }
+}
+
+#[test]
+fn one_seed_gives_one_course_of_events() {
+    for seed in seeds().into_iter().take(2) {
+        eprintln!("seed {seed}");
+        let (once, again) = (simulate(seed), simulate(seed));
+        for (line, (one, two)) in once.iter().zip(&again).enumerate() {
+            assert_eq!(one, two, "seed {seed}, line {line}");
+        }
+        assert_eq!(once.len(), again.len(), "seed {seed}");
+    }
+}
+
+fn seeds() -> Vec<u64> {
+    match std::env::var("TWINMQ_SEED") {
+        Ok(seed) => vec![seed.parse().expect("TWINMQ_SEED is a number")],
+        Err(_) => SEEDS.collect(),
+    }
+}
+
+/// Runs the scenario with a seed; gives its trace.
+fn simulate(seed: u64) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O needs nothing of the system");
+    runtime.block_on(async {
+        let mut pair = Pair::new(seed);
+        deaths(&mut pair).await;
+        pair.world.trace.lines()
+    })
+}
+
+/// The active dies, returns; both die, one returns alone.
+async fn deaths(pair: &mut Pair) {
+    let chance = pair.world.chance.split();
+    let ms = |max| Duration::from_millis(chance.below(max));
+    let first = chance.server();
+    pair.start(first).await;
+    pair.run_for(ms(2000)).await;
+    pair.start(1 - first).await;
+    pair.until("formed", Pair::in_sync).await;
+    pair.until_confirmed(50 + chance.below(100)).await;
+
+    pair.run_for(ms(20)).await;
+    pair.run_into(chance.below(40)).await;
+    let killed = pair.active();
+    pair.kill(killed);
+    pair.until("the other serves", |pair| {
+        pair.server(1 - killed).clients.serving()
+    })
+    .await;
+    pair.check(1 - killed).await;
+    pair.until_confirmed(50).await;
+
+    pair.start(killed).await;
+    pair.until("in step again", Pair::in_sync).await;
+    pair.until_confirmed(50 + chance.below(100)).await;
+    pair.flow(false);
+    pair.run_for(Duration::from_secs(1)).await;
+    pair.check_equal().await;
+    pair.check(killed).await;
+
+    pair.flow(true);
+    pair.until_confirmed(50 + chance.below(100)).await;
+    pair.run_for(ms(20)).await;
+    pair.run_into(chance.below(40)).await;
+    pair.kill(0);
+    pair.kill(1);
+    let alone = chance.server();
+    pair.start(alone).await;
+    pair.until("one serves alone", |pair| {
+        pair.server(alone).clients.serving()
+    })
+    .await;
+    pair.check(alone).await;
+    pair.until_confirmed(50).await;
+}
