@@ -1,7 +1,7 @@
 //! The connections of the HA channel: dials, accepts, reads and writes frames, and tells
 //! ConnectionManager what happened. Lives on ConnectionManager's thread; knows no session.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +16,10 @@ use crate::io::peer_tcp::{
 use crate::machines::link::{CloseCause, ConnId};
 use crate::proto::peer::Frame;
 use crate::proto::peer_codec::FRAME_BYTES_MAX;
-use crate::time::Clock;
+use crate::time::{Clock, Moment};
 
+/// Between two lines about strangers at the HA port.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// How long a closed connection waits for the other side's last words.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -40,6 +42,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     open: RefCell<HashMap<ConnId, Open>>,
     last: RefCell<u64>,
+    /// When a stranger at the HA port was told of last.
+    told: Cell<Option<Moment>>,
 }
 
 struct Open {
@@ -62,6 +66,7 @@ impl StreamTransport {
             clock,
             open: RefCell::default(),
             last: RefCell::default(),
+            told: Cell::new(None),
         };
         Self {
             net,
@@ -94,8 +99,7 @@ impl StreamTransport {
                                     shared.tell(TransportEvent::Accepted { conn });
                                 }
                                 Err(error) => {
-                                    tracing::warn!(target: "twinmq::net", %error,
-                                        "a connection to the HA port was not accepted");
+                                    shared.tell_refused(&error);
                                 }
                             }
                         });
@@ -164,6 +168,23 @@ impl PeerTransport for StreamTransport {
 }
 
 impl Shared {
+    /// A peer with the wrong certificates dials several times a second: one line a minute will do.
+    fn tell_refused(&self, error: &std::io::Error) {
+        let now = self.clock.now();
+        if self
+            .told
+            .get()
+            .is_none_or(|told| now.since(told) >= TELL_AGAIN)
+        {
+            self.told.set(Some(now));
+            tracing::warn!(target: "twinmq::net", %error,
+                "a connection to the HA port was not accepted");
+        } else {
+            tracing::debug!(target: "twinmq::net", %error,
+                "a connection to the HA port was not accepted");
+        }
+    }
+
     fn tell(&self, event: TransportEvent) {
         post(&self.to, LinkCommand::Transport(event));
     }

@@ -204,6 +204,7 @@ fn pair_parts(
             must_agree: Vec::new(),
             secret: Some(PairSecret::new(b"the pair's")),
             ping_interval: ping,
+            ping_misses: 2,
             creation_timeout: Duration::from_secs(1),
             initialization_timeout: Duration::from_secs(1),
         },
