@@ -163,13 +163,15 @@ fn table(args: &BenchArgs, outcome: &LoadOutcome) -> String {
     let ledger = &outcome.ledger;
     write!(
         out,
-        "\nconfirmed {}, lost {}, duplicated {}, redelivered {}, unknown {}, connections lost {}",
+        "\nconfirmed {}, lost {}, duplicated {}, redelivered {}, unknown {}, connections lost {}, longest gap \
+         between receipts {} ms",
         ledger.confirmed,
         ledger.lost,
         ledger.duplicated,
         ledger.redelivered,
         ledger.unknown,
-        outcome.reconnects
+        outcome.reconnects,
+        outcome.longest_gap_ms
     )
     .expect("writing to a string cannot fail");
     if let Some(failure) = &outcome.failure {

@@ -111,6 +111,8 @@ pub struct LoadOutcome {
     pub destinations: Vec<DestinationFigures>,
     /// Connections that died under a client.
     pub reconnects: u64,
+    /// The longest time between two receipts of one producer: what a failover costs.
+    pub longest_gap_ms: u64,
     /// What kept a client from doing its part, if anything did.
     pub failure: Option<String>,
 }
@@ -241,12 +243,7 @@ impl Load {
     /// The longest time that any one producer had to wait between two receipts.
     #[must_use]
     pub fn longest_gap(&self) -> Duration {
-        self.shared
-            .books
-            .iter()
-            .map(|book| lock(book).longest_gap)
-            .max()
-            .unwrap_or_default()
+        self.shared.longest_gap()
     }
 
     /// True once each producer has a receipt on a connection that was made after `moment`. Receipts
@@ -362,8 +359,14 @@ impl Shared {
                 .map(|(index, name)| figures(name, Some(index)))
                 .collect(),
             reconnects: self.reconnects.load(Ordering::Relaxed),
+            longest_gap_ms: u64::try_from(self.longest_gap().as_millis()).unwrap_or(u64::MAX),
             failure: lock(&self.failure).clone(),
         }
+    }
+
+    fn longest_gap(&self) -> Duration {
+        let gaps = self.books.iter().map(|book| lock(book).longest_gap);
+        gaps.max().unwrap_or_default()
     }
 }
 
