@@ -429,6 +429,7 @@ mod tests {
                 },
                 destinations: Vec::new(),
                 reconnects: 0,
+                longest_gap_ms: 640,
                 failure: None,
             },
         }
