@@ -236,6 +236,15 @@ impl Leader {
                     self.pump(now, shared, effects);
                 }
             }
+            Phase::CatchingUp { .. } if facts.floor > self.sent => {
+                let reason = no_longer_kept(facts.floor, self.sent);
+                if self.ended {
+                    // It was called whole as it is: a new store needs a session of its own.
+                    self.fail(&reason, effects);
+                } else {
+                    self.plan_full(reason, shared, effects);
+                }
+            }
             other @ (Phase::Awaiting
             | Phase::Pinning { .. }
             | Phase::Snapshot { .. }
@@ -398,8 +407,11 @@ impl Leader {
         let Some(first) = batches.first() else {
             if self.sent == shared.last_cut {
                 self.go_live(effects);
+            } else {
+                // The rest is being committed, and the next `Durable` reads again; or it was deleted
+                // meanwhile, which the store's facts show.
+                effects.push(ReplicationEffect::DescribeLog);
             }
-            // Otherwise the rest is being committed; the next `Durable` reads again.
             return;
         };
         if chain.take().is_some_and(|chain| chain != first.prev_chain) {
@@ -575,10 +587,7 @@ fn full_reason(facts: &LogFacts, common: Option<Lsn>, checkpoint: Lsn) -> Option
         return Some("the two logs have no epoch in common".into());
     };
     if common < facts.floor {
-        return Some(format!(
-            "the log before {} is no longer kept, and the peer needs it from {common}",
-            facts.floor
-        ));
+        return Some(no_longer_kept(facts.floor, common));
     }
     if common < checkpoint {
         return Some(format!(
@@ -586,4 +595,8 @@ fn full_reason(facts: &LogFacts, common: Option<Lsn>, checkpoint: Lsn) -> Option
         ));
     }
     None
+}
+
+fn no_longer_kept(floor: Lsn, needed: Lsn) -> String {
+    format!("the log before {floor} is no longer kept, and the peer needs it from {needed}")
 }

@@ -1,4 +1,7 @@
-//! Exact effects of single phases.
+//! Exact effects of single phases; pairs of machines and stores are in the modules beside this.
+
+mod pair;
+mod random;
 
 use std::time::Duration;
 
