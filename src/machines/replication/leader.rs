@@ -405,7 +405,7 @@ impl Leader {
         }
         *reading = None;
         let Some(first) = batches.first() else {
-            if self.sent == shared.last_cut {
+            if self.sent >= shared.last_cut {
                 self.go_live(effects);
             } else {
                 // The rest is being committed, and the next `Durable` reads again; or it was deleted
@@ -426,7 +426,7 @@ impl Leader {
             self.send_batch(now, batch, effects);
         }
         self.report_progress(effects);
-        if self.sent == shared.last_cut {
+        if self.sent >= shared.last_cut {
             self.go_live(effects);
         } else {
             self.pump(now, shared, effects);
@@ -439,6 +439,13 @@ impl Leader {
         shared: &mut Shared,
         effects: &mut Vec<ReplicationEffect>,
     ) {
+        if matches!(self.phase, Phase::Live) && self.sent < shared.last_cut {
+            // Cut before anybody listened, and on the disk only now: it is in the log.
+            self.phase = Phase::CatchingUp {
+                reading: None,
+                chain: None,
+            };
+        }
         self.pump(now, shared, effects);
     }
 

@@ -1,5 +1,7 @@
 //! Exact effects of single phases; pairs of machines and stores are in the modules beside this.
 
+mod follower;
+mod leader;
 mod pair;
 mod random;
 
