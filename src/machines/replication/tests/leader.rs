@@ -206,21 +206,21 @@ fn batches_go_out_as_they_are_cut_and_the_commit_index_when_none_is_on_its_way()
 
 #[test]
 fn where_the_log_will_not_do_the_reason_is_said() {
-    let cases: [(&[(u64, u64)], u64, u64, &str); 4] = [
-        (&[(1, 2)], 4, 2, "the two logs have no epoch in common"),
+    let cases = [
+        (&[(1, 2)][..], 4, 2, "the two logs have no epoch in common"),
         (
-            &[(1, 1)],
+            &[(1, 1)][..],
             2,
             2,
             "the log before 3 is no longer kept, and the peer needs it from 2",
         ),
         (
-            &[(1, 1)],
+            &[(1, 1)][..],
             12,
             10,
             "the peer would have to go back to 9, which is before its checkpoint 10",
         ),
-        (&[], 4, u64::MAX, "the two logs have no epoch in common"),
+        (&[][..], 4, u64::MAX, "the two logs have no epoch in common"),
     ];
     for (starts, end, checkpoint, reason) in cases {
         let mut machine = machine();
