@@ -236,6 +236,15 @@ impl Leader {
                     self.pump(now, shared, effects);
                 }
             }
+            Phase::CatchingUp { .. } if facts.floor > self.sent => {
+                let reason = no_longer_kept(facts.floor, self.sent);
+                if self.ended {
+                    // It was called whole as it is: a new store needs a session of its own.
+                    self.fail(&reason, effects);
+                } else {
+                    self.plan_full(reason, shared, effects);
+                }
+            }
             other @ (Phase::Awaiting
             | Phase::Pinning { .. }
             | Phase::Snapshot { .. }
@@ -396,10 +405,13 @@ impl Leader {
         }
         *reading = None;
         let Some(first) = batches.first() else {
-            if self.sent == shared.last_cut {
+            if self.sent >= shared.last_cut {
                 self.go_live(effects);
+            } else {
+                // The rest is being committed, and the next `Durable` reads again; or it was deleted
+                // meanwhile, which the store's facts show.
+                effects.push(ReplicationEffect::DescribeLog);
             }
-            // Otherwise the rest is being committed; the next `Durable` reads again.
             return;
         };
         if chain.take().is_some_and(|chain| chain != first.prev_chain) {
@@ -414,7 +426,7 @@ impl Leader {
             self.send_batch(now, batch, effects);
         }
         self.report_progress(effects);
-        if self.sent == shared.last_cut {
+        if self.sent >= shared.last_cut {
             self.go_live(effects);
         } else {
             self.pump(now, shared, effects);
@@ -427,6 +439,13 @@ impl Leader {
         shared: &mut Shared,
         effects: &mut Vec<ReplicationEffect>,
     ) {
+        if matches!(self.phase, Phase::Live) && self.sent < shared.last_cut {
+            // Cut before anybody listened, and on the disk only now: it is in the log.
+            self.phase = Phase::CatchingUp {
+                reading: None,
+                chain: None,
+            };
+        }
         self.pump(now, shared, effects);
     }
 
@@ -575,10 +594,7 @@ fn full_reason(facts: &LogFacts, common: Option<Lsn>, checkpoint: Lsn) -> Option
         return Some("the two logs have no epoch in common".into());
     };
     if common < facts.floor {
-        return Some(format!(
-            "the log before {} is no longer kept, and the peer needs it from {common}",
-            facts.floor
-        ));
+        return Some(no_longer_kept(facts.floor, common));
     }
     if common < checkpoint {
         return Some(format!(
@@ -586,4 +602,8 @@ fn full_reason(facts: &LogFacts, common: Option<Lsn>, checkpoint: Lsn) -> Option
         ));
     }
     None
+}
+
+fn no_longer_kept(floor: Lsn, needed: Lsn) -> String {
+    format!("the log before {floor} is no longer kept, and the peer needs it from {needed}")
 }

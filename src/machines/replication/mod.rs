@@ -376,6 +376,10 @@ impl ReplicationMachine {
         effects: &mut Vec<ReplicationEffect>,
     ) {
         self.rest_leader(effects);
+        if !matches!(self.role, Role::Leader(_)) {
+            // As a follower it may have been told of a tail that it truncated since.
+            self.last_cut = Lsn::ZERO;
+        }
         self.role = Role::Leader(Box::new(Leader::new(session, epoch)));
         match self.early.take() {
             Some((asked, body)) if asked == session => {
@@ -448,6 +452,9 @@ impl ReplicationMachine {
         position: Position,
         effects: &mut Vec<ReplicationEffect>,
     ) {
+        if matches!(self.role, Role::Leader(_)) {
+            self.last_cut = self.last_cut.max(position.lsn);
+        }
         let mut shared = self.shared();
         match &mut self.role {
             Role::None => {}

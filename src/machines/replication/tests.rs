@@ -1,4 +1,9 @@
-//! Exact effects of single phases.
+//! Exact effects of single phases; pairs of machines and stores are in the modules beside this.
+
+mod follower;
+mod leader;
+mod pair;
+mod random;
 
 use std::time::Duration;
 

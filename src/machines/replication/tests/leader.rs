@@ -1,0 +1,540 @@
+//! The leader, effect by effect.
+
+use super::*;
+use crate::proto::log::EpochStart;
+use crate::proto::peer::SyncPlan;
+
+const STORE: StoreId = StoreId([2; 16]);
+/// What the log's last chunk has for a checksum.
+const CHAIN: u32 = 7;
+
+fn at(lsn: u64) -> Position {
+    Position {
+        epoch: EPOCH,
+        lsn: Lsn(lsn),
+    }
+}
+
+fn epochs(starts: &[(u64, u64)]) -> Vec<EpochStart> {
+    let start = |&(epoch, start): &(u64, u64)| EpochStart {
+        epoch: Epoch(epoch),
+        start: Lsn(start),
+    };
+    starts.iter().map(start).collect()
+}
+
+fn facts(durable: u64, floor: u64) -> LogFacts {
+    LogFacts {
+        store: StoreId([1; 16]),
+        durable: at(durable),
+        chain: CHAIN,
+        epochs: epochs(&[(1, 1)]),
+        floor: Lsn(floor),
+        checkpoint: Lsn(floor),
+        sync_in_progress: false,
+    }
+}
+
+fn log(durable: u64, floor: u64) -> ReplicationInput {
+    ReplicationInput::Log(facts(durable, floor))
+}
+
+/// Bytes of one chunk; what it chains to is the number before its first LSN.
+fn batch(first: u64, last: u64, bytes: usize) -> Batch {
+    Batch {
+        epoch: EPOCH,
+        first: Lsn(first),
+        last: Lsn(last),
+        prev_chain: u32::try_from(first).unwrap() - 1,
+        chunks: vec![Bytes::from(vec![0; bytes])],
+    }
+}
+
+fn asks(starts: &[(u64, u64)], end: u64, checkpoint: u64) -> ReplicationInput {
+    frame(Body::SyncRequest {
+        epochs: epochs(starts),
+        position: at(end),
+        chain: u32::try_from(end).unwrap(),
+        checkpoint: Lsn(checkpoint),
+    })
+}
+
+fn ready(lsn: u64) -> ReplicationInput {
+    frame(Body::SyncReady {
+        at: Lsn(lsn),
+        chain: u32::try_from(lsn).unwrap(),
+    })
+}
+
+fn lead() -> ReplicationInput {
+    ReplicationInput::Lead {
+        session: SESSION,
+        epoch: EPOCH,
+    }
+}
+
+fn holds(lsn: u64) -> ReplicationInput {
+    frame(Body::Durable {
+        store: STORE,
+        position: at(lsn),
+    })
+}
+
+fn done(lsn: u64) -> ReplicationInput {
+    frame(Body::SyncDone {
+        store: STORE,
+        position: at(lsn),
+    })
+}
+
+fn gate(policy: GatePolicy, committed: u64) -> ReplicationInput {
+    ReplicationInput::GateSet {
+        policy,
+        committed: Lsn(committed),
+    }
+}
+
+fn job(request: u64, outcome: JobOutcome) -> ReplicationInput {
+    ReplicationInput::JobDone {
+        request,
+        outcome: Ok(outcome),
+    }
+}
+
+fn read(request: u64, batches: Vec<Batch>) -> ReplicationInput {
+    ReplicationInput::LogRead { request, batches }
+}
+
+fn send(body: Body) -> ReplicationEffect {
+    let session = SESSION;
+    ReplicationEffect::Send { session, body }
+}
+
+fn send_batch(batch: Batch) -> ReplicationEffect {
+    let session = SESSION;
+    ReplicationEffect::SendBatch { session, batch }
+}
+
+fn read_log(request: u64, after: u64) -> ReplicationEffect {
+    let after = Lsn(after);
+    ReplicationEffect::ReadLog { request, after }
+}
+
+fn run(request: u64, job: ReplicationJob) -> ReplicationEffect {
+    ReplicationEffect::Run { request, job }
+}
+
+fn progress() -> ReplicationEffect {
+    ReplicationEffect::Report(ReplicationReport::Progress { session: SESSION })
+}
+
+fn holds_all() -> ReplicationEffect {
+    ReplicationEffect::Report(ReplicationReport::PeerHoldsAll { session: SESSION })
+}
+
+fn failed(reason: &str) -> ReplicationEffect {
+    ReplicationEffect::Report(ReplicationReport::SyncFailed {
+        session: SESSION,
+        reason: reason.to_owned(),
+    })
+}
+
+/// A leader whose follower is at 4 and has been told to go on from there; its log ends at 9, and
+/// read 1 is under way.
+fn catching_up() -> ReplicationMachine {
+    let mut machine = machine();
+    assert_eq!(step(&mut machine, lead()), []);
+    let asked = step(&mut machine, asks(&[(1, 1)], 4, 2));
+    assert_eq!(asked, [ReplicationEffect::DescribeLog]);
+    let plan = SyncPlan::Incremental {
+        common: Lsn(4),
+        bytes: 0,
+    };
+    assert_eq!(step(&mut machine, log(9, 3)), [send(Body::SyncPlan(plan))]);
+    let described = step(&mut machine, ready(4));
+    assert_eq!(described, [ReplicationEffect::DescribeLog]);
+    assert_eq!(step(&mut machine, log(9, 3)), [read_log(1, 4)]);
+    machine
+}
+
+/// Its follower has all of it up to 9 and has said so.
+fn live() -> ReplicationMachine {
+    let mut machine = catching_up();
+    let (one, other) = (batch(5, 6, 30), batch(7, 9, 30));
+    assert_eq!(
+        step(&mut machine, read(1, vec![one.clone(), other.clone()])),
+        [
+            send_batch(one),
+            send_batch(other),
+            progress(),
+            send(Body::SyncEnd { at: Lsn(9) })
+        ]
+    );
+    let sync = SyncProgress {
+        kind: SyncKind::Incremental,
+        done_bytes: 60,
+        total_bytes: 60,
+    };
+    assert_eq!(machine.progress(), Some(sync));
+    assert_eq!(step(&mut machine, holds(9)), [progress()]);
+    let report = ReplicationReport::SyncDone {
+        session: SESSION,
+        store: STORE,
+    };
+    assert_eq!(
+        step(&mut machine, done(9)),
+        [progress(), ReplicationEffect::Report(report)]
+    );
+    assert_eq!(machine.progress(), None);
+    assert_eq!(machine.follower_position(), Some((STORE, at(9))));
+    machine
+}
+
+#[test]
+fn batches_go_out_as_they_are_cut_and_the_commit_index_when_none_is_on_its_way() {
+    let mut machine = live();
+    let committed = |lsn| ReplicationInput::Committed(Lsn(lsn));
+    let told = || ReplicationEffect::SendCommitIndex { session: SESSION };
+    assert_eq!(step(&mut machine, committed(9)), [told()]);
+    assert_eq!(step(&mut machine, committed(9)), []);
+    let cut = ReplicationInput::Cut(batch(10, 11, 10));
+    assert_eq!(step(&mut machine, cut), [send_batch(batch(10, 11, 10))]);
+    assert_eq!(step(&mut machine, committed(10)), []);
+    assert_eq!(step(&mut machine, holds(11)), []);
+    assert_eq!(step(&mut machine, committed(11)), [told()]);
+}
+
+#[test]
+fn where_the_log_will_not_do_the_reason_is_said() {
+    let cases = [
+        (&[(1, 2)][..], 4, 2, "the two logs have no epoch in common"),
+        (
+            &[(1, 1)][..],
+            2,
+            2,
+            "the log before 3 is no longer kept, and the peer needs it from 2",
+        ),
+        (
+            &[(1, 1)][..],
+            12,
+            10,
+            "the peer would have to go back to 9, which is before its checkpoint 10",
+        ),
+        (&[][..], 4, u64::MAX, "the two logs have no epoch in common"),
+    ];
+    for (starts, end, checkpoint, reason) in cases {
+        let mut machine = machine();
+        assert_eq!(step(&mut machine, lead()), []);
+        step(&mut machine, asks(starts, end, checkpoint));
+        let pin = run(1, ReplicationJob::PinSnapshot);
+        assert_eq!(step(&mut machine, log(9, 3)), [pin]);
+        let bytes = 50;
+        let pinned = JobOutcome::Snapshot { at: at(8), bytes };
+        let plan = SyncPlan::Full {
+            bytes,
+            reason: reason.to_owned(),
+        };
+        assert_eq!(
+            step(&mut machine, job(1, pinned)),
+            [
+                send(Body::SyncPlan(plan)),
+                run(2, ReplicationJob::ReadSnapshot)
+            ]
+        );
+        // Whatever ends it, the snapshot is let go, once.
+        let unpin = run(3, ReplicationJob::UnpinSnapshot);
+        assert_eq!(step(&mut machine, ReplicationInput::Rest), [unpin]);
+        assert_eq!(step(&mut machine, ReplicationInput::Rest), []);
+    }
+}
+
+#[test]
+fn a_follower_at_the_edges_needs_no_snapshot() {
+    for (end, checkpoint, common) in [(3, 3, 3), (12, 9, 9), (9, 0, 9)] {
+        let mut machine = machine();
+        assert_eq!(step(&mut machine, lead()), []);
+        step(&mut machine, asks(&[(1, 1)], end, checkpoint));
+        let plan = SyncPlan::Incremental {
+            common: Lsn(common),
+            bytes: 0,
+        };
+        assert_eq!(step(&mut machine, log(9, 3)), [send(Body::SyncPlan(plan))]);
+    }
+}
+
+/// A leader that has sent its plan for a snapshot at 8 and reads it with request 2.
+fn snapshot() -> ReplicationMachine {
+    let mut machine = machine();
+    assert_eq!(step(&mut machine, lead()), []);
+    step(&mut machine, asks(&[], 4, u64::MAX));
+    step(&mut machine, log(9, 3));
+    let pinned = JobOutcome::Snapshot {
+        at: at(8),
+        bytes: 50,
+    };
+    assert_eq!(step(&mut machine, job(1, pinned)).len(), 2);
+    machine
+}
+
+#[test]
+fn pieces_are_read_while_less_than_four_mib_are_unwritten() {
+    let mut machine = snapshot();
+    let piece = Bytes::from(vec![0; 1 << 20]);
+    let read_next = |request| run(request, ReplicationJob::ReadSnapshot);
+    for request in 2..6 {
+        let mut expected = vec![send(Body::SnapshotPiece(piece.clone()))];
+        expected.extend((request < 5).then(|| read_next(request + 1)));
+        let given = job(request, JobOutcome::Piece(piece.clone()));
+        assert_eq!(step(&mut machine, given), expected);
+    }
+    let acked = |bytes| frame(Body::SnapshotAck { bytes });
+    assert_eq!(step(&mut machine, acked(0)), [progress()]);
+    assert_eq!(step(&mut machine, acked(1)), [progress(), read_next(6)]);
+    // One read at a time.
+    assert_eq!(step(&mut machine, acked(1 << 20)), [progress()]);
+    let end = send(Body::SnapshotEnd { at: at(8) });
+    let nothing = job(6, JobOutcome::Piece(Bytes::new()));
+    assert_eq!(step(&mut machine, nothing), [end]);
+    // The log goes on from the snapshot.
+    assert_eq!(
+        step(&mut machine, ready(8)),
+        [ReplicationEffect::DescribeLog]
+    );
+    assert_eq!(step(&mut machine, log(9, 3)), [read_log(7, 8)]);
+    assert_eq!(
+        step(&mut machine, read(7, vec![batch(9, 9, 10)])),
+        [
+            send_batch(batch(9, 9, 10)),
+            progress(),
+            send(Body::SyncEnd { at: Lsn(9) })
+        ]
+    );
+    let unpin = run(8, ReplicationJob::UnpinSnapshot);
+    let effects = step(&mut machine, done(9));
+    assert_eq!(effects[..2], [progress(), unpin]);
+}
+
+#[test]
+fn a_store_that_cannot_make_or_read_a_snapshot_ends_the_resync() {
+    let refused = |request| ReplicationInput::JobDone {
+        request,
+        outcome: Err(JobRefusal::NotNow("no")),
+    };
+    let mut reading = snapshot();
+    let unread = failed("the snapshot could not be read");
+    assert_eq!(step(&mut reading, refused(2)), [unread]);
+    let mut pinning = machine();
+    assert_eq!(step(&mut pinning, lead()), []);
+    step(&mut pinning, asks(&[], 4, u64::MAX));
+    step(&mut pinning, log(9, 3));
+    let unmade = failed("no snapshot could be made");
+    assert_eq!(step(&mut pinning, refused(1)), [unmade]);
+}
+
+#[test]
+fn logs_that_do_not_chain_lead_to_a_snapshot() {
+    // Where both end at the same place, that is seen at once.
+    let mut machine = catching_up();
+    step(&mut machine, asks(&[(1, 1)], 9, 2));
+    step(&mut machine, log(9, 3));
+    assert_eq!(
+        step(&mut machine, ready(9)),
+        [ReplicationEffect::DescribeLog]
+    );
+    let pin = |request| run(request, ReplicationJob::PinSnapshot);
+    assert_eq!(step(&mut machine, log(9, 3)), [pin(2)]);
+    // Otherwise at the first batch after it.
+    let mut machine = catching_up();
+    let other = Batch {
+        prev_chain: 99,
+        ..batch(5, 6, 30)
+    };
+    assert_eq!(step(&mut machine, read(1, vec![other])), [pin(2)]);
+}
+
+#[test]
+fn a_gap_in_the_log_ends_the_resync() {
+    let mut machine = catching_up();
+    let (one, other) = (batch(5, 6, 30), batch(8, 9, 30));
+    assert_eq!(
+        step(&mut machine, read(1, vec![one.clone(), other])),
+        [
+            send_batch(one),
+            failed("the log has a gap where the peer needs it")
+        ]
+    );
+}
+
+#[test]
+fn a_log_that_is_collected_while_it_is_read_leads_to_a_snapshot() {
+    let mut machine = catching_up();
+    let empty = step(&mut machine, read(1, Vec::new()));
+    assert_eq!(empty, [ReplicationEffect::DescribeLog]);
+    // Still there: it is only not committed yet, and the next flush reads again.
+    assert_eq!(step(&mut machine, log(9, 4)), []);
+    let durable = || ReplicationInput::Durable(at(9));
+    assert_eq!(step(&mut machine, durable()), [read_log(2, 4)]);
+    step(&mut machine, read(2, Vec::new()));
+    let pin = run(3, ReplicationJob::PinSnapshot);
+    assert_eq!(step(&mut machine, log(9, 5)), [pin]);
+
+    // Where the follower was called whole already, the next session has to do it.
+    let mut machine = live();
+    let beyond = ReplicationInput::Cut(batch(13, 14, 10));
+    assert_eq!(step(&mut machine, beyond), []);
+    assert_eq!(step(&mut machine, durable()), [read_log(2, 9)]);
+    step(&mut machine, read(2, Vec::new()));
+    let reason = "the log before 12 is no longer kept, and the peer needs it from 9";
+    assert_eq!(step(&mut machine, log(14, 12)), [failed(reason)]);
+}
+
+#[test]
+fn beyond_the_window_the_log_is_read_until_the_leader_is_live_again() {
+    let mut machine = live();
+    let cut = |first, bytes| ReplicationInput::Cut(batch(first, first, bytes));
+    let sent = |first, bytes| [send_batch(batch(first, first, bytes))];
+    assert_eq!(step(&mut machine, cut(10, 60)), sent(10, 60));
+    assert_eq!(step(&mut machine, cut(11, 60)), sent(11, 60));
+    assert_eq!(step(&mut machine, cut(12, 10)), []);
+    assert_eq!(step(&mut machine, cut(13, 10)), []);
+    let durable = ReplicationInput::Durable(at(13));
+    assert_eq!(step(&mut machine, durable), []);
+    assert_eq!(step(&mut machine, holds(10)), [read_log(2, 11)]);
+    assert_eq!(step(&mut machine, holds(11)), []);
+    // The peer was called whole before: no second end of the resync.
+    let (one, other) = (batch(12, 12, 10), batch(13, 13, 10));
+    assert_eq!(
+        step(&mut machine, read(2, vec![one.clone(), other.clone()])),
+        [send_batch(one), send_batch(other), progress()]
+    );
+    assert_eq!(step(&mut machine, cut(14, 10)), sent(14, 10));
+}
+
+#[test]
+fn a_batch_that_was_cut_before_the_lead_is_sent_once_it_is_durable() {
+    let mut machine = live();
+    // 10 was cut while nobody listened; it was not on the disk when the log was described.
+    let durable = ReplicationInput::Durable(at(10));
+    assert_eq!(step(&mut machine, durable), [read_log(2, 9)]);
+    assert_eq!(
+        step(&mut machine, read(2, vec![batch(10, 10, 10)])),
+        [send_batch(batch(10, 10, 10)), progress()]
+    );
+}
+
+#[test]
+fn a_tail_that_was_truncated_is_not_waited_for_by_a_later_lead() {
+    let mut machine = machine();
+    let follow = ReplicationInput::Follow {
+        session: SessionId(2),
+        epoch: EPOCH,
+    };
+    step(&mut machine, follow);
+    step(&mut machine, log(100, 3));
+    // It has truncated and followed to 9; then it takes over.
+    assert_eq!(step(&mut machine, lead()), []);
+    step(&mut machine, asks(&[(1, 1)], 9, 2));
+    step(&mut machine, log(9, 3));
+    let chained = frame(Body::SyncReady {
+        at: Lsn(9),
+        chain: CHAIN,
+    });
+    step(&mut machine, chained);
+    assert_eq!(step(&mut machine, log(9, 3)), [read_log(1, 9)]);
+    let end = send(Body::SyncEnd { at: Lsn(9) });
+    assert_eq!(step(&mut machine, read(1, Vec::new())), [end]);
+}
+
+#[test]
+fn what_the_peer_holds_counts_while_it_is_demanded_and_all_is_reported_once() {
+    let mut machine = live();
+    let cut = ReplicationInput::Cut(batch(10, 12, 10));
+    assert_eq!(step(&mut machine, cut).len(), 1);
+    let peer = |lsn| ReplicationEffect::PeerHolds(Lsn(lsn));
+    let demanded = step(&mut machine, gate(GatePolicy::WithPeer, 12));
+    assert_eq!(demanded, [peer(9)]);
+    assert_eq!(step(&mut machine, holds(11)), [peer(11)]);
+    assert_eq!(step(&mut machine, holds(12)), [peer(12), holds_all()]);
+    assert_eq!(step(&mut machine, holds(12)), [peer(12)]);
+    assert_eq!(step(&mut machine, gate(GatePolicy::Alone, 12)), []);
+    assert_eq!(step(&mut machine, holds(12)), []);
+    // A gate that is set again is proved again.
+    let again = step(&mut machine, gate(GatePolicy::WithPeer, 12));
+    assert_eq!(again, [peer(12), holds_all()]);
+}
+
+#[test]
+fn a_peer_that_has_not_ended_its_resync_does_not_hold_all() {
+    let mut machine = catching_up();
+    assert_eq!(step(&mut machine, gate(GatePolicy::WithPeer, 4)), []);
+    let peer = ReplicationEffect::PeerHolds(Lsn(4));
+    assert_eq!(step(&mut machine, holds(4)), [peer, progress()]);
+    // Nor does its word end a resync that the leader has not ended.
+    let effects = step(&mut machine, done(4));
+    assert_eq!(effects, [ReplicationEffect::PeerHolds(Lsn(4)), progress()]);
+}
+
+#[test]
+fn the_oldest_batch_is_overdue_only_while_the_peer_is_demanded() {
+    let mut machine = live();
+    let cut = |first| ReplicationInput::Cut(batch(first, first, 10));
+    let (early, late) = (Moment(0), Moment(0).after(Duration::from_secs(1)));
+    assert_eq!(step(&mut machine, cut(10)).len(), 1);
+    assert_eq!(machine.next_deadline(), None);
+    let deadline = |now, machine: &mut ReplicationMachine| {
+        let mut effects = Vec::new();
+        machine.step(now, ReplicationInput::Deadline, &mut effects);
+        effects
+    };
+    assert_eq!(deadline(late, &mut machine), []);
+    step(&mut machine, gate(GatePolicy::WithPeer, 9));
+    assert_eq!(machine.next_deadline(), Some(late));
+    assert_eq!(deadline(early, &mut machine), []);
+    let overdue = ReplicationReport::AckOverdue { session: SESSION };
+    let overdue = [ReplicationEffect::Report(overdue)];
+    assert_eq!(deadline(late, &mut machine), overdue);
+    assert_eq!(deadline(late, &mut machine), []);
+    assert_eq!(machine.next_deadline(), None);
+}
+
+#[test]
+fn frames_that_only_an_active_sends_end_the_session() {
+    let plan = SyncPlan::Incremental {
+        common: Lsn(1),
+        bytes: 0,
+    };
+    let frames = [
+        Body::SyncPlan(plan),
+        Body::SnapshotPiece(Bytes::new()),
+        Body::SnapshotEnd { at: at(1) },
+        Body::Batch {
+            committed: Lsn(1),
+            batch: batch(10, 10, 1),
+        },
+        Body::CommitIndex { committed: Lsn(1) },
+        Body::SyncEnd { at: Lsn(1) },
+        Body::InSync { epoch: EPOCH },
+    ];
+    for body in frames {
+        let reason = "the peer sent a frame that only an active sends";
+        assert_eq!(step(&mut live(), frame(body)), [failed(reason)]);
+    }
+}
+
+#[test]
+fn a_second_request_begins_anew_and_lets_the_snapshot_go() {
+    let mut machine = snapshot();
+    let unpin = run(3, ReplicationJob::UnpinSnapshot);
+    assert_eq!(
+        step(&mut machine, asks(&[(1, 1)], 4, 2)),
+        [unpin, ReplicationEffect::DescribeLog]
+    );
+    // The answer to the read that was under way is nobody's.
+    let late = job(2, JobOutcome::Piece(Bytes::from_static(b"late")));
+    assert_eq!(step(&mut machine, late), []);
+    let plan = SyncPlan::Incremental {
+        common: Lsn(4),
+        bytes: 0,
+    };
+    assert_eq!(step(&mut machine, log(9, 3)), [send(Body::SyncPlan(plan))]);
+}
