@@ -1,7 +1,8 @@
 //! Two servers' actors in one process, on a virtual clock, over a network, disks and an arbiter in
 //! memory. Chance comes from a seed alone: one seed, one course of events.
 //!
-//! One seed again: `TWINMQ_SEED=7 cargo test --test simulation -- --nocapture`.
+//! One seed again: `TWINMQ_SEED=7 cargo test --test simulation`; many: `TWINMQ_RUNS=1000`, from
+//! `TWINMQ_SEED` on.
 #![expect(
     clippy::print_stderr,
     reason = "the seed is for whoever runs the tests"
@@ -14,13 +15,14 @@ mod ledger;
 mod pair;
 mod server;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use clock::Chance;
 use pair::Pair;
 
 /// The seeds that are run without being asked for.
-const SEEDS: std::ops::Range<u64> = 1..17;
+const SEEDS: Range<u64> = 1..17;
 
 #[test]
 fn what_was_confirmed_survives_the_death_of_either_and_of_both() {
@@ -40,7 +42,7 @@ fn what_was_confirmed_survives_the_death_of_the_passive_and_an_orderly_stop() {
 
 #[test]
 fn one_seed_gives_one_course_of_events() {
-    for seed in seeds().into_iter().take(2) {
+    for seed in seeds().take(2) {
         eprintln!("seed {seed}");
         let course = |seed| simulate(seed, async |pair| deaths(pair).await);
         let (once, again) = (course(seed), course(seed));
@@ -52,10 +54,15 @@ fn one_seed_gives_one_course_of_events() {
     }
 }
 
-fn seeds() -> Vec<u64> {
-    match std::env::var("TWINMQ_SEED") {
-        Ok(seed) => vec![seed.parse().expect("TWINMQ_SEED is a number")],
-        Err(_) => SEEDS.collect(),
+fn seeds() -> Range<u64> {
+    let number = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().expect("a number"))
+    };
+    match (number("TWINMQ_SEED"), number("TWINMQ_RUNS")) {
+        (Some(seed), runs) => seed..seed + runs.unwrap_or(1),
+        (None, Some(runs)) => SEEDS.start..SEEDS.start + runs,
+        (None, None) => SEEDS,
     }
 }
 
