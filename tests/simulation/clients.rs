@@ -82,6 +82,11 @@ impl Clients {
         open(&self.state).serving
     }
 
+    /// What a session would find when it writes its confirms.
+    pub(crate) fn speaks(&self) -> bool {
+        self.serving() && self.setting.lease.may_speak()
+    }
+
     /// HAManager wants the process to end.
     pub(crate) fn ended(&self) -> bool {
         open(&self.state).ended
@@ -165,8 +170,7 @@ impl CommittedSink for Clients {
             .flat_map(|(_, entries)| entries)
             .map(|entry| number_of(&entry.message))
             .collect();
-        // What a session would find when it writes its confirms.
-        let speaks = self.serving() && self.setting.lease.may_speak();
+        let speaks = self.speaks();
         let text = format!("committed {upto}, ready {numbers:?}, {tickets:?}, {speaks}");
         self.tell(&text);
         for (dest, entries) in &ready {

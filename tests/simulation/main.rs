@@ -41,10 +41,22 @@ fn what_was_confirmed_survives_the_death_of_the_passive_and_an_orderly_stop() {
 }
 
 #[test]
+fn what_was_confirmed_survives_broken_connections() {
+    for seed in seeds() {
+        eprintln!("seed {seed}");
+        simulate(seed, async |pair| interruptions(pair).await);
+    }
+}
+
+#[test]
 fn one_seed_gives_one_course_of_events() {
     for seed in seeds().take(2) {
         eprintln!("seed {seed}");
-        let course = |seed| simulate(seed, async |pair| deaths(pair).await);
+        let course = |seed| {
+            simulate(seed, async |pair| {
+                interruptions(pair).await;
+            })
+        };
         let (once, again) = (course(seed), course(seed));
         for (line, (one, two)) in once.iter().zip(&again).enumerate() {
             assert_eq!(one, two, "seed {seed}, line {line}");
@@ -150,6 +162,36 @@ async fn departures(pair: &mut Pair) {
     pair.run_for(Duration::from_secs(1)).await;
     pair.check_equal().await;
     pair.check(first).await;
+}
+
+/// The connection is reset, then the network is cut for a while; each time they find together again.
+async fn interruptions(pair: &mut Pair) {
+    let chance = pair.world.chance.split();
+    form(pair, &chance).await;
+    come_upon(pair, &chance).await;
+    pair.world.net.reset();
+    pair.until("parted", |pair| !pair.in_sync()).await;
+    pair.until("in step again", Pair::in_sync).await;
+    pair.until_confirmed(50).await;
+    pair.check(pair.active()).await;
+
+    come_upon(pair, &chance).await;
+    pair.world.net.cut();
+    pair.run_for(Duration::from_millis(chance.below(8000)))
+        .await;
+    pair.world.net.heal();
+    pair.until_confirmed(50).await;
+    pair.until("in step after the cut", Pair::in_sync).await;
+    pair.until_confirmed(50).await;
+
+    come_upon(pair, &chance).await;
+    let active = pair.active();
+    pair.kill(active);
+    pair.until("the other serves", |pair| {
+        pair.server(1 - active).clients.serving()
+    })
+    .await;
+    pair.check(1 - active).await;
 }
 
 /// Starts both, in either order, and lets clients send for a while.

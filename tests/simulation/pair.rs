@@ -244,7 +244,12 @@ impl Pair {
         self.world.trace.tell(format_args!("equal: {logs:?}"));
     }
 
+    /// Whatever happens, only one speaks to clients.
     fn look(&mut self) {
+        let running = self.servers.iter().flatten();
+        if running.filter(|server| server.clients.speaks()).count() > 1 {
+            self.fail("both servers speak to clients");
+        }
         for at in 0..2 {
             let state = self.state(at);
             if self.shown[at] != state {
