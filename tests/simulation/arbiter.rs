@@ -1,6 +1,7 @@
 //! The arbiter in memory: one record, one lock, answers after a while. On this kernel's own file
 //! system, so that a lock which is free means that its holder is dead (A3).
 
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -20,6 +21,13 @@ pub(crate) struct Life {
     pub(crate) at: usize,
     /// Counts the starts of both.
     pub(crate) number: u64,
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, number } = self;
+        write!(f, "{at}/{number}")
+    }
 }
 
 /// The folder that both servers see.
@@ -72,9 +80,8 @@ impl Share {
         while let Some((id, call)) = inbox.recv().await {
             self.chance.delay(WAY_MS).await;
             let answer = self.answer(life, call.clone());
-            let Life { at, number } = life;
             self.trace
-                .tell(format_args!("{at}/{number} {call:?} -> {answer:?}"));
+                .tell(format_args!("{life} {call:?} -> {answer:?}"));
             self.chance.delay(WAY_MS).await;
             answers(id, answer);
         }

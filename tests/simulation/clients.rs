@@ -49,6 +49,8 @@ pub(crate) struct Clients {
 #[derive(Default)]
 struct State {
     serving: bool,
+    /// The process is to end.
+    ended: bool,
     /// Delivered and not acked.
     delivered: VecDeque<Entry>,
     fetched: VecDeque<(Vec<Entry>, Lsn)>,
@@ -78,6 +80,16 @@ impl Clients {
     /// HAManager has opened the port.
     pub(crate) fn serving(&self) -> bool {
         open(&self.state).serving
+    }
+
+    /// What a session would find when it writes its confirms.
+    pub(crate) fn speaks(&self) -> bool {
+        self.serving() && self.setting.lease.may_speak()
+    }
+
+    /// HAManager wants the process to end.
+    pub(crate) fn ended(&self) -> bool {
+        open(&self.state).ended
     }
 
     /// The next answer to a fetch.
@@ -134,10 +146,8 @@ impl Clients {
     }
 
     fn tell(&self, what: &str) {
-        let Life { at, number } = self.setting.life;
-        self.setting
-            .trace
-            .tell(format_args!("{at}/{number} {what}"));
+        let Setting { life, trace, .. } = &self.setting;
+        trace.tell(format_args!("{life} {what}"));
     }
 
     fn close(&self) {
@@ -160,8 +170,7 @@ impl CommittedSink for Clients {
             .flat_map(|(_, entries)| entries)
             .map(|entry| number_of(&entry.message))
             .collect();
-        // What a session would find when it writes its confirms.
-        let speaks = self.serving() && self.setting.lease.may_speak();
+        let speaks = self.speaks();
         let text = format!("committed {upto}, ready {numbers:?}, {tickets:?}, {speaks}");
         self.tell(&text);
         for (dest, entries) in &ready {
@@ -228,5 +237,6 @@ impl ClientSide for Clients {
 
     fn end_process(&self, cause: &ExitCause) {
         self.tell(&format!("ends: {cause:?}"));
+        open(&self.state).ended = true;
     }
 }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use twinmq::actors::ha_manager::HaMessage;
+use twinmq::actors::post::post;
 use twinmq::io::peer_tcp::MemoryNet;
 use twinmq::proto::ids::{Lsn, NodeId};
 use twinmq::proto::peer::ServerState;
@@ -63,9 +65,11 @@ impl Pair {
     pub(crate) async fn start(&mut self, at: usize) {
         assert!(self.servers[at].is_none(), "server {at} runs");
         self.starts += 1;
-        let number = self.starts;
-        self.world.trace.tell(format_args!("{at}/{number} starts"));
-        let life = Life { at, number };
+        let life = Life {
+            at,
+            number: self.starts,
+        };
+        self.world.trace.tell(format_args!("{life} starts"));
         self.servers[at] = Some(Server::start(&self.world, &self.disks[at], life).await);
     }
 
@@ -73,14 +77,21 @@ impl Pair {
     /// is gone.
     pub(crate) fn kill(&mut self, at: usize) {
         let server = self.servers[at].take().expect("only what runs is killed");
-        let Life { number, .. } = server.life;
-        self.world
-            .trace
-            .tell(format_args!("{at}/{number} is killed"));
+        let life = server.life;
+        self.world.trace.tell(format_args!("{life} is killed"));
         drop(server.local);
-        self.world.share.free(server.life);
+        self.world.share.free(life);
         self.disks[at].lose_unflushed();
         self.shown[at] = ServerState::Dead;
+    }
+
+    /// The operator stops a server; its process ends in order.
+    pub(crate) async fn stop(&mut self, at: usize) {
+        post(&self.server(at).wired.manager, HaMessage::Stop);
+        self.until("stopped", |pair| pair.server(at).clients.ended())
+            .await;
+        self.server(at).store.close();
+        self.kill(at);
     }
 
     /// The server, which runs.
@@ -233,7 +244,12 @@ impl Pair {
         self.world.trace.tell(format_args!("equal: {logs:?}"));
     }
 
+    /// Whatever happens, only one speaks to clients.
     fn look(&mut self) {
+        let running = self.servers.iter().flatten();
+        if running.filter(|server| server.clients.speaks()).count() > 1 {
+            self.fail("both servers speak to clients");
+        }
         for at in 0..2 {
             let state = self.state(at);
             if self.shown[at] != state {

@@ -188,12 +188,17 @@ fn pair_parts(
     let HaIntervals { ping, active, .. } = intervals();
     let share = Arc::clone(&world.share);
     let nonces = world.chance.split();
+    let trace = world.trace.clone();
     PairParts {
         arbiter: Box::new(move |answers| share.arbiter(life, answers)),
         prober: Box::new(|port| Box::new(AlwaysReached(port))),
         net: Arc::new(world.net.clone()),
         listener: Box::new(move || listener),
-        nonces: Box::new(move || nonces.bytes()),
+        nonces: Box::new(move || {
+            let nonce = nonces.bytes();
+            trace.tell(format_args!("{life} hello {:02x?}", &nonce[..4]));
+            nonce
+        }),
         link: LinkConfig {
             node,
             cluster: CLUSTER.to_owned(),
@@ -255,8 +260,8 @@ struct TracedSink {
 
 impl StoreSink for TracedSink {
     fn event(&self, event: StoreEvent) {
-        let Life { at, number } = self.life;
-        let tell = |what: String| self.trace.tell(format_args!("{at}/{number} {what}"));
+        let life = self.life;
+        let tell = |what: String| self.trace.tell(format_args!("{life} {what}"));
         match &event {
             StoreEvent::Cut(batch) => tell(format!(
                 "cut {}..{} after {:08x}",
