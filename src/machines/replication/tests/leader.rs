@@ -433,6 +433,18 @@ fn a_batch_that_was_cut_before_the_lead_is_sent_once_it_is_durable() {
 }
 
 #[test]
+fn a_batch_that_is_told_late_does_not_hide_the_end_of_the_log() {
+    let mut machine = catching_up();
+    let late = ReplicationInput::Cut(batch(5, 6, 10));
+    assert_eq!(step(&mut machine, late), []);
+    let one = batch(5, 6, 10);
+    assert_eq!(
+        step(&mut machine, read(1, vec![one.clone()])),
+        [send_batch(one), progress(), read_log(2, 6)]
+    );
+}
+
+#[test]
 fn a_tail_that_was_truncated_is_not_waited_for_by_a_later_lead() {
     let mut machine = machine();
     let follow = ReplicationInput::Follow {
