@@ -198,11 +198,10 @@ impl Follower {
                     done_bytes: 0,
                     total_bytes: bytes,
                 });
-                self.waiting.push_back(Step::Mark);
-                if self.durable.lsn > common {
-                    self.waiting.push_back(Step::Truncate(common));
-                }
-                self.waiting.push_back(Step::Ready);
+                // Always: batches of an earlier session may have become durable since the log was
+                // described.
+                self.waiting
+                    .extend([Step::Mark, Step::Truncate(common), Step::Ready]);
             }
             SyncPlan::Full { bytes, reason: _ } => {
                 self.written = 0;

@@ -224,11 +224,17 @@ impl Leader {
                     Some(reason) => self.plan_full(reason, shared, effects),
                 }
             }
+            Phase::Checking { at, .. } if at != self.sent => {
+                let reason = format!(
+                    "the peer's log ends at {at}, and by the plan at {}",
+                    self.sent
+                );
+                self.fail(&reason, effects);
+            }
             Phase::Checking { at, chain } => {
                 if at == facts.durable.lsn && chain != facts.chain {
                     self.plan_full("the logs' checksums differ".into(), shared, effects);
                 } else {
-                    self.sent = at;
                     self.phase = Phase::CatchingUp {
                         reading: None,
                         chain: Some(chain),

@@ -312,7 +312,8 @@ impl ReplicationMachine {
             }
             ReplicationInput::Log(facts) => self.on_log(now, &facts, effects),
             ReplicationInput::Cut(batch) => {
-                self.last_cut = batch.last;
+                // One that was long under way may be told after the log was described beyond it.
+                self.last_cut = self.last_cut.max(batch.last);
                 self.with_leader(|leader, shared| leader.on_cut(now, shared, batch, effects));
             }
             ReplicationInput::Durable(position) => self.on_durable(now, position, effects),

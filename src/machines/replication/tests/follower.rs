@@ -114,13 +114,16 @@ fn asked() -> ReplicationMachine {
     machine
 }
 
-/// Its log is the beginning of the leader's, and it has said so. Job 1 is done.
+/// Its log is the beginning of the leader's, and it has said so. Jobs 1 and 2 are done.
 fn streaming() -> ReplicationMachine {
     let mut machine = asked();
     let mark = run(1, ReplicationJob::BeginSync);
     assert_eq!(step(&mut machine, plan(9)), [mark]);
+    // Its log may have grown since it was described.
+    let truncate = run(2, ReplicationJob::Truncate(Lsn(9)));
+    assert_eq!(step(&mut machine, done(1)), [truncate]);
     assert_eq!(
-        step(&mut machine, done(1)),
+        step(&mut machine, done(2)),
         [ReplicationEffect::DescribeLog]
     );
     assert_eq!(step(&mut machine, log(1, 9)), [ready(9)]);
@@ -243,6 +246,8 @@ fn nothing_is_taken_and_nothing_is_promised_before_streaming() {
     nothing(&mut machine);
     step(&mut machine, done(1));
     nothing(&mut machine);
+    step(&mut machine, done(2));
+    nothing(&mut machine);
     assert_eq!(step(&mut machine, log(1, 9)), [ready(9)]);
     assert_eq!(
         step(&mut machine, comes(10)),
@@ -272,7 +277,7 @@ fn the_resync_ends_when_its_end_is_durable_and_the_mark_is_gone() {
     assert_eq!(machine.progress(), Some(sync));
     assert_eq!(step(&mut machine, ends(11)), []);
     assert_eq!(step(&mut machine, durable(10)), [holds(1, 10)]);
-    let unmark = run(2, ReplicationJob::EndSync);
+    let unmark = run(3, ReplicationJob::EndSync);
     assert_eq!(step(&mut machine, durable(11)), [holds(1, 11), unmark]);
     // More may come meanwhile; the end is said once.
     assert_eq!(step(&mut machine, durable(12)), [holds(1, 12)]);
@@ -280,7 +285,7 @@ fn the_resync_ends_when_its_end_is_durable_and_the_mark_is_gone() {
         store: StoreId([1; 16]),
         position: at(12),
     });
-    assert_eq!(step(&mut machine, done(2)), [whole]);
+    assert_eq!(step(&mut machine, done(3)), [whole]);
     assert_eq!(machine.progress(), None);
     assert_eq!(step(&mut machine, durable(13)), [holds(1, 13)]);
     // In step: no resync moves any more.
@@ -296,7 +301,7 @@ fn the_resync_ends_when_its_end_is_durable_and_the_mark_is_gone() {
 #[test]
 fn a_follower_that_lacks_nothing_ends_at_once() {
     let mut machine = streaming();
-    let unmark = run(2, ReplicationJob::EndSync);
+    let unmark = run(3, ReplicationJob::EndSync);
     assert_eq!(step(&mut machine, ends(9)), [unmark]);
 }
 

@@ -353,6 +353,16 @@ fn logs_that_do_not_chain_lead_to_a_snapshot() {
 }
 
 #[test]
+fn a_peer_that_ends_elsewhere_than_planned_is_not_led_on() {
+    let mut machine = catching_up();
+    step(&mut machine, asks(&[(1, 1)], 4, 2));
+    step(&mut machine, log(9, 3));
+    step(&mut machine, ready(11));
+    let reason = "the peer's log ends at 11, and by the plan at 4";
+    assert_eq!(step(&mut machine, log(9, 3)), [failed(reason)]);
+}
+
+#[test]
 fn a_gap_in_the_log_ends_the_resync() {
     let mut machine = catching_up();
     let (one, other) = (batch(5, 6, 30), batch(8, 9, 30));
@@ -419,6 +429,18 @@ fn a_batch_that_was_cut_before_the_lead_is_sent_once_it_is_durable() {
     assert_eq!(
         step(&mut machine, read(2, vec![batch(10, 10, 10)])),
         [send_batch(batch(10, 10, 10)), progress()]
+    );
+}
+
+#[test]
+fn a_batch_that_is_told_late_does_not_hide_the_end_of_the_log() {
+    let mut machine = catching_up();
+    let late = ReplicationInput::Cut(batch(5, 6, 10));
+    assert_eq!(step(&mut machine, late), []);
+    let one = batch(5, 6, 10);
+    assert_eq!(
+        step(&mut machine, read(1, vec![one.clone()])),
+        [send_batch(one), progress(), read_log(2, 6)]
     );
 }
 

@@ -6,7 +6,7 @@
 use super::pair::{Counts, Limits, Pair};
 
 /// As many runs as take a few seconds in a debug build.
-const RUNS: u64 = 600;
+const RUNS: u64 = 1000;
 const STEPS: u32 = 3000;
 
 #[test]
