@@ -4,45 +4,43 @@ use std::collections::VecDeque;
 
 use crate::proto::ids::{Epoch, Lsn, Position, SessionId, StoreId};
 use crate::proto::log::{Batch, EpochStart};
-use crate::proto::peer::{Body, SyncPlan};
-use crate::storage::api::{JobOutcome, JobRefusal, LogFacts};
+use crate::proto::peer::Body;
+use crate::storage::api::LogFacts;
 use crate::time::Moment;
 
+use super::resync::{full_reason, no_longer_kept};
 use super::{
     ReplicationConfig, ReplicationEffect, ReplicationJob, ReplicationReport, Shared, SyncKind,
     SyncProgress, common_point,
 };
 
-/// Bytes of a snapshot that may be sent and not yet written by the follower.
-const SNAPSHOT_WINDOW: u64 = 4 * 1024 * 1024;
-
 /// One session's lead.
 #[derive(Debug)]
 pub(super) struct Leader {
-    session: SessionId,
-    epoch: Epoch,
-    phase: Phase,
+    pub(super) session: SessionId,
+    pub(super) epoch: Epoch,
+    pub(super) phase: Phase,
     /// The store holds a snapshot (and its log) for this session.
-    pinned: bool,
+    pub(super) pinned: bool,
     /// The last LSN that was sent.
-    sent: Lsn,
+    pub(super) sent: Lsn,
     /// The follower's copy and how far it is durable, once it has said so in this session.
-    follower: Option<(StoreId, Position)>,
+    pub(super) follower: Option<(StoreId, Position)>,
     /// Sent and not acknowledged: last LSN, bytes, when.
-    in_flight: VecDeque<(Lsn, usize, Moment)>,
-    in_flight_bytes: usize,
+    pub(super) in_flight: VecDeque<(Lsn, usize, Moment)>,
+    pub(super) in_flight_bytes: usize,
     /// The resync has been ended by a `SyncEnd`; its answer is awaited or was given.
-    ended: bool,
+    pub(super) ended: bool,
     /// Reported: the follower holds all that was confirmed before it was demanded.
-    holds_all: bool,
-    overdue: bool,
-    sync: Option<Sync>,
+    pub(super) holds_all: bool,
+    pub(super) overdue: bool,
+    pub(super) sync: Option<Sync>,
     /// The commit index that the follower was told of last.
-    told_commit: Lsn,
+    pub(super) told_commit: Lsn,
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// For a `SyncRequest`.
     Awaiting,
     /// A request was made; the store is asked what it has.
@@ -74,11 +72,11 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct Sync {
-    kind: SyncKind,
-    from: Lsn,
-    done: u64,
-    total: u64,
+pub(super) struct Sync {
+    pub(super) kind: SyncKind,
+    pub(super) from: Lsn,
+    pub(super) done: u64,
+    pub(super) total: u64,
 }
 
 impl Leader {
@@ -257,120 +255,6 @@ impl Leader {
             | Phase::AwaitingReady
             | Phase::CatchingUp { .. }
             | Phase::Live) => self.phase = other,
-        }
-    }
-
-    fn plan_incremental(&mut self, common: Lsn, effects: &mut Vec<ReplicationEffect>) {
-        self.sync = Some(Sync {
-            kind: SyncKind::Incremental,
-            from: common,
-            done: 0,
-            total: 0,
-        });
-        self.sent = common;
-        self.phase = Phase::AwaitingReady;
-        self.send(
-            Body::SyncPlan(SyncPlan::Incremental { common, bytes: 0 }),
-            effects,
-        );
-    }
-
-    fn plan_full(
-        &mut self,
-        reason: String,
-        shared: &mut Shared,
-        effects: &mut Vec<ReplicationEffect>,
-    ) {
-        self.unpin(shared, effects);
-        self.in_flight.clear();
-        self.in_flight_bytes = 0;
-        self.pinned = true;
-        let request = shared.run(ReplicationJob::PinSnapshot, effects);
-        self.phase = Phase::Pinning { request, reason };
-    }
-
-    pub(super) fn on_job(
-        &mut self,
-        _now: Moment,
-        shared: &mut Shared,
-        request: u64,
-        outcome: Result<JobOutcome, JobRefusal>,
-        effects: &mut Vec<ReplicationEffect>,
-    ) {
-        match &mut self.phase {
-            Phase::Pinning {
-                request: awaited,
-                reason,
-            } if *awaited == request => match outcome {
-                Ok(JobOutcome::Snapshot { at, bytes }) => {
-                    let reason = std::mem::take(reason);
-                    self.sync = Some(Sync {
-                        kind: SyncKind::Full,
-                        from: at.lsn,
-                        done: 0,
-                        total: bytes,
-                    });
-                    self.sent = at.lsn;
-                    self.phase = Phase::Snapshot {
-                        at,
-                        sent: 0,
-                        acked: 0,
-                        reading: None,
-                    };
-                    self.send(Body::SyncPlan(SyncPlan::Full { bytes, reason }), effects);
-                    self.read_snapshot(shared, effects);
-                }
-                Ok(JobOutcome::Durable | JobOutcome::Piece(_)) | Err(_) => {
-                    self.fail("no snapshot could be made", effects);
-                }
-            },
-            Phase::Snapshot {
-                at, sent, reading, ..
-            } if *reading == Some(request) => {
-                *reading = None;
-                match outcome {
-                    Ok(JobOutcome::Piece(piece)) if piece.is_empty() => {
-                        let at = *at;
-                        self.phase = Phase::AwaitingReady;
-                        self.send(Body::SnapshotEnd { at }, effects);
-                    }
-                    Ok(JobOutcome::Piece(piece)) => {
-                        let bytes = piece.len() as u64;
-                        *sent = sent.saturating_add(bytes);
-                        if let Some(sync) = &mut self.sync {
-                            sync.done = sync.done.saturating_add(bytes);
-                        }
-                        self.send(Body::SnapshotPiece(piece), effects);
-                        self.read_snapshot(shared, effects);
-                    }
-                    Ok(JobOutcome::Durable | JobOutcome::Snapshot { .. }) | Err(_) => {
-                        self.fail("the snapshot could not be read", effects);
-                    }
-                }
-            }
-            // The end of an unpinning, or of work that was given up.
-            Phase::Awaiting
-            | Phase::Comparing { .. }
-            | Phase::Pinning { .. }
-            | Phase::Snapshot { .. }
-            | Phase::AwaitingReady
-            | Phase::Checking { .. }
-            | Phase::CatchingUp { .. }
-            | Phase::Live => {}
-        }
-    }
-
-    fn read_snapshot(&mut self, shared: &mut Shared, effects: &mut Vec<ReplicationEffect>) {
-        if let Phase::Snapshot {
-            sent,
-            acked,
-            reading,
-            ..
-        } = &mut self.phase
-            && reading.is_none()
-            && sent.saturating_sub(*acked) < SNAPSHOT_WINDOW
-        {
-            *reading = Some(shared.run(ReplicationJob::ReadSnapshot, effects));
         }
     }
 
@@ -572,13 +456,13 @@ impl Leader {
         self.in_flight_bytes < shared.config.window_bytes
     }
 
-    fn report_progress(&self, effects: &mut Vec<ReplicationEffect>) {
+    pub(super) fn report_progress(&self, effects: &mut Vec<ReplicationEffect>) {
         effects.push(ReplicationEffect::Report(ReplicationReport::Progress {
             session: self.session,
         }));
     }
 
-    fn fail(&mut self, reason: &str, effects: &mut Vec<ReplicationEffect>) {
+    pub(super) fn fail(&mut self, reason: &str, effects: &mut Vec<ReplicationEffect>) {
         self.phase = Phase::Awaiting;
         effects.push(ReplicationEffect::Report(ReplicationReport::SyncFailed {
             session: self.session,
@@ -586,30 +470,10 @@ impl Leader {
         }));
     }
 
-    fn send(&self, body: Body, effects: &mut Vec<ReplicationEffect>) {
+    pub(super) fn send(&self, body: Body, effects: &mut Vec<ReplicationEffect>) {
         effects.push(ReplicationEffect::Send {
             session: self.session,
             body,
         });
     }
-}
-
-/// Why a full resync is needed, or none where the log from the common point will do.
-fn full_reason(facts: &LogFacts, common: Option<Lsn>, checkpoint: Lsn) -> Option<String> {
-    let Some(common) = common else {
-        return Some("the two logs have no epoch in common".into());
-    };
-    if common < facts.floor {
-        return Some(no_longer_kept(facts.floor, common));
-    }
-    if common < checkpoint {
-        return Some(format!(
-            "the peer would have to go back to {common}, which is before its checkpoint {checkpoint}"
-        ));
-    }
-    None
-}
-
-fn no_longer_kept(floor: Lsn, needed: Lsn) -> String {
-    format!("the log before {floor} is no longer kept, and the peer needs it from {needed}")
 }

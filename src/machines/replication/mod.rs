@@ -14,6 +14,7 @@
 mod common;
 mod follower;
 mod leader;
+mod resync;
 
 #[cfg(test)]
 mod tests;
