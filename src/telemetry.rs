@@ -95,8 +95,9 @@ pub fn init_for_command() -> Result<Telemetry, TelemetryError> {
 
 fn parse(levels: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::builder()
-        // The admin server's own start-up lines tell an operator nothing; a level set for it counts.
-        .parse(format!("actix_server=warn,{levels}"))
+        // The admin server's own start-up lines tell an operator nothing, and what it calls an error
+        // is a request that somebody else got wrong; a level set for either counts.
+        .parse(format!("actix_server=warn,actix_http=off,{levels}"))
         .map_err(|cause| TelemetryError::Levels {
             levels: levels.to_owned(),
             cause,
@@ -163,6 +164,31 @@ mod tests {
         let text = written(LogFormat::Text, "info", "info,twinmq::ha=debug");
         assert!(!text.contains("first"), "{text}");
         assert!(text.contains("twinmq::ha: second epoch=8"), "{text}");
+    }
+
+    #[test]
+    fn bad_requests_on_the_admin_port_are_not_logged_unless_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let logged = |levels: &str| {
+            let path = folder.path().join(levels);
+            let log = tracing_subscriber::registry()
+                .with(parse(levels).unwrap())
+                .with(lines(
+                    LogFormat::Text,
+                    false,
+                    Arc::new(open(&path).unwrap()),
+                ));
+            tracing::subscriber::with_default(log, || {
+                tracing::error!(target: "actix_http::h1::dispatcher", "stream error");
+                tracing::error!(target: "twinmq::admin", "its own");
+            });
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.contains("its own"), "{text}");
+            text.contains("stream error")
+        };
+        assert!(!logged("info"));
+        assert!(!logged("trace"));
+        assert!(logged("info,actix_http=error"));
     }
 
     #[test]

@@ -439,6 +439,27 @@ fn exit_code_table() -> Vec<String> {
         .collect()
 }
 
+/// The texts of an enum's errors, each as far as it is fixed: up to its first value.
+fn fixed_texts(source: &str, of: &str) -> Vec<String> {
+    let body = source
+        .split_once(&format!("enum {of} {{"))
+        .and_then(|(_, rest)| rest.split_once("\n}"))
+        .map_or("", |(body, _)| body);
+    body.split("#[error(")
+        .skip(1)
+        .map(|after| {
+            let literal = after.split('"').nth(1).unwrap_or_default();
+            // A line that ends with a backslash goes on where the next one's text begins.
+            let parts: Vec<&str> = literal.split("\\\n").collect();
+            let (first, more) = parts.split_first().unwrap_or((&"", &[]));
+            let more: String = more.iter().map(|part| part.trim_start()).collect();
+            let text = format!("{first}{more}");
+            let fixed = text.split('{').next().unwrap_or_default();
+            fixed.trim().to_owned()
+        })
+        .collect()
+}
+
 // Every file of the repository.
 
 fn root() -> &'static Path {
@@ -578,6 +599,27 @@ fn the_exit_codes_are_documented_as_they_are() {
     );
 }
 
+#[test]
+fn whoever_searches_for_a_refusal_finds_the_advice() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect("it is there");
+    let texts = fixed_texts(&read("src/machines/ha/eligibility.rs"), "Refusal");
+    assert!(
+        texts.len() > 10,
+        "claims are refused for reasons: {texts:?}"
+    );
+    let document = read("docs/operations.md");
+    let missing: Vec<&str> = texts
+        .iter()
+        .map(String::as_str)
+        .filter(|text| text.is_empty() || !document.contains(text))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "docs/operations.md must hold, each in one line:\n{}",
+        missing.join("\n")
+    );
+}
+
 #[cfg(test)]
 mod each_rule_bites {
     use super::*;
@@ -676,6 +718,15 @@ mod each_rule_bites {
         assert_eq!(unread("f(a.one_more, a.two)"), ["one"]);
         assert_eq!(unread("f(a.one(), a.two)"), ["one"]);
         assert_eq!(unread("// a.one\nf(a.two)"), ["one"]);
+    }
+
+    #[test]
+    fn on_texts_of_errors() {
+        let source = "enum Other {\n    #[error(\"x\")]\n    X,\n}\npub enum Why {\n    \
+                      #[error(\"it is {0}: so\")]\n    A(u8),\n    #[error(\n        \"a \
+                      long \\\n         text\"\n    )]\n    B,\n}\n#[error(\"y\")]\n";
+        assert_eq!(fixed_texts(source, "Why"), ["it is", "a long text"]);
+        assert!(fixed_texts(source, "Wh").is_empty());
     }
 
     #[test]

@@ -159,7 +159,7 @@ async fn accept(
 fn refuse(mut socket: ClientSocket, connections_max: usize) {
     let text = format!(
         "ERROR\nmessage:too many connections\ncontent-type:text/plain\n\nthis server takes {connections_max} \
-         connections at most; close some, or raise `connections_max`\n\0\n"
+         connections at most; close some, or raise `limits.max_connections`\n\0\n"
     );
     let mut output = bytes::BytesMut::from(text.as_bytes());
     if socket.flush(&mut output).is_ok() {

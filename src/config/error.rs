@@ -101,6 +101,16 @@ pub enum ConfigError {
         /// The known one that was most likely meant.
         nearest: Option<String>,
     },
+    /// A section where a key must be.
+    #[error("{at}: {section} is a section; name a key in it, such as {example}")]
+    Section {
+        /// Where.
+        at: Origin,
+        /// Its path.
+        section: &'static str,
+        /// A key in it, by its full path.
+        example: &'static str,
+    },
     /// A value of the wrong type or out of its range, or against a rule.
     #[error("{at}: {key} = {value}: {rule}")]
     BadValue {

@@ -82,7 +82,14 @@ pub(super) fn command_line(
 impl Layer {
     fn add_text(&mut self, path: &str, text: &str, at: Origin, errors: &mut Vec<ConfigError>) {
         let Some(key) = keys::find(path) else {
-            errors.push(unknown(path, at));
+            errors.push(match in_section(path) {
+                Some((section, example)) => ConfigError::Section {
+                    at,
+                    section,
+                    example,
+                },
+                None => unknown(path, at),
+            });
             return;
         };
         match Value::from_text(key.kind, text) {
@@ -195,6 +202,15 @@ fn shortened(text: &str) -> String {
 
 fn is_section(path: &str) -> bool {
     keys::sections().iter().any(|section| section.path == path)
+}
+
+/// The section of this path and the first key in it.
+fn in_section(path: &str) -> Option<(&'static str, &'static str)> {
+    keys::all().find_map(|key| {
+        let rest = key.path.strip_prefix(path)?;
+        let section = key.path.strip_suffix(rest)?;
+        rest.starts_with('.').then_some((section, key.path))
+    })
 }
 
 fn bad(key: &Key, value: String, at: Origin) -> ConfigError {

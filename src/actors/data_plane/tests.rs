@@ -488,7 +488,10 @@ fn one_connection_too_many_is_told_so() {
         let _first = server.client().await;
         let mut second = Client::connect(server.address).await;
         second
-            .expect("ERROR", &["too many connections", "`connections_max`"])
+            .expect(
+                "ERROR",
+                &["too many connections", "`limits.max_connections`"],
+            )
             .await;
         assert_eq!(second.next().await, None);
     });

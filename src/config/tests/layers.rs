@@ -95,6 +95,31 @@ fn every_error_of_every_layer_is_told_with_its_place() {
 }
 
 #[test]
+fn a_section_alone_is_told_to_be_one() {
+    let mut source = ConfigSource::profile("standalone");
+    source.environment = vec![
+        ("TWINMQ__LOG".to_owned(), "info".to_owned()),
+        ("TWINMQ__LO".to_owned(), "info".to_owned()),
+    ];
+    source.set = vec!["store={}".to_owned(), "ha.lock=x".to_owned()];
+    let said = load(&source).unwrap_err().to_string();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(
+        lines[0],
+        "environment variable TWINMQ__LOG: log is a section; name a key in it, such as log.level"
+    );
+    assert!(lines[1].contains("unknown key lo"), "{said}");
+    for (line, section) in [(lines[2], "store"), (lines[3], "ha.lock")] {
+        let (_, example) = line
+            .split_once(&format!(
+                ": {section} is a section; name a key in it, such as "
+            ))
+            .unwrap_or_else(|| panic!("{said}"));
+        assert!(keys::find(example).is_some(), "{said}");
+    }
+}
+
+#[test]
 fn unknown_keys_name_the_nearest_known_one() {
     for (text, message) in [
         (
