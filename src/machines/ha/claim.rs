@@ -22,6 +22,7 @@ impl HaMachine {
                     && let Err(refusal) = self.judge()
                 {
                     self.reason = Some(refusal.to_string());
+                    self.claims.reason.clone_from(&self.reason);
                 }
                 if looking || self.resting || !self.my_turn() {
                     return;
@@ -186,6 +187,7 @@ impl HaMachine {
             // The active says that it serves with this store, and the record found here does not: a
             // share may be slow to show it, but not for ever (S173).
             self.strange_looks = self.strange_looks.saturating_add(1);
+            self.remember_what_the_peer_knows(effects);
             if self.strange_looks < STRANGE_LOOKS_MAX {
                 effects.push(HaEffect::Arm(HaTimer::Retry));
             } else {
@@ -212,6 +214,18 @@ impl HaMachine {
                 reason: why.clone(),
             });
             self.wait(&why, effects);
+        }
+    }
+
+    /// That there is a newer record is remembered although it was not read: alone, this server must
+    /// not serve by the older one (Z17).
+    fn remember_what_the_peer_knows(&mut self, effects: &mut Vec<HaEffect>) {
+        let newest = self.peer.as_ref().map(|peer| peer.facts.last_record);
+        if let (Some(newest), Some(last)) = (newest, &mut self.last_record)
+            && newest > last.seq
+        {
+            last.seq = newest;
+            effects.push(HaEffect::Persist(last.clone()));
         }
     }
 

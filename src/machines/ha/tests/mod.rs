@@ -559,6 +559,9 @@ fn a_passive_that_reads_another_record_than_its_actives_ends() {
     }
     let ended = |effect: &HaEffect| matches!(effect, HaEffect::Exit(ExitCause::PeerMismatch(_)));
     assert!(effects.iter().any(ended), "{effects:?}");
+    // Alone, it will not serve by the old one either.
+    assert!(machine.last_record().unwrap().seq > old.seq);
+    assert!(!machine.eligible());
 }
 
 #[test]
