@@ -201,6 +201,9 @@ impl Shelled for HaManager {
             HaEffect::SteppedDown { reason } => {
                 tracing::error!(target: "twinmq::ha", reason, "this server stepped down");
             }
+            HaEffect::Alarmed { reason } => {
+                tracing::error!(target: "twinmq::ha", reason, "this server cannot go on as it should");
+            }
             HaEffect::ClaimRefused { reason } => self.refused(reason),
             HaEffect::Exit(cause) => {
                 self.timing.serve(false);

@@ -16,6 +16,11 @@ impl HaManager {
             let epoch = self.machine.epoch();
             self.ports().to_lock(LockCommand::Heartbeat {
                 epoch,
+                seq: self
+                    .machine
+                    .record()
+                    .map(|record| record.seq)
+                    .unwrap_or_default(),
                 positions: self.positions(),
             });
         }

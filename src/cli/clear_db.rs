@@ -6,12 +6,15 @@ use super::{CliError, print};
 use crate::actors::server::store_config;
 use crate::config::{Config, HaConfig, read_secret};
 use crate::exit::ExitCode;
-use crate::io::arbiter_file::read_record;
+use crate::io::arbiter_file::{read_record, replace_record};
 use crate::proto::arbiter::ArbiterRecord;
 use crate::proto::auth::PairSecret;
 use crate::proto::ids::StoreId;
 use crate::storage::error::StoreError;
-use crate::storage::{clear, identify};
+use crate::storage::{ToClear, clear};
+
+/// How often a record that others change is judged anew.
+const TRIES: usize = 5;
 
 /// Why a store was left as it is.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +39,8 @@ enum ClearError {
 /// Empties the store.
 ///
 /// # Errors
-/// When a server has it, when it may be the only whole copy and `--force` was not given, or when it
-/// cannot be written.
+/// When a server has it, it is another pair's, it may be the only whole copy and `--force` was not
+/// given, or it cannot be written.
 pub fn run(args: &ClearDbArgs) -> Result<ExitCode, CliError> {
     let config = args.profile.load(args.db_path.clone())?.config;
     let dir = config.store.path.clone();
@@ -48,10 +51,9 @@ pub fn run(args: &ClearDbArgs) -> Result<ExitCode, CliError> {
         ))?;
         return Ok(ExitCode::Done);
     }
-    if !args.force {
-        judge(&config)?;
-    }
-    let messages = clear(&store_config(&config)).map_err(store_failed)?;
+    let messages = clear(&store_config(&config), |found| {
+        judge(&config, found, args.force)
+    })?;
     print(&format!(
         "{}: cleared, {messages} messages are gone; the store is a new one{}",
         dir.display(),
@@ -64,47 +66,55 @@ pub fn run(args: &ClearDbArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::Done)
 }
 
-fn store_failed(error: StoreError) -> CliError {
-    CliError::of(store_code(&error), error)
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        Self::of(store_code(&error), error)
+    }
 }
 
-/// Refuses what would lose confirmed messages. A standalone server's store is always the only copy:
+/// Refuses what would lose confirmed messages, and takes the store out of the record's in-sync set: the
+/// record must not vouch for a copy that is gone. A standalone server's store is always the only copy:
 /// there, the command itself says what is wanted.
-fn judge(config: &Config) -> Result<(), CliError> {
+fn judge(config: &Config, found: ToClear, force: bool) -> Result<(), CliError> {
     let Some(pair) = &config.ha else {
         return Ok(());
     };
-    let (store, last_record) = match identify(&config.store.path) {
-        Ok(found) => found,
+    let store = match found.store {
+        Ok(Some(store)) => store,
         // Nothing has ever been stored.
-        Err(StoreError::Layout { .. }) => return Ok(()),
-        Err(error) => return Err(store_failed(error)),
+        Ok(None) => return Ok(()),
+        Err(_) if force => return Ok(()),
+        Err(error) => return Err(error.into()),
     };
-    let record = record_of(pair)?;
-    verdict(store, record, last_record.is_some()).map_err(|why| {
-        let dir = config.store.path.display().to_string();
-        let error = match why {
-            Doubt::OnlyCopy { seq, epoch } => ClearError::OnlyCopy { dir, seq, epoch },
-            Doubt::Unknown(why) => ClearError::Unknown {
-                dir,
-                lock_file: pair.lock_file.display().to_string(),
-                why,
-            },
-        };
-        CliError::of(ExitCode::Failed, error)
-    })
+    let secret = secret_of(pair)?;
+    let record = read_record(&pair.lock_file, secret.clone());
+    let left = leave(store, record, found.saw_record, |next| {
+        replace_record(&pair.lock_file, secret.clone(), next)
+    });
+    let Err(why) = left else {
+        return Ok(());
+    };
+    if force {
+        return Ok(());
+    }
+    let dir = config.store.path.display().to_string();
+    let error = match why {
+        Doubt::OnlyCopy { seq, epoch } => ClearError::OnlyCopy { dir, seq, epoch },
+        Doubt::Unknown(why) => ClearError::Unknown {
+            dir,
+            lock_file: pair.lock_file.display().to_string(),
+            why,
+        },
+    };
+    Err(CliError::of(ExitCode::Failed, error))
 }
 
-fn record_of(pair: &HaConfig) -> Result<Result<Option<ArbiterRecord>, String>, CliError> {
-    let secret = match &pair.pair_secret_file {
-        None => None,
-        Some(path) => {
-            let secret =
-                read_secret(path).map_err(|error| CliError::of(ExitCode::Configuration, error))?;
-            Some(PairSecret::new(secret.as_bytes()))
-        }
+fn secret_of(pair: &HaConfig) -> Result<Option<PairSecret>, CliError> {
+    let Some(path) = &pair.pair_secret_file else {
+        return Ok(None);
     };
-    Ok(read_record(&pair.lock_file, secret))
+    let secret = read_secret(path).map_err(|error| CliError::of(ExitCode::Configuration, error))?;
+    Ok(Some(PairSecret::new(secret.as_bytes())))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -113,23 +123,50 @@ enum Doubt {
     Unknown(String),
 }
 
-/// May this store go? `seen`: its server has once seen a record.
-fn verdict(
+/// Takes the store out of the in-sync set, through `replace`, which gives the record that is there
+/// afterwards. Ok: the record vouches for another copy, or for none, and not for this one. `seen`: its
+/// server has once seen a record.
+fn leave(
     store: StoreId,
-    record: Result<Option<ArbiterRecord>, String>,
+    mut record: Result<Option<ArbiterRecord>, String>,
     seen: bool,
+    mut replace: impl FnMut(&ArbiterRecord) -> Result<Option<ArbiterRecord>, String>,
 ) -> Result<(), Doubt> {
-    match record {
-        Ok(Some(record)) if record.isr == [store] => Err(Doubt::OnlyCopy {
-            seq: record.seq.0,
-            epoch: record.epoch.0,
-        }),
-        // The record names another copy that holds everything, with or without this one.
-        Ok(Some(_)) => Ok(()),
-        Ok(None) if seen => Err(Doubt::Unknown("is gone".to_owned())),
-        Ok(None) => Ok(()),
-        Err(why) => Err(Doubt::Unknown(format!("cannot be read: {why}"))),
+    for _ in 0..TRIES {
+        let present = match record {
+            Ok(Some(present)) => present,
+            Ok(None) if seen => return Err(Doubt::Unknown("is gone".to_owned())),
+            Ok(None) => return Ok(()),
+            Err(why) => return Err(Doubt::Unknown(format!("cannot be read: {why}"))),
+        };
+        if !present.holds(store) {
+            return Ok(());
+        }
+        if present.isr == [store] {
+            return Err(Doubt::OnlyCopy {
+                seq: present.seq.0,
+                epoch: present.epoch.0,
+            });
+        }
+        let next = ArbiterRecord {
+            seq: present.seq.next(),
+            isr: present
+                .isr
+                .iter()
+                .copied()
+                .filter(|other| *other != store)
+                .collect(),
+            ..present
+        };
+        // Either it is in force now, or another's is, which is judged anew.
+        record = match replace(&next) {
+            Ok(there) => Ok(there),
+            Err(why) => return Err(Doubt::Unknown(format!("cannot be changed: {why}"))),
+        };
     }
+    Err(Doubt::Unknown(
+        "is being changed by others again and again".to_owned(),
+    ))
 }
 
 #[cfg(test)]
@@ -151,20 +188,53 @@ mod tests {
         }))
     }
 
+    fn untouched(_: &ArbiterRecord) -> Result<Option<ArbiterRecord>, String> {
+        panic!("the record stays as it is")
+    }
+
+    #[test]
+    fn a_store_leaves_the_in_sync_set_before_it_is_cleared() {
+        let mut set = Vec::new();
+        let left = leave(OWN, record(&[OWN, OTHER]), true, |next| {
+            set.push(next.clone());
+            Ok(Some(next.clone()))
+        });
+        assert_eq!(left, Ok(()));
+        let expected = ArbiterRecord {
+            seq: RecordSeq(10),
+            ..record(&[OTHER]).unwrap().unwrap()
+        };
+        assert_eq!(set, [expected]);
+        assert_eq!(leave(OWN, record(&[OTHER]), true, untouched), Ok(()));
+    }
+
     #[test]
     fn only_a_copy_that_nobody_else_has_is_kept() {
-        assert_eq!(verdict(OWN, record(&[OWN, OTHER]), true), Ok(()));
-        assert_eq!(verdict(OWN, record(&[OTHER]), true), Ok(()));
-        let only = Doubt::OnlyCopy { seq: 9, epoch: 3 };
-        assert_eq!(verdict(OWN, record(&[OWN]), true), Err(only));
+        let only = Err(Doubt::OnlyCopy { seq: 9, epoch: 3 });
+        assert_eq!(leave(OWN, record(&[OWN]), true, untouched), only);
+        // The other left meanwhile.
+        let left = leave(OWN, record(&[OWN, OTHER]), true, |_| record(&[OWN]));
+        assert_eq!(left, only);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_changed_keeps_the_store() {
+        let left = leave(OWN, record(&[OWN, OTHER]), true, |_| {
+            Err("the disk is full".to_owned())
+        });
+        let why = "cannot be changed: the disk is full".to_owned();
+        assert_eq!(left, Err(Doubt::Unknown(why)));
+        let left = leave(OWN, record(&[OWN, OTHER]), true, |_| record(&[OWN, OTHER]));
+        assert!(matches!(left, Err(Doubt::Unknown(_))), "{left:?}");
     }
 
     #[test]
     fn without_a_record_only_a_store_that_never_saw_one_goes() {
-        assert_eq!(verdict(OWN, Ok(None), false), Ok(()));
+        assert_eq!(leave(OWN, Ok(None), false, untouched), Ok(()));
         let gone = Doubt::Unknown("is gone".to_owned());
-        assert_eq!(verdict(OWN, Ok(None), true), Err(gone));
-        let unread = verdict(OWN, Err("rec.7 is damaged".to_owned()), false);
+        assert_eq!(leave(OWN, Ok(None), true, untouched), Err(gone));
+        let damaged = Err("rec.7 is damaged".to_owned());
+        let unread = leave(OWN, damaged, false, untouched);
         let why = "cannot be read: rec.7 is damaged".to_owned();
         assert_eq!(unread, Err(Doubt::Unknown(why)));
     }

@@ -258,6 +258,7 @@ fn code_of(error: &StartError) -> ExitCode {
 pub fn store_code(error: &StoreError) -> ExitCode {
     match error {
         StoreError::InUse { .. } => ExitCode::StoreInUse,
+        StoreError::NoDataDir { .. } | StoreError::NotOurs { .. } => ExitCode::Failed,
         StoreError::WrongFormat { .. }
         | StoreError::Damaged { .. }
         | StoreError::Layout { .. }

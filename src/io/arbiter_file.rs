@@ -69,6 +69,25 @@ pub fn read_record(
     }
 }
 
+/// Puts the record that follows the present one, by compare-and-set, on the calling thread: for
+/// commands. Needs no lock. Gives what is there after that: `next`, or another's where that was faster.
+///
+/// # Errors
+/// In words, with the file: it cannot be read or written; whether `next` is in force is not known.
+pub fn replace_record(
+    lock_file: &Path,
+    secret: Option<PairSecret>,
+    next: &ArbiterRecord,
+) -> Result<Option<ArbiterRecord>, String> {
+    let folder = RecordFolder::beside(lock_file, secret);
+    match folder.compare_and_set(next) {
+        Ok(ArbiterAnswer::Set(record)) => Ok(Some(record)),
+        Ok(ArbiterAnswer::Conflict(present)) => Ok(present),
+        Ok(other) => Err(format!("compare-and-set answered {other:?}")),
+        Err(problem) => Err(problem.to_string()),
+    }
+}
+
 /// The handle to the `lock-io` thread.
 #[derive(Clone, Debug)]
 pub struct FileArbiter {

@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts, LockHeartbeat};
-use crate::proto::ids::{Epoch, NodeId, Position, StoreId};
+use crate::proto::ids::{Epoch, NodeId, Position, RecordSeq, StoreId};
 use crate::time::Moment;
 
 /// How the lock is paced.
@@ -70,6 +70,8 @@ pub enum LockCommand {
     Heartbeat {
         /// The epoch held.
         epoch: Epoch,
+        /// The newest record known.
+        seq: RecordSeq,
         /// Where both stores are (A1).
         positions: Vec<(StoreId, Position)>,
     },
@@ -218,6 +220,7 @@ impl LockMachine {
         let heartbeat = LockHeartbeat {
             owner: config.node,
             epoch: Epoch::ZERO,
+            seq: RecordSeq::ZERO,
             counter: 0,
             positions: Vec::new(),
         };
@@ -236,8 +239,13 @@ impl LockMachine {
         match input {
             LockInput::Command(LockCommand::Acquire(pace)) => self.acquire(now, pace),
             LockInput::Command(LockCommand::Release) => self.release(now, effects),
-            LockInput::Command(LockCommand::Heartbeat { epoch, positions }) => {
+            LockInput::Command(LockCommand::Heartbeat {
+                epoch,
+                seq,
+                positions,
+            }) => {
                 self.heartbeat.epoch = epoch;
+                self.heartbeat.seq = seq;
                 self.heartbeat.positions = positions;
             }
             LockInput::Command(LockCommand::Ask { ticket, call }) => {

@@ -37,6 +37,8 @@ pub struct LockHeartbeat {
     pub owner: NodeId,
     /// In which epoch.
     pub epoch: Epoch,
+    /// The newest record that the holder knew: an older one that is found later has gone back.
+    pub seq: RecordSeq,
     /// Raised with each write.
     pub counter: u64,
     /// Where both stores were: what each has confirmed at least (A1). At most two.

@@ -153,6 +153,7 @@ pub fn encode_lock(
         );
         file.put_slice(&last.owner.0);
         file.put_u64(last.epoch.0);
+        file.put_u64(last.seq.0);
         file.put_u64(last.counter);
         put_short(&mut file, last.positions.len());
         for (store, position) in &last.positions {
@@ -183,6 +184,7 @@ pub fn decode_lock(
     }
     let owner = NodeId(fields.array("owner")?);
     let epoch = Epoch(fields.u64("epoch")?);
+    let seq = RecordSeq(fields.u64("seq")?);
     let counter = fields.u64("counter")?;
     let positions = (0..take_short(&mut fields, MEMBERS_MAX, "positions")?)
         .map(|_| {
@@ -195,6 +197,7 @@ pub fn decode_lock(
     let last = LockHeartbeat {
         owner,
         epoch,
+        seq,
         counter,
         positions,
     };
@@ -283,6 +286,7 @@ mod tests {
         LockHeartbeat {
             owner: NodeId([2; 16]),
             epoch: Epoch(3),
+            seq: RecordSeq(7),
             counter: 12,
             positions: vec![(
                 StoreId([3; 16]),

@@ -100,6 +100,11 @@ impl DataDir {
     /// # Errors
     /// When it is in use, has no store, or cannot be read.
     pub fn inspect(dir: &Path) -> Result<(Self, LmdbEnv), StoreError> {
+        if !Self::is_at(dir) {
+            return Err(StoreError::NoDataDir {
+                dir: dir.to_path_buf(),
+            });
+        }
         let home = Self::lock(dir, SyncMode::Meta)?;
         if home.present == 0 {
             return Err(StoreError::Layout {
@@ -124,6 +129,12 @@ impl DataDir {
         };
         home.present = home.find_present()?;
         Ok(home)
+    }
+
+    /// Whether a server has ever used this folder.
+    #[must_use]
+    pub fn is_at(dir: &Path) -> bool {
+        dir.join(CURRENT).exists() || dir.join("node").is_dir()
     }
 
     /// Absolute.

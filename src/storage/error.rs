@@ -63,6 +63,26 @@ pub enum StoreError {
         /// Who asked.
         expected: String,
     },
+    /// A store of another pair is not cleared.
+    #[error(
+        "the store {path} belongs to the pair \"{found}\", not to \"{expected}\": name its profile with -p"
+    )]
+    NotOurs {
+        /// The environment.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose profile was named.
+        expected: String,
+    },
+    /// A folder that no server has ever used.
+    #[error(
+        "no data directory there: {dir} is missing, or holds neither CURRENT nor node/; name the right folder"
+    )]
+    NoDataDir {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// Written by another release in a format that this one does not know.
     #[error("{path} has format {found}, this release knows {known}; run the release that wrote it")]
     WrongFormat {

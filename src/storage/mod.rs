@@ -25,7 +25,7 @@ pub mod threaded;
 
 pub use check::{CheckReport, Finding, check};
 pub use env::SyncMode;
-pub use open::{OpenedStore, StoreConfig, clear, identify, open, open_memory};
+pub use open::{OpenedStore, StoreConfig, ToClear, clear, open, open_memory};
 
 #[cfg(test)]
 mod tests;

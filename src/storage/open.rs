@@ -1,6 +1,6 @@
 //! Opening a store: its configuration, the recovery of what is on the medium, and the driver on top.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -149,34 +149,60 @@ pub fn open_memory(
     Ok((opened, store))
 }
 
-/// Who a data directory's store is, and the arbiter record that its server saw last.
-///
-/// # Errors
-/// When a server has the directory, it holds no store, or it cannot be read.
-pub fn identify(dir: &Path) -> Result<(StoreId, Option<Bytes>), StoreError> {
-    let (home, present) = DataDir::inspect(dir)?;
-    let view = present.view();
-    let meta = meta::load(&view)?.ok_or_else(|| no_format(&view))?;
-    Ok((meta.store, home.last_record()?))
+/// What a store that is to be cleared says of itself.
+#[derive(Debug)]
+pub struct ToClear {
+    /// Which copy it is; none where nothing was stored yet.
+    pub store: Result<Option<StoreId>, StoreError>,
+    /// Its server has once seen an arbiter record.
+    pub saw_record: bool,
 }
 
-/// Empties a data directory: a new store with a new id, while `node/` stays. Gives the number of
-/// messages that went.
+/// Empties a data directory: a new store with a new id, while `node/` stays. `allow` may still refuse;
+/// no server can start on the directory until this has returned. Gives the number of messages that
+/// went.
 ///
 /// # Errors
-/// When a server has the directory, or it cannot be read or written.
-pub fn clear(config: &StoreConfig) -> Result<u64, StoreError> {
+/// When it is no data directory, a server has it, it is another pair's, `allow` refused, or it cannot
+/// be read or written.
+pub fn clear<E: From<StoreError>>(
+    config: &StoreConfig,
+    allow: impl FnOnce(ToClear) -> Result<(), E>,
+) -> Result<u64, E> {
+    if !DataDir::is_at(&config.dir) {
+        return Err(E::from(StoreError::NoDataDir {
+            dir: config.dir.clone(),
+        }));
+    }
     let (mut home, present) = DataDir::open(&config.dir, config.sync)?;
+    let saw_record = home.last_record()?.is_some();
     let Some(present) = present else {
+        allow(ToClear {
+            store: Ok(None),
+            saw_record,
+        })?;
         new_store(&mut home, &config.cluster)?;
         return Ok(0);
     };
-    // A store that cannot be read is cleared all the same.
-    let messages = match meta::load(&present.view()) {
-        Ok(Some(meta)) => recover::recover(&present.view(), &meta, config.limits(), Lsn(u64::MAX))
-            .map_or(0, |recovered| recovered.index.messages()),
-        Ok(None) | Err(_) => 0,
+    let view = present.view();
+    let (store, messages) = match meta::load(&view) {
+        Ok(Some(meta)) if meta.cluster != config.cluster => {
+            return Err(E::from(StoreError::NotOurs {
+                path: view.path(),
+                found: meta.cluster,
+                expected: config.cluster.clone(),
+            }));
+        }
+        Ok(Some(meta)) => {
+            let recovered = recover::recover(&view, &meta, config.limits(), Lsn(u64::MAX));
+            let messages = recovered.map_or(0, |recovered| recovered.index.messages());
+            (Ok(Some(meta.store)), messages)
+        }
+        Ok(None) => (Err(no_format(&view)), 0),
+        Err(error) => (Err(error), 0),
     };
+    drop(view);
+    allow(ToClear { store, saw_record })?;
     let mut next = home.create_next()?;
     let meta = empty(&config.cluster, &mut home)?;
     next.commit(&meta::whole(&meta))?;

@@ -83,6 +83,48 @@ fn a_server_in_the_background_outlives_its_starter_and_a_second_one_says_why_not
 }
 
 #[test]
+fn of_two_copies_in_sync_only_one_is_cleared() {
+    let mut pair = Pair::in_sync(test_name!());
+    let mut client = connect(&pair.primary.client_address());
+    let headers = [("destination", "/queue/q")];
+    client
+        .request("SEND", &headers, b"kept", SOON)
+        .expect("a pair that serves confirms");
+    pair.kill_both();
+    let clear = |pair: &Pair, words: &[&str]| -> (bool, String) {
+        let output = Command::new(crate::support::server::TWINMQ)
+            .current_dir(pair.scene.path())
+            .arg("clear-db")
+            .args(words)
+            .output()
+            .expect("the binary under test starts");
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        (output.status.success(), text)
+    };
+    // The pair's stores are guarded by the pair's profiles alone.
+    let dir = pair.secondary.data_dir().display().to_string();
+    let (cleared, text) = clear(&pair, &["--db-path", &dir, "--force"]);
+    assert!(!cleared && text.contains("-p"), "{text}");
+    let folder = pair.scene.path().join("empty");
+    std::fs::create_dir(&folder).expect("the scene can be written");
+    let stranger = folder.display().to_string();
+    let (cleared, text) = clear(&pair, &["--db-path", &stranger]);
+    assert!(!cleared && text.contains("no data directory"), "{text}");
+    let found = std::fs::read_dir(&folder).expect("it is there").count();
+    assert_eq!(found, 0, "nothing is made there");
+
+    let (cleared, text) = clear(&pair, &["-p", "replicated/secondary"]);
+    assert!(cleared && text.contains("1 messages are gone"), "{text}");
+    let (cleared, text) = clear(&pair, &["-p", "replicated/primary"]);
+    assert!(!cleared && text.contains("--force"), "{text}");
+    pair.primary.start();
+    pair.secondary.start();
+    pair.await_in_sync();
+    assert_eq!(pair.secondary.status().expect("it runs").store.messages, 1);
+}
+
+#[test]
 fn a_cleared_copy_is_filled_by_its_peer_and_the_only_copy_is_kept() {
     let mut pair = Pair::in_sync(test_name!());
     let mut client = connect(&pair.primary.client_address());

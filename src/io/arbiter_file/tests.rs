@@ -31,6 +31,7 @@ fn heartbeat(counter: u64) -> LockHeartbeat {
     LockHeartbeat {
         owner: NodeId([1; 16]),
         epoch: Epoch(1),
+        seq: RecordSeq(1),
         counter,
         positions: Vec::new(),
     }

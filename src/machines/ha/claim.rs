@@ -1,12 +1,15 @@
 //! From WAITING or PASSIVE to service: look, lock, compare-and-set, persist, fence, open.
 
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockHeartbeat};
-use crate::proto::ids::{Epoch, RecordSeq};
+use crate::proto::ids::{Epoch, RecordSeq, SessionId};
 use crate::proto::peer::ServerState;
 use crate::storage::api::GatePolicy;
 
 use super::eligibility::{ArbiterView, Eligible, Refusal};
 use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, Peer};
+
+/// So many looks at a record that cannot be the active's, before it is called another one.
+const STRANGE_LOOKS_MAX: u32 = 3;
 
 impl HaMachine {
     /// Begins a claim when the state and the peer allow it.
@@ -14,6 +17,12 @@ impl HaMachine {
         match self.state {
             HaState::Waiting(Claim::Idle) => {
                 let looking = self.call.is_some() || self.arbiter == ArbiterView::Unread;
+                if !looking
+                    && self.claims.reason.is_none()
+                    && let Err(refusal) = self.judge()
+                {
+                    self.reason = Some(refusal.to_string());
+                }
                 if looking || self.resting || !self.my_turn() {
                     return;
                 }
@@ -66,7 +75,9 @@ impl HaMachine {
     }
 
     pub(super) fn on_retry(&mut self, effects: &mut Vec<HaEffect>) {
-        if let Some(record) = self.unresolved.take() {
+        if matches!(self.state, HaState::Passive { session: Some(_) }) {
+            self.read_record(effects);
+        } else if let Some(record) = self.unresolved.take() {
             self.call(CallPurpose::Resolve(record), ArbiterCall::Read, effects);
         } else if self.state == HaState::Waiting(Claim::Idle) && !self.my_turn() {
             self.read_record(effects);
@@ -99,7 +110,7 @@ impl HaMachine {
                 | ArbiterAnswer::Unlocked
                 | ArbiterAnswer::Held { .. }
                 | ArbiterAnswer::Lost(_)
-                | ArbiterAnswer::Failed(_) => self.resolve_later(next, effects),
+                | ArbiterAnswer::Failed(_) => self.resolve_later(next, &answer, effects),
             },
             CallPurpose::Resolve(next) => match answer {
                 ArbiterAnswer::Read {
@@ -125,12 +136,19 @@ impl HaMachine {
                 | ArbiterAnswer::Unlocked
                 | ArbiterAnswer::Held { .. }
                 | ArbiterAnswer::Lost(_)
-                | ArbiterAnswer::Failed(_) => self.resolve_later(next, effects),
+                | ArbiterAnswer::Failed(_) => self.resolve_later(next, &answer, effects),
             },
         }
     }
 
     fn on_looked(&mut self, answer: &ArbiterAnswer, effects: &mut Vec<HaEffect>) {
+        if matches!(answer, ArbiterAnswer::Failed(_))
+            && matches!(self.state, HaState::Passive { .. })
+        {
+            // Nothing was seen, so nothing is strange: look again.
+            effects.push(HaEffect::Arm(HaTimer::Retry));
+            return;
+        }
         if let ArbiterAnswer::Failed(why) = answer
             && matches!(self.state, HaState::Waiting(_))
         {
@@ -140,28 +158,7 @@ impl HaMachine {
             return;
         }
         match self.state {
-            HaState::Passive { session } => {
-                let named = self
-                    .record()
-                    .is_some_and(|record| record.holds(self.own.store));
-                if named {
-                    self.remember(effects);
-                } else if session.is_none() && self.record().is_some() {
-                    // The active went on alone: this copy may lack what it has confirmed since.
-                    let why = Refusal::NotInSync {
-                        epoch: self.epoch(),
-                    }
-                    .to_string();
-                    self.drop_lock(effects);
-                    effects.push(HaEffect::Gate(GatePolicy::Closed));
-                    self.claims.refused = self.claims.refused.saturating_add(1);
-                    self.claims.reason = Some(why.clone());
-                    effects.push(HaEffect::ClaimRefused {
-                        reason: why.clone(),
-                    });
-                    self.wait(&why, effects);
-                }
-            }
+            HaState::Passive { session } => self.on_looked_passive(session, effects),
             HaState::Waiting(Claim::Idle) if !self.my_turn() => {
                 // While the peer's turn lasts, keep the view of the arbiter fresh.
                 effects.push(HaEffect::Arm(HaTimer::Retry));
@@ -176,6 +173,54 @@ impl HaMachine {
             | HaState::Releasing(_)
             | HaState::Stopped => {}
         }
+    }
+
+    fn on_looked_passive(&mut self, session: Option<SessionId>, effects: &mut Vec<HaEffect>) {
+        let named = self
+            .record()
+            .is_some_and(|record| record.holds(self.own.store));
+        if named && !self.record_is_behind_the_peer() {
+            self.strange_looks = 0;
+            self.remember(effects);
+        } else if session.is_some() {
+            // The active says that it serves with this store, and the record found here does not: a
+            // share may be slow to show it, but not for ever (S173).
+            self.strange_looks = self.strange_looks.saturating_add(1);
+            if self.strange_looks < STRANGE_LOOKS_MAX {
+                effects.push(HaEffect::Arm(HaTimer::Retry));
+            } else {
+                let found = self.record().map_or(RecordSeq::ZERO, |record| record.seq);
+                self.on_mismatch(
+                    format!(
+                        "the active serves by another arbiter record than the one found here (number \
+                         {found}): do both servers use the same lock file?"
+                    ),
+                    effects,
+                );
+            }
+        } else if self.record().is_some() {
+            // The active went on alone: this copy may lack what it has confirmed since.
+            let why = Refusal::NotInSync {
+                epoch: self.epoch(),
+            }
+            .to_string();
+            self.drop_lock(effects);
+            effects.push(HaEffect::Gate(GatePolicy::Closed));
+            self.claims.refused = self.claims.refused.saturating_add(1);
+            self.claims.reason = Some(why.clone());
+            effects.push(HaEffect::ClaimRefused {
+                reason: why.clone(),
+            });
+            self.wait(&why, effects);
+        }
+    }
+
+    /// The linked peer remembers a newer record of this arbiter than the one found here.
+    pub(super) fn record_is_behind_the_peer(&self) -> bool {
+        let known = self.record().map_or(RecordSeq::ZERO, |record| record.seq);
+        self.peer
+            .as_ref()
+            .is_some_and(|peer| peer.facts.last_record > known)
     }
 
     fn decide_claim(&mut self, effects: &mut Vec<HaEffect>) {
@@ -414,7 +459,23 @@ impl HaMachine {
         );
     }
 
-    fn resolve_later(&mut self, next: ArbiterRecord, effects: &mut Vec<HaEffect>) {
+    fn resolve_later(
+        &mut self,
+        next: ArbiterRecord,
+        answer: &ArbiterAnswer,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        if let ArbiterAnswer::Failed(why) = answer
+            && self.state.shown().serves()
+        {
+            let reason = format!(
+                "nothing is confirmed until the arbiter record can be changed to go on alone: {why}"
+            );
+            effects.push(HaEffect::Alarmed {
+                reason: reason.clone(),
+            });
+            self.reason = Some(reason);
+        }
         self.unresolved = Some(next);
         effects.push(HaEffect::Arm(HaTimer::Retry));
     }

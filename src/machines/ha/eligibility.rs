@@ -2,7 +2,7 @@
 //! in the words that `status` and the log show (ha-protocol A1, A4, R1, R4; rulings H1, H13).
 
 use crate::proto::arbiter::{ArbiterRecord, LockFacts};
-use crate::proto::ids::{Epoch, Position, RecordSeq, StoreId};
+use crate::proto::ids::{ArbiterId, Epoch, Position, RecordSeq, StoreId};
 
 /// This server's own copy, as its store describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +144,8 @@ pub(super) struct Evidence<'a> {
     pub(super) primary: bool,
     /// Linked: whether the peer has no record either, or remembers the same last one. Not linked: none.
     pub(super) peer_agrees: Option<bool>,
+    /// The newest record of this arbiter that the linked peer remembers.
+    pub(super) peer_record: Option<(ArbiterId, RecordSeq)>,
     /// This server's copy.
     pub(super) own: OwnStore,
     /// The record that this server saw last, from `node/`.
@@ -176,24 +178,40 @@ pub(super) fn judge(evidence: Evidence<'_>) -> Result<Eligible, Refusal> {
             Ok(Eligible::ReForm(last.clone()))
         }
         (None, Some(last)) => Err(Refusal::RecordGone { last: last.seq }),
-        (Some(found), last) => judge_record(
-            evidence.own,
-            evidence.peer_agrees.is_some(),
-            found,
-            last,
-            lock,
-        )
-        .map(|()| Eligible::Claim(found.clone())),
+        (Some(found), _) => {
+            judge_record(evidence, found, lock).map(|()| Eligible::Claim(found.clone()))
+        }
     }
 }
 
 fn judge_record(
-    own: OwnStore,
-    linked: bool,
+    evidence: Evidence<'_>,
     found: &ArbiterRecord,
-    last: Option<&ArbiterRecord>,
     lock: Option<&LockFacts>,
 ) -> Result<(), Refusal> {
+    let (own, last) = (evidence.own, evidence.last_record);
+    let linked = evidence.peer_agrees.is_some();
+    // Whoever remembers a newer record than the one that is found: it has gone back (Z17), and the
+    // store that it names may lack what was confirmed since.
+    let newer = [
+        evidence
+            .peer_record
+            .filter(|(arbiter, _)| *arbiter == found.arbiter)
+            .map(|(_, seq)| seq),
+        lock.and_then(|lock| lock.last.as_ref())
+            .map(|beat| beat.seq),
+    ];
+    if let Some(known) = newer
+        .into_iter()
+        .flatten()
+        .max()
+        .filter(|known| *known > found.seq)
+    {
+        return Err(Refusal::RecordRolledBack {
+            last: known,
+            found: found.seq,
+        });
+    }
     if let Some(last) = last {
         if last.arbiter != found.arbiter {
             return Err(Refusal::OtherArbiter);

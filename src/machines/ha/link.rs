@@ -22,6 +22,15 @@ impl HaMachine {
             name: hello.name.clone(),
             facts: hello.facts.clone(),
         });
+        if hello.primary == self.config.primary {
+            // H14: the server's identity breaks the tie; the configuration is wrong all the same.
+            let flag = self.config.primary;
+            effects.push(HaEffect::Alarmed {
+                reason: format!(
+                    "ha.primary is {flag} on both servers: set it to true on one of them"
+                ),
+            });
+        }
         self.patience_over = false;
         self.peer_wait_over = false;
         effects.push(HaEffect::Arm(HaTimer::Patience));
@@ -134,6 +143,8 @@ impl HaMachine {
                 if !matches!(facts.state, ServerState::Active | ServerState::ActiveSync) {
                     // L2: the active does not count on this server any more.
                     self.fall_back("the active went on without this server", effects);
+                } else if self.call.is_none() && self.record_is_behind_the_peer() {
+                    self.read_record(effects);
                 }
             }
             HaState::ActiveSync { .. }

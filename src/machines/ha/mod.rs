@@ -78,6 +78,8 @@ pub struct HaMachine {
     unresolved: Option<ArbiterRecord>,
     /// The record as it was before this server's claim: whom to fence.
     claimed_from: Option<ArbiterRecord>,
+    /// Looks in a row at a record that cannot be the active's.
+    strange_looks: u32,
     claims: Claims,
     /// In words, why this server waits; none while it does not.
     reason: Option<String>,
@@ -110,6 +112,7 @@ impl HaMachine {
             seeking: false,
             unresolved: None,
             claimed_from: None,
+            strange_looks: 0,
             claims: Claims::default(),
             reason: None,
         }
@@ -389,6 +392,11 @@ impl HaMachine {
         eligibility::judge(Evidence {
             primary: self.config.primary,
             peer_agrees,
+            peer_record: self.peer.as_ref().and_then(|peer| {
+                peer.facts
+                    .arbiter
+                    .map(|arbiter| (arbiter, peer.facts.last_record))
+            }),
             own: self.own,
             last_record: self.last_record.as_ref(),
             arbiter: &self.arbiter,
@@ -471,7 +479,8 @@ impl HaMachine {
     fn maintain(&mut self, effects: &mut Vec<HaEffect>) {
         self.consider_claim(effects);
         let shown = self.state.shown();
-        if shown != ServerState::Waiting {
+        let says_why = matches!(self.state, HaState::Waiting(_) | HaState::Shrinking { .. });
+        if !says_why {
             self.reason = None;
         }
         let announcement = Announcement {

@@ -231,8 +231,22 @@ impl HaMachine {
         // A record that cannot be found now does not end service: nothing can change in it either.
         let Some(found) = record else { return };
         let serving = self.state.shown().serves() || self.state.claimed();
+        if !serving {
+            return;
+        }
+        let known = self.known_seq();
         let moved_on = found.owner != self.config.node || found.epoch > self.epoch();
-        if serving && moved_on && found.seq > self.known_seq() {
+        let replaced = found.seq == known && self.record() != Some(&found);
+        if found.seq < known || replaced {
+            // Another server could claim on what is there now without what was confirmed since.
+            let why = format!(
+                "the arbiter record went back or was replaced (number {known} was known, {} is there): \
+                 restore the newest one",
+                found.seq
+            );
+            self.see_record(Some(found));
+            self.step_down(&why, effects);
+        } else if found.seq > known && moved_on {
             self.see_record(Some(found));
             self.step_down("another server claimed the arbiter record", effects);
         }

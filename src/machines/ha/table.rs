@@ -123,6 +123,7 @@ fn name_of(effect: &HaEffect) -> Option<String> {
         | HaEffect::DropLink { .. }
         | HaEffect::SayGoodbye { .. }
         | HaEffect::SteppedDown { .. }
+        | HaEffect::Alarmed { .. }
         | HaEffect::ClaimRefused { .. } => {
             let name = format!("{effect:?}");
             name.split(['(', ' ']).next().unwrap_or_default().to_owned()

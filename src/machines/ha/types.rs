@@ -277,6 +277,11 @@ pub enum HaEffect {
         /// In words.
         reason: String,
     },
+    /// Something that an operator must know while this server serves.
+    Alarmed {
+        /// In words.
+        reason: String,
+    },
     /// A claim was refused.
     ClaimRefused {
         /// Why.

@@ -46,6 +46,7 @@ fn check(id: u64, counter: u64, epoch: u64) -> LockEffect {
         call: ArbiterCall::Check(LockHeartbeat {
             owner: NODE,
             epoch: Epoch(epoch),
+            seq: RecordSeq::ZERO,
             counter,
             positions: Vec::new(),
         }),
@@ -65,6 +66,7 @@ fn facts(counter: u64) -> LockFacts {
         last: Some(LockHeartbeat {
             owner: NodeId([2; 16]),
             epoch: Epoch(3),
+            seq: RecordSeq::ZERO,
             counter,
             positions: Vec::new(),
         }),
@@ -187,6 +189,7 @@ fn a_held_lock_is_checked_and_carries_when_the_check_was_sent() {
         10,
         command(LockCommand::Heartbeat {
             epoch: Epoch(4),
+            seq: RecordSeq::ZERO,
             positions: Vec::new(),
         }),
     );

@@ -29,7 +29,7 @@ fn a_second_server_on_the_directory_is_refused() {
     assert!(matches!(error, StoreError::InUse { .. }), "{error}");
     assert!(error.to_string().contains(&*dir.path().to_string_lossy()));
     assert!(matches!(
-        clear(&config(dir.path())),
+        clear(&config(dir.path()), |_| Ok::<_, StoreError>(())),
         Err(StoreError::InUse { .. })
     ));
     rig.store.close();
@@ -99,7 +99,7 @@ fn a_crash_at_any_step_of_clearing_leaves_the_old_store_or_an_empty_one() {
         rig.job(Job::PersistRecord("record".into())).unwrap();
         drop(rig);
         crash::after(Some(step));
-        let outcome = clear(&config(dir.path()));
+        let outcome = clear(&config(dir.path()), |_| Ok::<_, StoreError>(()));
         crash::after(None);
         let again = open(config(dir.path()), Arc::new(Probe::default())).unwrap();
         assert_eq!(again.last_record, Some("record".into()));

@@ -470,6 +470,110 @@ fn a_lost_lock_file_stops_only_a_server_that_cannot_know_that_it_has_everything(
     assert_eq!(pair.states(), (Passive, Active));
 }
 
+#[test]
+fn a_record_that_went_back_promotes_nobody_that_the_peer_remembers_better() {
+    // Z17: the good server knows record 6, the share shows 5, which names the stale one as well.
+    let mut pair = Pair::formed();
+    let before = (pair.record.clone(), pair.lock_file.clone());
+    pair.kill(SECONDARY);
+    pair.write();
+    pair.kill(PRIMARY);
+    (pair.record, pair.lock_file) = before;
+    pair.start(PRIMARY);
+    pair.start(SECONDARY);
+    pair.connect();
+    for at in [SECONDARY, PRIMARY] {
+        if pair.servers[at].timers.contains(&HaTimer::Retry) {
+            pair.fire(at, HaTimer::Retry);
+        }
+    }
+    assert_eq!(pair.states(), (Waiting, Waiting));
+    for at in [PRIMARY, SECONDARY] {
+        assert!(
+            pair.machine(at).reason().unwrap().contains("went back"),
+            "{at}"
+        );
+    }
+}
+
+#[test]
+fn a_record_older_than_the_lock_files_last_words_promotes_nobody() {
+    let mut pair = Pair::formed();
+    let before = pair.record.clone();
+    pair.kill(SECONDARY);
+    pair.write();
+    pair.kill(PRIMARY);
+    // The stale server alone: it remembers nothing newer, but the last holder wrote down what it knew.
+    pair.record = before;
+    pair.start(SECONDARY);
+    pair.fire(SECONDARY, HaTimer::PeerWait);
+    assert_eq!(pair.states(), (Dead, Waiting));
+    assert!(
+        pair.machine(SECONDARY)
+            .reason()
+            .unwrap()
+            .contains("went back")
+    );
+}
+
+#[test]
+fn a_serving_server_whose_record_goes_back_steps_down() {
+    let mut pair = Pair::formed();
+    let before = pair.record.clone();
+    pair.kill(SECONDARY);
+    pair.give(PRIMARY, HaInput::LockConfirmed { record: before });
+    assert_eq!(pair.states(), (Waiting, Dead));
+    assert!(!pair.servers[PRIMARY].serving);
+}
+
+#[test]
+fn a_passive_that_reads_another_record_than_its_actives_ends() {
+    let mut pair = Pair::formed();
+    // Its share shows an old copy of the folder; the active's goes on.
+    let mut old = pair.record.clone().unwrap();
+    old.seq = old.seq.prev();
+    old.isr.truncate(1);
+    let machine = pair.servers[SECONDARY].machine.as_mut().unwrap();
+    let own = pair.servers[SECONDARY].own;
+    let mut effects = Vec::new();
+    let mut facts = machine.peer().unwrap().facts.clone();
+    facts.last_record = facts.last_record.next();
+    let session = pair.link.unwrap();
+    machine.step(own, HaInput::PeerFacts { session, facts }, &mut effects);
+    for _ in 0..3 {
+        let id = effects
+            .drain(..)
+            .find_map(|effect| match effect {
+                HaEffect::Arbiter { id, .. } => Some(id),
+                _ => None,
+            })
+            .expect("it looks");
+        let answer = ArbiterAnswer::Read {
+            record: Some(old.clone()),
+            lock: None,
+        };
+        machine.step(own, HaInput::ArbiterAnswered { id, answer }, &mut effects);
+        if effects.contains(&HaEffect::Arm(HaTimer::Retry)) {
+            machine.step(own, HaInput::Timer(HaTimer::Retry), &mut effects);
+        }
+    }
+    let ended = |effect: &HaEffect| matches!(effect, HaEffect::Exit(ExitCause::PeerMismatch(_)));
+    assert!(effects.iter().any(ended), "{effects:?}");
+}
+
+#[test]
+fn an_active_that_cannot_change_the_record_says_why_nothing_is_confirmed() {
+    let mut pair = Pair::formed();
+    pair.arbiter_fails = true;
+    pair.kill(SECONDARY);
+    assert!(
+        pair.machine(PRIMARY)
+            .reason()
+            .unwrap()
+            .contains("nothing is confirmed until")
+    );
+}
+
 /// `docs/ha-states.md` is what the machine does. After an intended change: `TWINMQ_BLESS=1`.
 #[test]
 fn the_document_of_the_states_is_the_machine() {

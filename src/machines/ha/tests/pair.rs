@@ -347,6 +347,7 @@ impl Pair {
         let beat = LockHeartbeat {
             owner: node(at),
             epoch: record.epoch,
+            seq: record.seq,
             counter: 0,
             positions,
         };
@@ -504,6 +505,7 @@ impl Pair {
             HaEffect::Exit(cause) => server.exited = Some(cause),
             HaEffect::PeerChanged { .. }
             | HaEffect::SteppedDown { .. }
+            | HaEffect::Alarmed { .. }
             | HaEffect::ClaimRefused { .. } => {}
         }
     }
