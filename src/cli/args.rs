@@ -414,6 +414,9 @@ pub struct StoreCheckArgs {
     /// Print what was found as JSON
     #[arg(long)]
     pub json: bool,
+    /// Read the store in this process, whose death its parent explains
+    #[arg(long, hide = true)]
+    pub reader: bool,
 }
 
 impl StoreCheckArgs {
