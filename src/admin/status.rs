@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::actors::board::Board;
 use crate::actors::data_plane::{DataHandle, DataPlaneDescription};
+use crate::actors::directory::DestinationDescription;
 use crate::machines::replication::SyncProgress;
 use crate::proto::ids::{NodeId, StoreId};
 use crate::proto::peer::ServerState;
@@ -181,13 +182,26 @@ fn describe_clients(clients: DataPlaneDescription) -> Value {
         .destinations
         .iter()
         .take(LISTED)
-        .map(|it| json!({"name": it.name, "report": format!("{:?}", it.report)}))
+        .map(destination)
         .collect();
     json!({
         "connections": clients.connections,
         "in_flight_messages": clients.in_flight.0,
         "in_flight_bytes": clients.in_flight.1,
         "destinations": listed,
+    })
+}
+
+fn destination(described: &DestinationDescription) -> Value {
+    let figures = described.report.figures;
+    json!({
+        "name": described.name,
+        "depth": figures.depth,
+        "consumers": figures.consumers,
+        "in_flight": figures.unsettled,
+        "arrived": figures.arrived,
+        "accepted": figures.accepted,
+        "fetching": described.report.fetching,
     })
 }
 
@@ -206,7 +220,31 @@ fn other_name(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::destination::DestinationReport;
+    use crate::machines::destination::DestinationFigures;
     use crate::machines::replication::SyncKind;
+
+    #[test]
+    fn a_destination_is_told_in_numbers() {
+        let described = DestinationDescription {
+            name: "/queue/q".to_owned(),
+            report: DestinationReport {
+                figures: DestinationFigures {
+                    depth: 5,
+                    consumers: 2,
+                    unsettled: 3,
+                    arrived: 9,
+                    accepted: 4,
+                },
+                fetching: true,
+            },
+        };
+        let expected = json!({
+            "name": "/queue/q", "depth": 5, "consumers": 2, "in_flight": 3, "arrived": 9,
+            "accepted": 4, "fetching": true,
+        });
+        assert_eq!(destination(&described), expected);
+    }
 
     #[test]
     fn the_rest_takes_as_long_as_the_same_bytes_took() {

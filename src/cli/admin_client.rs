@@ -27,6 +27,15 @@ pub enum AdminError {
         /// What the attempt met.
         reason: String,
     },
+    /// No answer in time.
+    #[error(
+        "{url} does not answer within {} s: the process may hang or be stopped, or its machine cannot be reached; see docs/operations.md",
+        CALL_TIMEOUT.as_secs()
+    )]
+    Silent {
+        /// The call.
+        url: String,
+    },
     /// Somebody listens and does not answer as this API does.
     #[error("{url} does not answer as TwinMQ's admin API: {reason}; check the port")]
     Strange {
@@ -68,6 +77,10 @@ impl AdminClient {
     /// the token.
     #[must_use]
     pub fn new(url: &str, token: Option<String>) -> Self {
+        Self::patient(url, token, CALL_TIMEOUT)
+    }
+
+    fn patient(url: &str, token: Option<String>, patience: Duration) -> Self {
         let url = url.trim_end_matches('/');
         let url = if url.contains("://") {
             url.to_owned()
@@ -75,7 +88,7 @@ impl AdminClient {
             format!("http://{url}")
         };
         let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(CALL_TIMEOUT))
+            .timeout_global(Some(patience))
             .http_status_as_error(false)
             .proxy(None)
             .build()
@@ -135,13 +148,13 @@ impl AdminClient {
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<String, AdminError> {
         let mut answer = answer.map_err(|error| match error {
-            ureq::Error::Io(_)
-            | ureq::Error::Timeout(_)
-            | ureq::Error::HostNotFound
-            | ureq::Error::ConnectionFailed => AdminError::NotRunning {
-                url: self.url.clone(),
-                reason: error.to_string(),
-            },
+            ureq::Error::Timeout(_) => silent(call),
+            ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
+                AdminError::NotRunning {
+                    url: self.url.clone(),
+                    reason: error.to_string(),
+                }
+            }
             other => AdminError::Strange {
                 url: call.to_owned(),
                 reason: other.to_string(),
@@ -153,9 +166,12 @@ impl AdminClient {
             .with_config()
             .limit(ANSWER_BYTES_MAX)
             .read_to_string()
-            .map_err(|error| AdminError::Strange {
-                url: call.to_owned(),
-                reason: error.to_string(),
+            .map_err(|error| match error {
+                ureq::Error::Timeout(_) => silent(call),
+                other => AdminError::Strange {
+                    url: call.to_owned(),
+                    reason: other.to_string(),
+                },
             })?;
         match code {
             200..=299 => Ok(text),
@@ -172,6 +188,12 @@ impl AdminClient {
                 reason: text.trim().to_owned(),
             }),
         }
+    }
+}
+
+fn silent(call: &str) -> AdminError {
+    AdminError::Silent {
+        url: call.to_owned(),
     }
 }
 
@@ -297,7 +319,9 @@ impl Status {
     /// Whether both servers hold everything confirmed, and one of them serves.
     #[must_use]
     pub fn pair_is_in_sync(&self) -> bool {
-        self.in_sync.len() >= 2 && matches!(self.state.as_str(), "ACTIVE" | "PASSIVE")
+        // A record that cannot be shrunk names both for as long as its share does not answer.
+        let linked = self.peer.as_ref().is_some_and(|peer| peer.connected);
+        linked && self.in_sync.len() >= 2 && matches!(self.state.as_str(), "ACTIVE" | "PASSIVE")
     }
 
     /// How far the peer is behind this server, or this one behind the peer, in log records.
@@ -371,6 +395,18 @@ mod tests {
             asked.to_lowercase().contains(&format!("host: {url}")),
             "{asked}"
         );
+    }
+
+    #[test]
+    fn a_server_that_hangs_is_not_called_gone() {
+        // The system accepts for a process that is stopped.
+        let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = hung.local_addr().unwrap().to_string();
+        let client = AdminClient::patient(&url, None, Duration::from_millis(50));
+        let error = client.status().unwrap_err();
+        assert!(matches!(error, AdminError::Silent { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("may hang or be stopped"), "{text}");
     }
 
     #[test]

@@ -389,10 +389,10 @@ pub struct DemoArgs {
     #[arg(long)]
     pub keep: bool,
     /// Send so many messages
-    #[arg(long, conflicts_with = "seconds")]
+    #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
     pub messages: Option<u64>,
     /// Send for so long, with the kill in the middle
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: Option<u64>,
     /// Print the ledger as JSON
     #[arg(long)]
@@ -414,6 +414,9 @@ pub struct StoreCheckArgs {
     /// Print what was found as JSON
     #[arg(long)]
     pub json: bool,
+    /// Read the store in this process, whose death its parent explains
+    #[arg(long, hide = true)]
+    pub reader: bool,
 }
 
 impl StoreCheckArgs {

@@ -1,5 +1,6 @@
 //! `twinmq send`: sends messages and ends when each of them is confirmed durable.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, BufRead};
 use std::time::Duration;
@@ -10,9 +11,12 @@ use super::args::{ConnectArgs, SendArgs};
 use super::stomp_client::{Connection, Hosts, StompError, StompOptions};
 use super::{CliError, print, print_json};
 use crate::exit::ExitCode;
+use crate::time::{Clock, Moment, SystemClock};
 
 /// Unconfirmed messages under way.
 const WINDOW: usize = 500;
+/// After so long without a server, the user is told what the command waits for.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long a server is looked for, and how long a receipt may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -151,7 +155,8 @@ impl Sender {
         let outcome = match &mut self.connection {
             Some(connection) => settle(connection, &mut self.pending),
             None => {
-                let mut connection = self.hosts.connect(PATIENCE, &|| false)?;
+                let waiting = Waiting::new();
+                let mut connection = self.hosts.connect(PATIENCE, &|| waiting.tell())?;
                 for (number, body) in &self.pending {
                     queue(&mut connection, &self.destination, *number, body);
                 }
@@ -167,6 +172,32 @@ impl Sender {
             }
             other => other,
         }
+    }
+}
+
+/// Says once that no server is there yet.
+struct Waiting {
+    since: Moment,
+    told: Cell<bool>,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        Self {
+            since: SystemClock.now(),
+            told: Cell::new(false),
+        }
+    }
+
+    /// Asked after each round without success; never gives up.
+    fn tell(&self) -> bool {
+        if !self.told.get() && SystemClock.now().since(self.since) >= SILENCE {
+            self.told.set(true);
+            let text = format!("waiting for a server, up to {} s\n", PATIENCE.as_secs());
+            // If standard error is gone, nobody reads it.
+            io::Write::write_all(&mut io::stderr(), text.as_bytes()).ok();
+        }
+        false
     }
 }
 

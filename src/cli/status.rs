@@ -101,10 +101,12 @@ impl Asked {
         };
         // A server that answers, however strangely, is not spoken for by another.
         match (&self.peer, &own) {
-            (Some(peer), AdminError::NotRunning { .. }) => match question(peer) {
-                Ok(answer) => Ok((answer, Some(own))),
-                Err(peer) => Err(CliError::of(ExitCode::Failed, NeitherAnswers { own, peer })),
-            },
+            (Some(peer), AdminError::NotRunning { .. } | AdminError::Silent { .. }) => {
+                match question(peer) {
+                    Ok(answer) => Ok((answer, Some(own))),
+                    Err(peer) => Err(CliError::of(ExitCode::Failed, NeitherAnswers { own, peer })),
+                }
+            }
             (Some(_) | None, _) => Err(own.into()),
         }
     }

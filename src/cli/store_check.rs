@@ -1,12 +1,20 @@
 //! `twinmq store check`: verifies a store that no server has, and says what is in it.
 
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+
+use nix::libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV};
 use serde_json::{Value, json};
 
 use super::args::StoreCheckArgs;
 use super::run::store_code;
 use super::{CliError, print, print_json};
 use crate::exit::ExitCode;
-use crate::storage::{CheckReport, check};
+use crate::storage::{CheckReport, Finding, check};
+
+/// Signals that a process brings on itself.
+const FAULTS: [i32; 5] = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV];
 
 /// Checks the store and prints what was found; findings are not an error but have their exit code.
 ///
@@ -14,6 +22,9 @@ use crate::storage::{CheckReport, check};
 /// When a server has it, there is no store, or it cannot be read at all.
 pub fn run(args: &StoreCheckArgs) -> Result<ExitCode, CliError> {
     let dir = args.data_directory()?;
+    if !args.reader {
+        return read_in_child(&dir, args.json);
+    }
     let report = check(&dir).map_err(|error| CliError::of(store_code(&error), error))?;
     let shown = dir.display().to_string();
     if args.json {
@@ -26,6 +37,55 @@ pub fn run(args: &StoreCheckArgs) -> Result<ExitCode, CliError> {
     } else {
         ExitCode::StoreDamaged
     })
+}
+
+/// A process could not be started to read the store.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to start a process that reads the store: {0}")]
+struct ReaderError(std::io::Error);
+
+/// LMDB trusts its pages: on some damaged ones it aborts or reads beyond its map. That ends a child,
+/// and is a finding here.
+fn read_in_child(dir: &Path, json: bool) -> Result<ExitCode, CliError> {
+    let failed = |error| CliError::of(ExitCode::Failed, ReaderError(error));
+    let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+    command.args(["store", "check", "--reader"]);
+    if json {
+        command.arg("--json");
+    }
+    let status = command.arg("--").arg(dir).status().map_err(failed)?;
+    if let Some(code) = status.code() {
+        let known = |known: &ExitCode| i32::from(known.code()) == code;
+        let code = ExitCode::ALL.into_iter().find(known);
+        return Ok(code.unwrap_or(ExitCode::Failed));
+    }
+    let signal = status.signal().unwrap_or_default();
+    let finding = died_of(signal);
+    let shown = dir.display().to_string();
+    if json {
+        let finding = json!({"table": finding.table, "key": finding.key, "what": finding.what});
+        print_json(&json!({"dir": shown, "sound": false, "findings": [finding]}))?;
+    } else {
+        print(&format!("{shown}\n1 findings:\n  {finding}"))?;
+    }
+    Ok(if FAULTS.contains(&signal) {
+        ExitCode::StoreDamaged
+    } else {
+        ExitCode::Failed
+    })
+}
+
+fn died_of(signal: i32) -> Finding {
+    let what = if FAULTS.contains(&signal) {
+        format!("LMDB died of signal {signal} while reading: the file is damaged")
+    } else {
+        format!("signal {signal} ended the check: whether the file is sound is not known")
+    };
+    Finding {
+        table: "file",
+        key: "data.mdb".to_owned(),
+        what,
+    }
 }
 
 fn as_text(dir: &str, report: &CheckReport) -> String {
@@ -92,7 +152,6 @@ fn as_json(dir: &str, report: &CheckReport) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::Finding;
 
     #[test]
     fn what_is_wrong_stands_in_both_forms() {

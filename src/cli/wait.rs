@@ -103,6 +103,7 @@ fn brief(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::admin_client::PeerStatus;
 
     #[test]
     fn each_condition_looks_at_its_own_field() {
@@ -117,6 +118,12 @@ mod tests {
         status.serving = true;
         status.in_sync = vec!["primary".to_owned(), "secondary".to_owned()];
         assert!(Condition::Serving.holds(&status));
+        // The record may name both for as long as its share cannot be written: it takes the channel too.
+        assert!(!Condition::InSync.holds(&status));
+        status.peer = Some(PeerStatus {
+            connected: true,
+            ..PeerStatus::default()
+        });
         assert!(Condition::InSync.holds(&status));
         // While the set is extended the record may name both before the states follow.
         status.state = "ACTIVE_SYNC".to_owned();

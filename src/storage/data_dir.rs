@@ -17,6 +17,7 @@ use crate::proto::ids::{Lsn, NodeId, StoreId};
 use super::backend::{Backend as _, Fill, Home, Space, View as _};
 use super::env::{LmdbEnv, SyncMode};
 use super::error::StoreError;
+use super::shape;
 
 const CURRENT: &str = "CURRENT";
 const FORMAT: u32 = 1;
@@ -53,6 +54,7 @@ impl DataDir {
         if home.present == 0 {
             return Ok((home, None));
         }
+        shape::check(&home.store_dir(home.present))?;
         let env = LmdbEnv::open(&home.store_dir(home.present), mode)?;
         let env = home.compact(env, FREE_BYTES)?;
         Ok((home, Some(env)))
@@ -112,6 +114,7 @@ impl DataDir {
                 what: "it holds no store yet".to_owned(),
             });
         }
+        shape::check(&home.store_dir(home.present))?;
         let env = LmdbEnv::open(&home.store_dir(home.present), SyncMode::Meta)?;
         Ok((home, env))
     }
@@ -376,17 +379,21 @@ fn identity(dir: &Path) -> Result<NodeId, StoreError> {
         replace(&dir.join("node"), "identity.json", &text)?;
         return Ok(identity.node);
     };
-    let unreadable = |found: String| StoreError::WrongFormat {
-        path: path.clone(),
-        found,
-        known: FORMAT,
-    };
     let identity: Identity =
-        serde_json::from_slice(&found).map_err(|cause| unreadable(cause.to_string()))?;
+        serde_json::from_slice(&found).map_err(|cause| StoreError::Damaged {
+            path: dir.to_path_buf(),
+            table: "file",
+            key: "node/identity.json".to_owned(),
+            what: cause.to_string(),
+        })?;
     if identity.format == FORMAT {
         Ok(identity.node)
     } else {
-        Err(unreadable(identity.format.to_string()))
+        Err(StoreError::WrongFormat {
+            path,
+            found: identity.format.to_string(),
+            known: FORMAT,
+        })
     }
 }
 

@@ -57,9 +57,11 @@ impl LmdbEnv {
     /// # Errors
     /// When LMDB refuses.
     pub fn open(path: &Path, mode: SyncMode) -> Result<Self, StoreError> {
-        let failed = |cause: heed::Error| StoreError::Open {
-            path: path.to_path_buf(),
-            cause: cause.to_string(),
+        let failed = |cause: heed::Error| {
+            damage(path, &cause).unwrap_or_else(|| StoreError::Open {
+                path: path.to_path_buf(),
+                cause: cause.to_string(),
+            })
         };
         keep_freed_memory();
         let mut map_bytes = MAP_BYTES;
@@ -144,6 +146,20 @@ impl LmdbEnv {
     }
 }
 
+/// What LMDB says where the file is not what it wrote.
+fn damage(path: &Path, cause: &heed::Error) -> Option<StoreError> {
+    use heed::MdbError::{Corrupted, Invalid, PageNotFound, VersionMismatch};
+    let heed::Error::Mdb(Corrupted | Invalid | PageNotFound | VersionMismatch) = cause else {
+        return None;
+    };
+    Some(StoreError::Damaged {
+        path: path.to_path_buf(),
+        table: "file",
+        key: "data.mdb".to_owned(),
+        what: cause.to_string(),
+    })
+}
+
 #[expect(
     unsafe_code,
     reason = "LMDB maps the file: nobody else may change it. The data directory's lock keeps other servers out, each environment is opened once, and NO_META_SYNC keeps integrity"
@@ -205,9 +221,11 @@ impl LmdbView {
     }
 
     fn read_failed(&self) -> impl Fn(heed::Error) -> StoreError + '_ {
-        |cause| StoreError::Read {
-            path: self.path.clone(),
-            cause: cause.to_string(),
+        |cause| {
+            damage(&self.path, &cause).unwrap_or_else(|| StoreError::Read {
+                path: self.path.clone(),
+                cause: cause.to_string(),
+            })
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod meta;
 pub mod open;
 mod reader;
 pub mod recover;
+mod shape;
 mod shared;
 pub mod snapshot;
 pub mod threaded;

@@ -1,7 +1,7 @@
 //! The commands as people and scripts use them, against real servers.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -246,4 +246,22 @@ fn stop_ends_a_server_in_order_and_only_with_its_token() {
     let listen = format!("admin.ip_address={}", scene.address);
     succeeds(&scene, &["stop", "-p", "standalone", "--set", &listen], "");
     assert!(server.await_exit().success());
+}
+
+#[test]
+fn a_sender_without_a_server_says_that_it_waits_for_one() {
+    let scene = Scene::new(test_name!());
+    let server = Server::standalone(scene.address, scene.path());
+    let mut send = Command::new(TWINMQ)
+        .args(["send", "--connect", &server.client_address(), "-q", "q"])
+        .args(["--body", "x"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary under test starts");
+    let mut said = BufReader::new(send.stderr.take().expect("it was asked for"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("a pipe can be read");
+    send.kill().expect("it still waits");
+    send.wait().expect("a child can be waited for");
+    assert!(line.contains("waiting for a server"), "{line}");
 }

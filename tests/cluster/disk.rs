@@ -275,3 +275,47 @@ fn on_a_disk_of_its_own(mut pair: Pair, role: Role) -> (Pair, SmallDisk) {
     let disk = SmallDisk::mount(pair.server(role).data_dir(), 256);
     (pair, disk)
 }
+
+#[test]
+fn a_damaged_file_is_a_finding_of_store_check_whatever_lmdb_does_on_it() {
+    let scene = Scene::new(test_name!());
+    let mut server = Server::standalone(scene.address, scene.path());
+    server.start();
+    server.await_status("it serves", |status| status.serving);
+    server.terminate();
+    let check = |dir: &std::path::Path| -> (Option<i32>, String) {
+        let output = Command::new(crate::support::server::TWINMQ)
+            .args(["store", "check"])
+            .arg(dir)
+            .output()
+            .expect("the binary under test starts");
+        let text = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
+    };
+    let damaged = Some(i32::from(ExitCode::StoreDamaged.code()));
+    let dir = server.data_dir();
+    let (code, text) = check(&dir);
+    assert_eq!(code, Some(0), "{text}");
+
+    let file = dir.join("store.1/data.mdb");
+    let mut bytes = fs::read(&file).expect("the store is there");
+    let sound = bytes.clone();
+    // All pages but the two meta pages say that they are something else.
+    for page in bytes.chunks_mut(4096).skip(2) {
+        page[8..].fill(0xff);
+    }
+    fs::write(&file, &bytes).expect("the store can be written");
+    let (code, text) = check(&dir);
+    assert_eq!(code, damaged, "{text}");
+    assert!(text.contains("damaged"), "{text}");
+    fs::write(&file, &sound[..sound.len() / 2]).expect("the store can be written");
+    let (code, text) = check(&dir);
+    assert_eq!(code, damaged, "{text}");
+
+    let (code, text) = check(&scene.path().join("nosuch"));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("no data directory there"), "{text}");
+}

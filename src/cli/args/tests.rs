@@ -137,3 +137,11 @@ fn a_server_is_found_by_profile_or_by_url() {
         "--url https://x:1: expected http://HOST:PORT, the admin address of a server"
     );
 }
+
+#[test]
+fn a_demo_of_nothing_is_a_mistake() {
+    for words in ["twinmq demo --messages 0", "twinmq demo --seconds 0"] {
+        assert!(Cli::try_parse_from(words.split(' ')).is_err(), "{words}");
+    }
+    assert!(Cli::try_parse_from(["twinmq", "demo", "--messages", "1"]).is_ok());
+}

@@ -187,3 +187,29 @@ fn a_crash_at_any_step_of_compacting_loses_nothing_and_the_file_shrinks() {
     let (now, _) = compact(None).unwrap();
     assert!(now < 2_000_000, "{now} bytes are left");
 }
+
+#[test]
+fn a_damaged_identity_or_a_file_that_is_cut_off_is_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Rig::open(&Medium::Threads(dir.path().to_path_buf())));
+    let identity = dir.path().join("node/identity.json");
+    let whole = fs::read(&identity).unwrap();
+    fs::write(&identity, "").unwrap();
+    let error = refusal(dir.path(), "test");
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    fs::write(&identity, whole).unwrap();
+
+    let file = dir.path().join("store.1/data.mdb");
+    let file = fs::File::options().write(true).open(file).unwrap();
+    for bytes in [3 * 4096, 0] {
+        file.set_len(bytes).unwrap();
+        let error = refusal(dir.path(), "test");
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        let error = crate::storage::check(dir.path()).unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    }
+    let nowhere = dir.path().join("nowhere");
+    let error = crate::storage::check(&nowhere).unwrap_err();
+    assert!(matches!(error, StoreError::NoDataDir { .. }), "{error}");
+    assert!(!nowhere.exists());
+}
