@@ -27,6 +27,7 @@ const STUCK: &str = "L: when the faults end, the pair forms again";
 
 /// As deep as a debug build gets in seconds.
 const DEPTH: usize = 13;
+const WIDE: usize = 7;
 
 #[derive(Clone, Debug)]
 struct Search {
@@ -100,10 +101,11 @@ impl Model for Search {
 /// Searches all within a depth, prints how much that was, and shows the shortest way to what should not be.
 #[expect(clippy::print_stdout, reason = "the size of the search is its result")]
 fn search(name: &str, formed: bool, budget: Budget) {
+    let depth = depth(if budget.wipes > 0 { WIDE } else { DEPTH });
     let checker = Search::new(formed, budget, Ablation::default())
         .checker()
         .finish_when(HasDiscoveries::Any)
-        .target_max_depth(depth())
+        .target_max_depth(depth)
         .spawn_bfs()
         .join();
     println!(
@@ -111,7 +113,8 @@ fn search(name: &str, formed: bool, budget: Budget) {
         checker.unique_state_count(),
         checker.max_depth()
     );
-    for (property, path) in checker.discoveries() {
+    let found = checker.discoveries().into_iter().next();
+    if let Some((property, path)) = found {
         panic!("{name}: {property}: {}", told(path));
     }
 }
@@ -138,11 +141,11 @@ fn told(path: Path<World, Action>) -> String {
 }
 
 /// How many actions deep. Zero is without a bound.
-fn depth() -> usize {
+fn depth(usual: usize) -> usize {
     let depth = std::env::var("TWINMQ_MODEL_DEPTH").ok();
     match std::env::var("TWINMQ_MODEL") {
         Ok(size) if size == "big" => 0,
-        Ok(_) | Err(_) => depth.and_then(|depth| depth.parse().ok()).unwrap_or(DEPTH),
+        Ok(_) | Err(_) => depth.and_then(|depth| depth.parse().ok()).unwrap_or(usual),
     }
 }
 
@@ -164,6 +167,22 @@ fn a_cut_loses_nothing() {
         ..Budget::default()
     };
     search("cut", true, budget);
+}
+
+/// One of each fault: wide, so not as deep.
+#[test]
+fn mixed_faults_lose_nothing() {
+    let budget = Budget {
+        writes: 2,
+        crashes: 1,
+        stops: 1,
+        cuts: 1,
+        wipes: 1,
+        lost_answers: 1,
+        lost_locks: 1,
+        delays: 1,
+    };
+    search("mixed", true, budget);
 }
 
 #[test]
