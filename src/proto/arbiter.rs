@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::proto::ids::{ArbiterId, Epoch, NodeId, Nonce, Position, RecordSeq, StoreId};
 
 /// Who may serve: the highest `LockFile.d/rec.N`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ArbiterRecord {
     /// Made at first boot; stores remember it (Z18).
     pub arbiter: ArbiterId,
@@ -31,7 +31,7 @@ impl ArbiterRecord {
 }
 
 /// What the lock's holder writes into the lock file at each check, through the locked descriptor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LockHeartbeat {
     /// Who holds the lock.
     pub owner: NodeId,
@@ -46,7 +46,7 @@ pub struct LockHeartbeat {
 }
 
 /// The lock file, as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LockFacts {
     /// This file's life (Z16).
     pub nonce: Nonce,
@@ -62,7 +62,7 @@ pub struct LockFacts {
 }
 
 /// Identity of the lock file, exchanged in hello: the same file seen by both on one kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LockIdentity {
     /// This file's life.
     pub nonce: Nonce,
@@ -86,7 +86,7 @@ impl LockFacts {
 
 /// One call on the arbiter. All run on the `lock-io` thread, one at a time, and may hang with the
 /// share: whoever asks keeps a deadline of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ArbiterCall {
     /// Read the record and the lock file.
     Read,
@@ -104,7 +104,7 @@ pub enum ArbiterCall {
 }
 
 /// What a call gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ArbiterAnswer {
     /// Answer to `Read`: the record and the lock file, where they are there.
     Read {

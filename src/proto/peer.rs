@@ -61,7 +61,7 @@ impl std::fmt::Display for ServerState {
 }
 
 /// What both servers say first. Unauthenticated until the proof (see [`Frame::Proof`]).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hello {
     /// Lowest and highest protocol version that this server speaks.
     pub versions: (u16, u16),
@@ -84,7 +84,7 @@ pub struct Hello {
 }
 
 /// What a server says of itself in hello, at each change of state, and with each ping.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PeerFacts {
     /// Its state now.
     pub state: ServerState,

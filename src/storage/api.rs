@@ -261,7 +261,7 @@ pub trait StoreSink: Send + Sync {
 }
 
 /// Who must hold a batch before it counts as committed. Set by the HA side, moved by both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GatePolicy {
     /// Nothing is committed: not serving, and not following.
     Closed,

@@ -5,7 +5,7 @@ use crate::proto::arbiter::{ArbiterRecord, LockFacts};
 use crate::proto::ids::{ArbiterId, Epoch, Position, RecordSeq, StoreId};
 
 /// This server's own copy, as its store describes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OwnStore {
     /// Its identity.
     pub store: StoreId,
@@ -16,7 +16,7 @@ pub struct OwnStore {
 }
 
 /// What the arbiter showed when it was read last.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ArbiterView {
     /// Not read yet.
     Unread,

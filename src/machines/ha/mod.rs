@@ -18,6 +18,7 @@
 
 mod claim;
 mod eligibility;
+mod history;
 mod link;
 mod serve;
 mod table;
@@ -38,7 +39,7 @@ use crate::storage::api::GatePolicy;
 use eligibility::{Eligible, Evidence};
 
 /// The machine. One for each server, for the life of the process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HaMachine {
     config: HaConfig,
     state: HaState,

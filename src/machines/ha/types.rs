@@ -6,7 +6,7 @@ use crate::proto::peer::{Hello, PeerFacts, ServerState};
 use crate::storage::api::GatePolicy;
 
 /// How this server is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HaMode {
     /// The standalone profile: no peer, no arbiter.
     Single,
@@ -15,7 +15,7 @@ pub enum HaMode {
 }
 
 /// Validated settings that decisions depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HaConfig {
     /// The mode.
     pub mode: HaMode,
@@ -49,7 +49,7 @@ pub enum HaTimer {
 }
 
 /// How a channel ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LinkEnd {
     /// EOF, reset, or closed by either side: the peer's process or connection is gone.
     Ended,
@@ -58,7 +58,7 @@ pub enum LinkEnd {
 }
 
 /// The lock, as it was obtained.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HeldLock {
     /// The locked file.
     pub lock: LockFacts,
@@ -67,7 +67,7 @@ pub struct HeldLock {
 }
 
 /// Facts that the machine is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HaInput {
     /// The process is ready.
     Started,
@@ -301,7 +301,7 @@ pub enum ExitCause {
 }
 
 /// What others see of the state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Announcement {
     /// The state.
     pub state: ServerState,
@@ -318,7 +318,7 @@ pub struct Announcement {
 }
 
 /// The state, with the phase inside it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HaState {
     /// No role yet.
     Waiting(Claim),
@@ -362,7 +362,7 @@ pub enum HaState {
 }
 
 /// How far a claim has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Claim {
     /// None.
     Idle,
@@ -383,7 +383,7 @@ pub enum Claim {
 }
 
 /// How far a peer has been brought into step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SyncStep {
     /// It receives.
     Streaming,
@@ -394,7 +394,7 @@ pub enum SyncStep {
 }
 
 /// What an arbiter call is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CallPurpose {
     /// To know.
     Look,
@@ -409,7 +409,7 @@ pub enum CallPurpose {
 }
 
 /// The linked peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
     /// The channel.
     pub session: SessionId,
@@ -424,7 +424,7 @@ pub struct Peer {
 }
 
 /// Claims since the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Claims {
     /// Begun.
     pub tried: u64,
