@@ -100,6 +100,7 @@ impl World {
             HaEffect::Exit(_) => self.end(at),
             HaEffect::PeerChanged { .. }
             | HaEffect::SteppedDown { .. }
+            | HaEffect::Alarmed { .. }
             | HaEffect::ClaimRefused { .. } => {}
         }
     }
