@@ -4,7 +4,7 @@ use crate::machines::gateway::GatewayVerdict;
 use crate::machines::ha::LinkEnd;
 use crate::machines::lock::LockReport;
 use crate::machines::replication::ReplicationReport;
-use crate::proto::ids::{Epoch, SessionId};
+use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{Hello, PeerFacts};
 use crate::time::Moment;
 
@@ -75,6 +75,13 @@ pub enum LinkEvent {
     ReplySent {
         /// When.
         at: Moment,
+    },
+    /// The peer's process, which served in this epoch, has ended: its watchdog says so (A8).
+    PeerDied {
+        /// Whose.
+        node: NodeId,
+        /// The epoch.
+        epoch: Epoch,
     },
     /// The peer does not fit.
     Mismatch {

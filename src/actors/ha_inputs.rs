@@ -35,6 +35,7 @@ impl HaManager {
                 self.timing.reply_sent(at);
                 None
             }
+            LinkEvent::PeerDied { .. } => None,
             LinkEvent::Mismatch { reason } => {
                 tracing::error!(target: "twinmq::ha", "{reason}");
                 Some(HaInput::PeerMismatch { reason })

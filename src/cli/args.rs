@@ -59,6 +59,9 @@ pub enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Watch the server that started this process
+    #[command(hide = true)]
+    Watchdog,
 }
 
 /// `twinmq store ...`
