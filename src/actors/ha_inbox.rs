@@ -31,6 +31,13 @@ pub enum HaMessage {
     ClientsDrained,
     /// End in order.
     Stop,
+    /// The process in which that server served this epoch has ended, says its parent.
+    PeerDied {
+        /// The server.
+        node: NodeId,
+        /// The epoch that its process knew last.
+        epoch: Epoch,
+    },
 }
 
 /// What happens on the HA channel, as far as roles go.
