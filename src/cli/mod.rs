@@ -4,6 +4,7 @@
 pub mod admin_client;
 pub mod args;
 pub mod bench;
+pub mod check;
 pub mod clear_db;
 pub mod config_show;
 pub mod demo;
@@ -91,6 +92,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Watchdog => watchdog::run(),
+        Command::Check(args) => check::run(&args),
         Command::Store(StoreCommand::Check(args)) => store_check::run(&args),
     }
 }
