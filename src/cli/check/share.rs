@@ -430,6 +430,7 @@ pub(super) fn record(seq: u64, owner: NodeId) -> ArbiterRecord {
         epoch: Epoch(seq),
         owner,
         isr: vec![StoreId([7; 16])],
+        generation: Epoch::ZERO,
     }
 }
 
