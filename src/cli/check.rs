@@ -1,6 +1,7 @@
 //! `twinmq check`: may this profile be run, and what does each kind of failure cost with it?
 
 mod network;
+mod outage;
 mod report;
 mod share;
 mod two_machines;
@@ -11,6 +12,8 @@ use super::args::CheckArgs;
 use super::{CliError, print, print_json};
 use crate::config::Loaded;
 use crate::exit::ExitCode;
+use crate::io::mounts::mount_of;
+use outage::{Share, outages};
 use report::{Grade, Report};
 
 /// The lock could not be held for another process.
@@ -54,6 +57,15 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
             "--with-peer: a standalone server has no peer".to_owned(),
         ));
     }
+    let outages = config.ha.as_ref().map_or_else(Vec::new, |ha| {
+        let mount = mount_of(&ha.lock_file).ok().flatten();
+        let share = if mount.is_some_and(|mount| mount.is_network()) {
+            Share::Network
+        } else {
+            Share::Local
+        };
+        outages(config, ha, share)
+    });
     if args.json {
         print_json(&json!({
             "profile": config.profile,
@@ -61,9 +73,18 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
             "faults": report.count(Grade::Bad),
             "warnings": report.count(Grade::Warning),
             "topics": report.as_json(),
+            "outages": outage::as_json(&outages),
         }))?;
     } else {
-        print(&format!("{}\n\n{}", report.as_text(), report.verdict()))?;
+        let mut text = report.as_text();
+        if !outages.is_empty() {
+            text.push_str("\nwithout service, at worst");
+        }
+        for outage in &outages {
+            text.push_str("\n  ");
+            text.push_str(&outage::line(outage));
+        }
+        print(&format!("{text}\n\n{}", report.verdict()))?;
     }
     Ok(if report.count(Grade::Bad) == 0 {
         ExitCode::Done

@@ -77,7 +77,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
             }
         },
     };
+    let has_file = loaded.config.log.file.is_some();
     let code = block_on(serve(loaded, &source, &telemetry, told));
+    if let Err(error) = &code
+        && has_file
+    {
+        // Nobody may see the standard error of a service (S170).
+        tracing::error!(target: "twinmq::ha", "the server does not start: {error}");
+    }
     drop(watcher);
     code
 }
@@ -186,7 +193,9 @@ fn ended(server: &Server, end: Option<End>) -> ExitCode {
             ExitCode::Done
         }
         Some(End::Role(ExitCause::PeerMismatch(reason))) => {
-            tracing::error!(target: "twinmq::ha", "HA properties are not set properly in the backup server: {reason}");
+            tracing::error!(target: "twinmq::ha",
+                "HA properties are not set properly in the backup server. Please verify whether the \
+                 following properties are configured to use same values in the backup server:\n{reason}");
             server.store.close();
             ExitCode::PeerMismatch
         }

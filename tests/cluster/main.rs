@@ -23,6 +23,7 @@ mod refusals;
 mod reloads;
 mod schedule;
 mod starts;
+mod troubleshooting;
 mod two_hosts;
 mod watchdog;
 

@@ -237,7 +237,7 @@ impl LinkMachine {
         }
         let differences = differences(&self.config, &self.facts, &hello);
         if !differences.is_empty() {
-            let reason = differences.join("; ");
+            let reason = differences.join("\n");
             self.mismatch(&handshake, &hello, reason, effects);
         } else if !self.decides(&hello) {
             handshake.stage = Stage::Welcome(hello);
@@ -299,7 +299,8 @@ impl LinkMachine {
     ) {
         effects.push(LinkEffect::Send {
             conn: handshake.conn,
-            frame: Frame::Refuse(reason.clone()),
+            // The peer compares by itself; this is for one that cannot.
+            frame: Frame::Refuse(reason.replace('\n', "; ")),
         });
         effects.push(LinkEffect::Close {
             conn: handshake.conn,
@@ -386,8 +387,9 @@ fn differences(config: &LinkConfig, facts: &PeerFacts, peer: &Hello) -> Vec<Stri
 
 fn differs(key: &str, own: Option<&str>, theirs: Option<&str>) -> String {
     let show = |value: Option<&str>| value.map_or_else(|| "not set".to_owned(), printable);
+    // As a diff of the two profiles.
     format!(
-        "{key} differs: here {}, on the peer {}",
+        "{key} differs:\n- {} (this server)\n+ {} (the peer)",
         show(own),
         show(theirs)
     )

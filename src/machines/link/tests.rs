@@ -354,16 +354,16 @@ fn differing_hellos() -> [(Hello, &'static str); 7] {
         ),
         (
             with(&|hello| hello.cluster = "orders\n".to_owned()),
-            "cluster differs: here pair, on the peer orders ",
+            "cluster differs:\n- pair (this server)\n+ orders  (the peer)",
         ),
         (
             with(&|hello| hello.must_agree[0].1 = "600".to_owned()),
-            "ping_interval_ms differs: here 500, on the peer 600",
+            "ping_interval_ms differs:\n- 500 (this server)\n+ 600 (the peer)",
         ),
         (
             with(&|hello| hello.must_agree[0].0 = "PingInterval".to_owned()),
-            "ping_interval_ms differs: here 500, on the peer not set; \
-             PingInterval differs: here not set, on the peer 500",
+            "ping_interval_ms differs:\n- 500 (this server)\n+ not set (the peer)\n\
+             PingInterval differs:\n- not set (this server)\n+ 500 (the peer)",
         ),
         (
             with(&|hello| hello.facts.arbiter = Some(ArbiterId([7; 16]))),
