@@ -4,6 +4,7 @@ mod network;
 mod outage;
 mod report;
 mod share;
+mod trial;
 mod two_machines;
 
 use serde_json::json;
@@ -32,7 +33,7 @@ enum HoldError {
 /// the profile is printed and gives an exit code.
 pub fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
     if let Some(path) = &args.hold {
-        return match share::hold(path) {
+        return match trial::hold(path) {
             Ok(true) => Ok(ExitCode::Done),
             Ok(false) => Err(CliError::of(ExitCode::LockFile, HoldError::Taken)),
             Err(cause) => Err(CliError::of(ExitCode::LockFile, HoldError::Io(cause))),

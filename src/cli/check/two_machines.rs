@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
-use super::share::{Asked, Holder, Scratch, await_lock, heartbeat, judge_race, open, race, record};
+use super::trial::{Asked, Holder, Scratch, await_lock, heartbeat, judge_race, open, race, record};
 use crate::config::{Config, HaConfig};
 use crate::io::file_lock::try_lock;
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall};

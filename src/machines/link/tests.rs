@@ -408,7 +408,7 @@ fn every_difference_is_named_and_only_after_the_proof() {
         assert_eq!(
             step(&mut machine, 2, received(2, proof_of(node, b"secret"))),
             [
-                refuse(reason),
+                refuse(&reason.replace('\n', "; ")),
                 close(),
                 LinkEffect::Mismatch {
                     reason: reason.to_owned(),
