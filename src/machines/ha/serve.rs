@@ -245,10 +245,34 @@ impl HaMachine {
                 found.seq
             );
             self.see_record(Some(found));
-            self.step_down(&why, effects);
+            self.give_way(&why, effects);
         } else if found.seq > known && moved_on {
             self.see_record(Some(found));
-            self.step_down("another server claimed the arbiter record", effects);
+            self.give_way("another server claimed the arbiter record", effects);
+        }
+    }
+
+    /// The record is not this server's any more: whoever serves steps down, whoever ends goes on to
+    /// its end.
+    fn give_way(&mut self, why: &str, effects: &mut Vec<HaEffect>) {
+        match self.state {
+            HaState::Draining(_) => {
+                effects.push(HaEffect::CloseClients {
+                    reason: why.to_owned(),
+                });
+                effects.push(HaEffect::SteppedDown {
+                    reason: why.to_owned(),
+                });
+                self.on_drained(effects);
+            }
+            HaState::Releasing(_) | HaState::Stopped => {}
+            HaState::Waiting(_)
+            | HaState::PassiveSync { .. }
+            | HaState::Passive { .. }
+            | HaState::ActiveSync { .. }
+            | HaState::Active { .. }
+            | HaState::Shrinking { .. }
+            | HaState::Standalone => self.step_down(why, effects),
         }
     }
 
