@@ -16,8 +16,11 @@
 //! before the first lone confirm (R2) and extended only while the peer's copy is already demanded
 //! (R5). The lock and the timers detect failures and keep deliveries from overlapping.
 
+mod cause;
 mod claim;
 mod eligibility;
+mod explain;
+mod guards;
 mod history;
 mod link;
 mod serve;
@@ -28,6 +31,8 @@ mod types;
 mod tests;
 
 pub use eligibility::{ArbiterView, OwnStore, Refusal};
+pub use explain::{Checked, Event, Explanation, Fact, FactValue, Source, Truth, Way};
+pub use guards::Guard;
 pub use table::render_table;
 pub use types::*;
 
@@ -36,6 +41,7 @@ use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{PeerFacts, ServerState};
 use crate::storage::api::GatePolicy;
 
+use cause::Told;
 use eligibility::{Eligible, Evidence};
 
 /// The machine. One for each server, for the life of the process.
@@ -84,6 +90,10 @@ pub struct HaMachine {
     claims: Claims,
     /// In words, why this server waits; none while it does not.
     reason: Option<String>,
+    /// In words, what led to the present state; none right after the start.
+    cause: Option<String>,
+    /// The last attempt at the lock was refused: who holds it, in words.
+    lock_refused: Option<String>,
 }
 
 impl HaMachine {
@@ -116,12 +126,15 @@ impl HaMachine {
             strange_looks: 0,
             claims: Claims::default(),
             reason: None,
+            cause: None,
+            lock_refused: None,
         }
     }
 
     /// Takes one input; `own` is the store as it is now.
     pub fn step(&mut self, own: OwnStore, input: HaInput, effects: &mut Vec<HaEffect>) {
         self.own = own;
+        let (before, told) = (self.state.clone(), Told::of(&input));
         match input {
             HaInput::Started => self.on_started(effects),
             HaInput::LinkUp { session, hello } => self.on_link_up(session, &hello, effects),
@@ -153,7 +166,7 @@ impl HaMachine {
             HaInput::ClientsDrained => self.on_drained(effects),
             HaInput::LockReleased => self.on_lock_released(effects),
         }
-        self.maintain(effects);
+        self.maintain(&before, told, effects);
         self.assert_invariants();
     }
 
@@ -477,8 +490,9 @@ impl HaMachine {
 
     /// What follows from the state alone, whatever the input was: a claim that may begin begins, and
     /// a change that others see is announced once.
-    fn maintain(&mut self, effects: &mut Vec<HaEffect>) {
+    fn maintain(&mut self, before: &HaState, told: Told, effects: &mut Vec<HaEffect>) {
         self.consider_claim(effects);
+        self.note_cause(before, told);
         let shown = self.state.shown();
         let says_why = matches!(self.state, HaState::Waiting(_) | HaState::Shrinking { .. });
         if !says_why {

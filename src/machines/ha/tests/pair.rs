@@ -47,6 +47,8 @@ pub(super) struct Pair {
     pub(super) confirmed: Vec<u64>,
     writes: u64,
     wipes: u8,
+    /// Sees each step: the machine before, its store, the input, the machine after.
+    pub(super) watch: Option<fn(&HaMachine, OwnStore, &HaInput, &HaMachine)>,
     sessions: u64,
     queue: VecDeque<(usize, HaInput)>,
 }
@@ -87,6 +89,7 @@ impl Pair {
             confirmed: Vec::new(),
             writes: 0,
             wipes: 0,
+            watch: None,
             sessions: 0,
             queue: VecDeque::new(),
         }
@@ -405,7 +408,14 @@ impl Pair {
                 continue;
             };
             let mut effects = Vec::new();
-            machine.step(own, input, &mut effects);
+            match self.watch {
+                None => machine.step(own, input, &mut effects),
+                Some(watch) => {
+                    let before = machine.clone();
+                    machine.step(own, input.clone(), &mut effects);
+                    watch(&before, own, &input, machine);
+                }
+            }
             for effect in effects {
                 self.act(at, effect);
             }
