@@ -439,8 +439,10 @@ impl HaMachine {
     }
 
     pub(super) fn name_of(&self, node: NodeId) -> String {
+        if node == self.config.node {
+            return "this server".to_owned();
+        }
         match &self.peer {
-            _ if node == self.config.node => "this server".to_owned(),
             Some(peer) if peer.node == node => format!("the other server ({})", peer.name),
             Some(_) | None => "the other server".to_owned(),
         }
@@ -448,12 +450,14 @@ impl HaMachine {
 
     fn copies(&self, isr: &[StoreId]) -> String {
         let own = isr.contains(&self.own.store);
-        match (own, isr.len()) {
-            (true, 1) => "this server's copy alone".to_owned(),
-            (true, _) => "both servers' copies".to_owned(),
-            (false, 0) => "no copy".to_owned(),
-            (false, _) => "only a copy that is not this server's".to_owned(),
-        }
+        let text = if own && isr.len() == 1 {
+            "this server's copy alone"
+        } else if own {
+            "both servers' copies"
+        } else {
+            "only a copy that is not this server's"
+        };
+        text.to_owned()
     }
 
     /// `{own}` and `{other}` stand for the two servers' profiles.

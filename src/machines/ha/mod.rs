@@ -26,6 +26,7 @@ mod link;
 mod serve;
 mod table;
 mod types;
+mod ways;
 
 #[cfg(test)]
 mod tests;
