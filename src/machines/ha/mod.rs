@@ -510,13 +510,17 @@ impl HaMachine {
             epoch: self.epoch(),
             looked: self.looked(),
             eligible: self.eligible(),
+            cause: None,
         };
         // A server that has ended has nothing more to say than its goodbye.
         let ended = self.state == HaState::Stopped;
         if self.announced.as_ref() != Some(&announcement) && !ended {
             self.previous = announcement.previous;
             self.announced = Some(announcement.clone());
-            effects.push(HaEffect::Announce(announcement));
+            effects.push(HaEffect::Announce(Announcement {
+                cause: self.cause.clone(),
+                ..announcement
+            }));
         }
         let peer_shown = self
             .peer
