@@ -352,10 +352,7 @@ impl HaMachine {
         if !passive && self.state != HaState::Waiting(Claim::Locking) {
             return;
         }
-        let holder = holder.map_or_else(
-            || "another process".to_owned(),
-            |beat| format!("server {} in epoch {}", beat.owner, beat.epoch),
-        );
+        let holder = holder_text(holder.as_ref());
         self.lock_refused = Some(holder.clone());
         let reason = Refusal::LockHeld { holder }.to_string();
         self.claims.refused = self.claims.refused.saturating_add(1);
@@ -499,4 +496,12 @@ impl HaMachine {
             effects.push(HaEffect::ReleaseLock);
         }
     }
+}
+
+/// Who holds the lock, as far as its file tells.
+pub(super) fn holder_text(holder: Option<&LockHeartbeat>) -> String {
+    holder.map_or_else(
+        || "another process".to_owned(),
+        |beat| format!("server {} in epoch {}", beat.owner, beat.epoch),
+    )
 }

@@ -20,6 +20,7 @@ mod cause;
 mod claim;
 mod eligibility;
 mod explain;
+mod forecast;
 mod guards;
 mod history;
 mod link;
@@ -33,6 +34,7 @@ mod tests;
 
 pub use eligibility::{ArbiterView, OwnStore, Refusal};
 pub use explain::{Checked, Event, Explanation, Fact, FactValue, Source, Truth, Way};
+pub use forecast::{Forecast, LockProbe, Outcome, forecast};
 pub use guards::Guard;
 pub use table::render_table;
 pub use types::*;
