@@ -5,7 +5,7 @@ use crate::machines::gateway::GatewayVerdict;
 use crate::machines::ha::LinkEnd;
 use crate::machines::lock::LockReport;
 use crate::machines::replication::ReplicationReport;
-use crate::proto::ids::{Epoch, SessionId};
+use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{Hello, PeerFacts};
 use crate::time::Moment;
 
@@ -32,6 +32,13 @@ pub enum HaMessage {
     ClientsDrained,
     /// End in order.
     Stop,
+    /// The process in which that server served this epoch has ended, says its parent.
+    PeerDied {
+        /// The server.
+        node: NodeId,
+        /// The epoch that its process knew last.
+        epoch: Epoch,
+    },
     /// Why is this server in its state?
     Explain(ExplainAsked),
 }

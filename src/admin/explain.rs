@@ -114,7 +114,7 @@ impl Profiles {
             own: own.to_owned(),
             other: swapped("primary", "secondary")
                 .or_else(|| swapped("secondary", "primary"))
-                .unwrap_or_else(|| "THE-OTHER-SERVERS-PROFILE".to_owned()),
+                .unwrap_or_else(|| format!("{own} (on the other machine)")),
         }
     }
 
@@ -257,7 +257,10 @@ mod tests {
         for (own, other) in [
             ("replicated/primary", "replicated/secondary"),
             ("/etc/twinmq/secondary.toml", "/etc/twinmq/primary.toml"),
-            ("mine", "THE-OTHER-SERVERS-PROFILE"),
+            (
+                "/etc/twinmq/profile.toml",
+                "/etc/twinmq/profile.toml (on the other machine)",
+            ),
         ] {
             let put = Profiles::of(own).put_into("twinmq run -p {other} -p {own}");
             assert_eq!(put, format!("twinmq run -p {other} -p {own}"));

@@ -125,7 +125,10 @@ fn each_state_of_a_pair_explains_itself_and_so_do_its_dead_servers() {
             "this one would take the lock, enter itself in the record, and serve alone (STANDALONE).",
         ],
     );
-    // What the files say is what a start gives.
+    a_start_gives_what_the_files_said(&mut pair);
+}
+
+fn a_start_gives_what_the_files_said(pair: &mut Pair) {
     pair.secondary.start();
     pair.secondary.await_status("it was refused", |status| {
         status
@@ -165,7 +168,7 @@ fn each_state_of_a_pair_explains_itself_and_so_do_its_dead_servers() {
 
 #[test]
 fn a_server_that_waits_for_a_stopped_one_names_the_lock() {
-    let mut pair = Pair::in_sync(test_name!());
+    let mut pair = Pair::in_sync_with(test_name!(), &[("ha.lock.takeover", "lock")]);
     pair.primary.signal(Signal::SIGSTOP);
     shows(
         &pair.secondary,

@@ -15,6 +15,7 @@ mod commands;
 mod disk;
 mod explain;
 mod failover;
+mod fence;
 mod harness;
 mod life;
 mod lock;

@@ -35,6 +35,7 @@ pub(super) enum Told {
     TimeOver(HaTimer),
     StopAsked,
     ClientsGone,
+    PeerDied,
 }
 
 impl Told {
@@ -74,6 +75,7 @@ impl Told {
             HaInput::Timer(timer) => Self::TimeOver(*timer),
             HaInput::StopRequested => Self::StopAsked,
             HaInput::ClientsDrained => Self::ClientsGone,
+            HaInput::PeerDied { .. } => Self::PeerDied,
         }
     }
 
@@ -117,6 +119,7 @@ impl Told {
             },
             Self::StopAsked => "it was asked to stop",
             Self::ClientsGone => "clients were answered",
+            Self::PeerDied => "the other server's process was seen to end",
         };
         text.to_owned()
     }

@@ -193,6 +193,8 @@ pub enum Event {
     RecordMoved,
     /// The lock is obtained.
     LockObtained,
+    /// The lock was tried and not obtained.
+    LockInVain,
     /// The lock is lost.
     LockLost,
     /// The lock is let go.
@@ -246,6 +248,7 @@ impl Event {
             Self::RecordKept => "when the record is on this server's own disk",
             Self::RecordMoved => "if the record is found in the other server's hands, or gone back",
             Self::LockObtained => "when the lock is obtained",
+            Self::LockInVain => "when the lock has been tried in vain",
             Self::LockLost => "if the lock is lost",
             Self::LockLetGo => "when the lock has been let go",
             Self::FenceOver => "when the old holder's right to serve must be over",

@@ -8,7 +8,7 @@ use crate::proto::peer::ServerState;
 
 use super::eligibility::{ArbiterView, Refusal};
 use super::explain::{Checked, Fact, Source, Truth};
-use super::{Claim, HaMachine, HaMode, HaState, HaTimer};
+use super::{Claim, HaMachine, HaMode, HaState, HaTimer, Takeover};
 
 /// A condition of a transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +35,8 @@ pub enum Guard {
     LockNotHeld,
     /// No attempt to get the lock is under way, and it is not held.
     LockNotSought,
+    /// The lock may be left alone: the record is claimed first, and the old holder's lease ends it.
+    FenceDue,
     /// Nobody else can still be serving in the epoch that was taken over.
     OldHolderOver,
     /// The peer serves, and is ready to bring this copy into step.
@@ -73,6 +75,9 @@ impl Guard {
             Self::LockHeld => "this server holds the lock",
             Self::LockNotHeld => "this server does not hold the lock",
             Self::LockNotSought => "the lock is not being tried already",
+            Self::FenceDue => {
+                "the other server has been silent for long enough to be taken over without its lock"
+            }
             Self::OldHolderOver => "the server that served before has certainly ended",
             Self::PeerOffersCopy => {
                 "the other server serves and is ready to bring this one into step"
@@ -158,6 +163,7 @@ impl HaMachine {
             Guard::LockHeld => is(self.lock.is_some()),
             Guard::LockNotHeld => is(self.lock.is_none()),
             Guard::LockNotSought => is(!self.seeking && self.lock.is_none()),
+            Guard::FenceDue => is(self.fence_due()),
             Guard::OldHolderOver => {
                 if self.old_holder_is_gone() {
                     Truth::Holds
@@ -250,6 +256,11 @@ impl HaMachine {
             Guard::LockFree | Guard::LockHeld | Guard::LockNotHeld | Guard::LockNotSought => {
                 vec![self.lock_fact()]
             }
+            Guard::FenceDue => vec![
+                self.peer_fact(),
+                self.takeover_fact(),
+                self.timer_fact(HaTimer::PeerWait, self.peer.is_none() && !self.silent),
+            ],
             Guard::OldHolderOver => {
                 let fencing = self.state == HaState::Waiting(Claim::Fencing);
                 vec![
@@ -395,6 +406,14 @@ impl HaMachine {
         Fact::new(Source::Gateway, text)
     }
 
+    fn takeover_fact(&self) -> Fact {
+        let text = match self.config.takeover {
+            Takeover::Fence => "ha.lock.takeover is \"fence\": a hung server is taken over from",
+            Takeover::Lock => "ha.lock.takeover is \"lock\": a hung server's lock is waited for",
+        };
+        Fact::new(Source::Store, text)
+    }
+
     fn old_holder_fact(&self) -> Fact {
         let Some(from) = &self.claimed_from else {
             return Fact::new(Source::Record, "nothing has been taken over");
@@ -480,6 +499,7 @@ impl HaMachine {
             | Guard::LockHeld
             | Guard::LockNotHeld
             | Guard::LockNotSought
+            | Guard::FenceDue
             | Guard::OldHolderOver
             | Guard::PeerStoppedSending
             | Guard::PeerMovedOn
@@ -529,6 +549,9 @@ impl Refusal {
             }
             Self::GatewayUnreachable => {
                 "see to this machine's network: ping the gateways of ha.gateway from here"
+            }
+            Self::LockHeldInSilence { .. } => {
+                "end the process that hangs, or power its machine off: this server goes on by itself then"
             }
             Self::LockHeld { .. } => "if the server that holds it hangs, end its process",
             Self::Conflict => "none is needed: it looks again by itself",

@@ -16,6 +16,7 @@ impl HaState {
             Self::Waiting(Claim::Locking) => "WAITING (trying the lock)",
             Self::Waiting(Claim::Claiming) => "WAITING (claiming the record)",
             Self::Waiting(Claim::Persisting) => "WAITING (keeping the record)",
+            Self::Waiting(Claim::FenceLocking) => "WAITING (taking the lock of its own epoch)",
             Self::Waiting(Claim::Fencing) => "WAITING (waiting for the old holder's end)",
             Self::Waiting(Claim::Opening) => "WAITING (opening the epoch)",
             Self::PassiveSync { .. } => "PASSIVE_SYNC",
@@ -53,8 +54,8 @@ impl HaState {
             Self::Waiting(Claim::Locking) => {
                 "it serves no clients yet: it may serve, and tries to get the lock"
             }
-            Self::Waiting(Claim::Claiming | Claim::Persisting) => {
-                "it serves no clients yet: it has the lock, and enters itself as the server that serves"
+            Self::Waiting(Claim::Claiming | Claim::Persisting | Claim::FenceLocking) => {
+                "it serves no clients yet: it enters itself as the server that serves"
             }
             Self::Waiting(Claim::Fencing) => {
                 "it serves no clients yet: it waits until the server that served before must have stopped"
@@ -175,6 +176,12 @@ impl HaMachine {
                     &[Guard::MayBePromoted],
                     &[Guard::LockFree],
                 ),
+                self.way(
+                    CLAIMING,
+                    Event::LockInVain,
+                    &[Guard::FenceDue, Guard::MayBePromoted],
+                    &[Guard::OldHolderOver],
+                ),
                 way(IDLE, Event::ClaimRefused, &[]),
                 way("PASSIVE_SYNC", Event::PeerSays, &[Guard::PeerOffersCopy]),
             ],
@@ -186,6 +193,11 @@ impl HaMachine {
             HaState::Waiting(Claim::Persisting) => vec![
                 self.way(CLAIMING, Event::RecordKept, &[], &[Guard::OldHolderOver]),
                 way(IDLE, Event::LockLost, &[Guard::LockHeld]),
+                way(IDLE, Event::RecordMoved, &[]),
+            ],
+            HaState::Waiting(Claim::FenceLocking) => vec![
+                self.way(CLAIMING, Event::LockObtained, &[], &[Guard::OldHolderOver]),
+                way(IDLE, Event::ClaimRefused, &[]),
                 way(IDLE, Event::RecordMoved, &[]),
             ],
             HaState::Waiting(Claim::Fencing) => vec![
@@ -218,6 +230,12 @@ impl HaMachine {
                     Event::LockObtained,
                     &[Guard::MayBePromoted],
                     &[Guard::PeerAway, Guard::LockFree],
+                ),
+                self.way(
+                    CLAIMING,
+                    Event::LockInVain,
+                    &[Guard::FenceDue, Guard::MayBePromoted],
+                    &[Guard::OldHolderOver],
                 ),
                 way(IDLE, Event::ClaimRefused, &[]),
                 way(IDLE, Event::ChannelUp, &[]),

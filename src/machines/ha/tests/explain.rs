@@ -21,6 +21,7 @@ fn events(input: &HaInput) -> Vec<Event> {
         HaInput::LockLost { .. } => vec![Event::LockLost],
         HaInput::ArbiterAnswered { .. } => vec![
             Event::RecordRead,
+            Event::LockInVain,
             Event::RecordMade,
             Event::RecordChanged,
             Event::RecordTaken,
@@ -37,6 +38,7 @@ fn events(input: &HaInput) -> Vec<Event> {
         HaInput::SyncFailed { .. } | HaInput::Timer(HaTimer::MaxWait) => vec![Event::ResyncFails],
         HaInput::AckOverdue { .. } => vec![Event::PeerTooSlow],
         HaInput::LeaseExpired => vec![Event::LeaseOver],
+        HaInput::PeerDied { .. } => vec![Event::ChannelDown, Event::FenceOver],
         HaInput::Timer(HaTimer::FenceWait) => vec![Event::FenceOver],
         HaInput::Timer(HaTimer::Drain) | HaInput::ClientsDrained => vec![Event::ClientsGone],
         HaInput::Timer(HaTimer::ReEntry) => vec![Event::PeerSays],
@@ -94,7 +96,17 @@ fn told(machine: &HaMachine, now: OwnStore, input: &HaInput) -> HaMachine {
             machine.call = None;
             machine.saw(answer);
         }
-        HaInput::Timer(HaTimer::PeerWait) => machine.peer_wait_over = true,
+        HaInput::PeerDied { node, epoch } => {
+            machine.peer_died = Some((*node, *epoch));
+            let served = machine
+                .record()
+                .is_some_and(|record| machine.has_ended(record));
+            machine.peer_wait_over |= machine.peer.is_none() && served;
+        }
+        HaInput::Timer(HaTimer::PeerWait) => {
+            machine.peer_wait_over = true;
+            machine.silent = true;
+        }
         HaInput::Timer(HaTimer::Patience) => machine.patience_over = true,
         HaInput::Timer(HaTimer::Retry) => machine.resting = false,
         HaInput::Timer(HaTimer::ReEntry) => machine.reentry_barred = false,
@@ -286,7 +298,11 @@ fn a_stale_copy_says_why_it_may_not_serve_and_what_to_do() {
 
 #[test]
 fn a_refused_lock_names_its_holder() {
-    let mut pair = Pair::formed();
+    let mut pair = Pair::new();
+    pair.takeover = Takeover::Lock;
+    pair.start(PRIMARY);
+    pair.start(SECONDARY);
+    pair.connect();
     pair.check_lock(PRIMARY);
     // Stopped, not dead: its lock and the record stay as they are.
     let stopped = pair.servers[PRIMARY].machine.take();
