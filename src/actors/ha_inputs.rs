@@ -48,6 +48,7 @@ impl HaManager {
                 self.timing.reply_sent(at);
                 None
             }
+            LinkEvent::PeerDied { node, epoch } => Some(HaInput::PeerDied { node, epoch }),
             LinkEvent::Mismatch { reason } => {
                 tracing::error!(target: "twinmq::ha", "{reason}");
                 self.note(EventKind::Alarm, reason.clone());
