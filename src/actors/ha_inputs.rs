@@ -48,7 +48,11 @@ impl HaManager {
                 self.timing.reply_sent(at);
                 None
             }
-            LinkEvent::PeerDied { node, epoch } => Some(HaInput::PeerDied { node, epoch }),
+            LinkEvent::PeerDied { node, epoch } => {
+                let text = "the other server's process has ended, says its watchdog";
+                self.note(EventKind::Peer, text);
+                Some(HaInput::PeerDied { node, epoch })
+            }
             LinkEvent::Mismatch { reason } => {
                 tracing::error!(target: "twinmq::ha", "{reason}");
                 self.note(EventKind::Alarm, reason.clone());
