@@ -1,5 +1,6 @@
 //! HAManager's inbox: the facts that its leaves report.
 
+use crate::actors::ha_chronicle::ExplainAsked;
 use crate::machines::gateway::GatewayVerdict;
 use crate::machines::ha::LinkEnd;
 use crate::machines::lock::LockReport;
@@ -38,6 +39,8 @@ pub enum HaMessage {
         /// The epoch that its process knew last.
         epoch: Epoch,
     },
+    /// Why is this server in its state?
+    Explain(ExplainAsked),
 }
 
 /// What happens on the HA channel, as far as roles go.

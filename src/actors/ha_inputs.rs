@@ -6,28 +6,38 @@ use std::path::Path;
 use crate::actors::ha_inbox::{HaMessage, LinkEvent};
 use crate::actors::ha_manager::HaManager;
 use crate::io::arbiter_file::lock_file_of;
+use crate::machines::gateway::GatewayVerdict;
 use crate::machines::ha::{HaInput, HeldLock};
 use crate::machines::lock::LockReport;
 use crate::machines::replication::ReplicationReport;
+use crate::proto::history::EventKind;
 use crate::time::Moment;
 
 impl HaManager {
     pub(super) fn input_of_link(&mut self, event: LinkEvent) -> Option<HaInput> {
         match event {
-            LinkEvent::Up { session, hello } => Some(HaInput::LinkUp { session, hello }),
+            LinkEvent::Up { session, hello } => {
+                let text = format!("a channel to {} came up", hello.name);
+                self.note(EventKind::LinkUp, text);
+                Some(HaInput::LinkUp { session, hello })
+            }
             LinkEvent::Down {
                 session,
                 end,
                 last_heard,
             } => {
                 self.timing.peer_heard(last_heard);
+                self.note_link_down(end);
                 Some(HaInput::LinkDown {
                     session,
                     cause: end,
                 })
             }
             LinkEvent::Facts { session, facts } => Some(HaInput::PeerFacts { session, facts }),
-            LinkEvent::Goodbye { session, epoch } => Some(HaInput::PeerGoodbye { session, epoch }),
+            LinkEvent::Goodbye { session, epoch } => {
+                self.note(EventKind::Peer, "the other server was stopped in order");
+                Some(HaInput::PeerGoodbye { session, epoch })
+            }
             LinkEvent::Answered { ping_sent_at } => {
                 if self.machine.pings_extend_lease() {
                     self.timing.proven(ping_sent_at);
@@ -38,15 +48,35 @@ impl HaManager {
                 self.timing.reply_sent(at);
                 None
             }
-            LinkEvent::PeerDied { node, epoch } => Some(HaInput::PeerDied { node, epoch }),
+            LinkEvent::PeerDied { node, epoch } => {
+                let text = "the other server's process has ended, says its watchdog";
+                self.note(EventKind::Peer, text);
+                Some(HaInput::PeerDied { node, epoch })
+            }
             LinkEvent::Mismatch { reason } => {
                 tracing::error!(target: "twinmq::ha", "{reason}");
+                self.note(EventKind::Alarm, reason.clone());
                 Some(HaInput::PeerMismatch { reason })
             }
         }
     }
 
+    pub(super) fn input_of_gateway(&mut self, verdict: GatewayVerdict) -> HaInput {
+        self.note(
+            EventKind::Gateway,
+            format!("the gateway is {}", verdict.name()),
+        );
+        HaInput::GatewayUnreachable(verdict == GatewayVerdict::Unreachable)
+    }
+
+    pub(super) fn input_of_stop(&mut self) -> HaInput {
+        self.note(EventKind::Operator, "it was asked to stop");
+        HaInput::StopRequested
+    }
+
     pub(super) fn input_of_lock(&mut self, now: Moment, report: LockReport) -> HaInput {
+        self.note_lock(&report);
+        self.timing.lock_told(&report, now);
         match report {
             LockReport::Acquired { lock, record, .. } => {
                 self.timing.lock_obtained(now);

@@ -16,10 +16,10 @@ use crate::actors::ha_timing::HaTiming;
 use crate::actors::post::{Posted, post};
 use crate::actors::replicator::ReplicatorCommand;
 use crate::actors::shell::{Shell, Shelled, drive};
-use crate::machines::gateway::GatewayVerdict;
 use crate::machines::ha::{HaEffect, HaInput, HaMachine};
 use crate::machines::lock::{LockCommand, LockPace, RecordCall};
 use crate::proto::arbiter::ArbiterCall;
+use crate::proto::history::EventKind;
 use crate::storage::api::SharedStore;
 use crate::time::Moment;
 
@@ -117,16 +117,18 @@ impl Shelled for HaManager {
             HaMessage::Start => Some(HaInput::Started),
             HaMessage::Link(event) => self.input_of_link(event),
             HaMessage::Lock(report) => Some(self.input_of_lock(now, report)),
-            HaMessage::Gateway(verdict) => Some(HaInput::GatewayUnreachable(
-                verdict == GatewayVerdict::Unreachable,
-            )),
+            HaMessage::Gateway(verdict) => Some(self.input_of_gateway(verdict)),
             HaMessage::Replication(report) => Some(input_of_report(report)),
             HaMessage::RecordPersisted => Some(HaInput::Persisted),
             HaMessage::EpochBegun(epoch) => Some(HaInput::EpochBegun(epoch)),
             HaMessage::EpochRefused(why) => Some(HaInput::EpochRefused(why)),
             HaMessage::ClientsDrained => Some(HaInput::ClientsDrained),
-            HaMessage::Stop => Some(HaInput::StopRequested),
+            HaMessage::Stop => Some(self.input_of_stop()),
             HaMessage::PeerDied { node, epoch } => Some(HaInput::PeerDied { node, epoch }),
+            HaMessage::Explain(asked) => {
+                asked.0(self.explained(now));
+                None
+            }
         });
         if let Some(input) = input {
             tracing::debug!(target: "twinmq::ha", ?input, state = ?self.machine.state());
@@ -208,12 +210,15 @@ impl Shelled for HaManager {
             HaEffect::PeerChanged { old, new } => {
                 tracing::info!(target: "twinmq::ha", "Old status of remote server = {old}");
                 tracing::info!(target: "twinmq::ha", "New status of remote server = {new}");
+                self.note_peer(old, new);
             }
             HaEffect::SteppedDown { reason } => {
                 tracing::error!(target: "twinmq::ha", reason, "this server stepped down");
+                self.note(EventKind::SteppedDown, reason);
             }
             HaEffect::Alarmed { reason } => {
                 tracing::error!(target: "twinmq::ha", reason, "this server cannot go on as it should");
+                self.note(EventKind::Alarm, reason);
             }
             HaEffect::ClaimRefused { reason } => self.refused(reason),
             HaEffect::Exit(cause) => {

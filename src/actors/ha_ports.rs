@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::actors::connection_manager::LinkCommand;
+use crate::actors::ha_chronicle::Chronicle;
 use crate::actors::post::{Port, post};
 use crate::actors::replicator::ReplicatorCommand;
 use crate::io::watchdog::Watchdog;
@@ -29,6 +30,8 @@ pub struct HaPorts {
     pub replicator: Port<ReplicatorCommand>,
     /// The client side and the process.
     pub clients: Arc<dyn ClientSide>,
+    /// The event history.
+    pub history: Arc<dyn Chronicle>,
     /// What only a server of a pair has.
     pub pair: Option<PairPorts>,
 }

@@ -4,6 +4,7 @@ use crate::actors::connection_manager::LinkCommand;
 use crate::actors::ha_manager::HaManager;
 use crate::machines::ha::{Announcement, OwnStore};
 use crate::machines::lock::LockCommand;
+use crate::proto::history::EventKind;
 use crate::proto::ids::{Position, StoreId};
 use crate::proto::peer::{PeerFacts, ServerState};
 use crate::time::rfc3339;
@@ -96,6 +97,7 @@ impl HaManager {
         drop(role);
         self.ports().to_link(LinkCommand::OwnFacts(self.facts()));
         if changed {
+            self.note_state(said);
             tracing::info!(target: "twinmq::ha", from = %said.previous, to = %said.state,
                 epoch = said.epoch.0, since, "{} Server switched to {}", self.identity.title, said.state);
             if said.state == ServerState::Waiting && self.machine.peer().is_none() {
@@ -110,6 +112,7 @@ impl HaManager {
     }
 
     pub(super) fn refused(&mut self, reason: String) {
+        self.note(EventKind::Refused, reason.clone());
         if self.last_refusal != reason {
             tracing::warn!(target: "twinmq::ha", reason, "this server may not serve");
             self.last_refusal = reason;

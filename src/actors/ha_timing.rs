@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::actors::ha_chronicle::Age;
 use crate::actors::lease::Lease;
-use crate::machines::ha::HaTimer;
+use crate::machines::ha::{HaTimer, Source};
+use crate::machines::lock::LockReport;
 use crate::time::Moment;
 
 /// The intervals that it is wound with, validated by the configuration.
@@ -73,6 +75,9 @@ pub struct HaTiming {
     peer_heard: Moment,
     barred: u32,
     next_beat: Moment,
+    /// When the record, and the lock, were heard of last: for people.
+    record_seen: Option<Moment>,
+    lock_seen: Option<Moment>,
 }
 
 impl HaTiming {
@@ -91,6 +96,8 @@ impl HaTiming {
             peer_heard: now,
             barred: 0,
             next_beat: now,
+            record_seen: None,
+            lock_seen: None,
         }
     }
 
@@ -180,6 +187,40 @@ impl HaTiming {
     /// The peer was heard last at this moment.
     pub fn peer_heard(&mut self, at: Moment) {
         self.peer_heard = self.peer_heard.max(at);
+    }
+
+    /// LockKeeper reported: what it tells of is as old as the report.
+    pub fn lock_told(&mut self, report: &LockReport, now: Moment) {
+        let (record, lock) = match report {
+            LockReport::Acquired { .. } | LockReport::Confirmed { .. } => (true, true),
+            LockReport::Refused { .. } | LockReport::Lost { .. } => (false, true),
+            LockReport::Answered { .. } => (true, false),
+            LockReport::Unreachable { .. } | LockReport::Released => (false, false),
+        };
+        if record {
+            self.record_seen = Some(now);
+        }
+        if lock {
+            self.lock_seen = Some(now);
+        }
+    }
+
+    /// How old things are, and when what runs is due.
+    #[must_use]
+    pub fn ages(&self, now: Moment) -> BTreeMap<Source, Age> {
+        let ago = |at: Moment| Age::Ago(now.since(at));
+        let record = self.record_seen.map(ago);
+        let due =
+            |(timer, due): (&HaTimer, &Moment)| (Source::Timer(*timer), Age::In(due.since(now)));
+        [
+            (Source::Record, record),
+            (Source::LockFile, record),
+            (Source::Lock, self.lock_seen.map(ago)),
+        ]
+        .into_iter()
+        .filter_map(|(source, age)| age.map(|age| (source, age)))
+        .chain(self.timers.iter().map(due))
+        .collect()
     }
 
     /// The peer is in step: the next time that it is too slow counts as the first.

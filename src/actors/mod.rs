@@ -10,6 +10,7 @@ pub mod data_plane;
 pub mod destination;
 pub mod directory;
 pub mod gateway_pinger;
+pub mod ha_chronicle;
 pub mod ha_inbox;
 mod ha_inputs;
 pub mod ha_manager;

@@ -8,18 +8,20 @@ use actix_rt::Arbiter;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::actors::data_plane::{DataHandle, DataPlane};
+use crate::actors::ha_chronicle::{Chronicle, NoChronicle};
 use crate::actors::ha_manager::{ClientSide, HaIdentity};
 use crate::actors::lease::{Lease, ServingLease};
 use crate::actors::places::{Place, Places};
 use crate::actors::server_clients::{Clients, ServerClients};
 use crate::actors::server_pair::{open_outside, pair_parts};
-pub use crate::actors::server_settings::store_config;
-use crate::actors::server_settings::{data_config, intervals, replication, role_config, title};
+use crate::actors::server_settings::{data_config, intervals, replication, title};
+pub use crate::actors::server_settings::{role_config, store_config};
 use crate::actors::store_sink::ServerSink;
 use crate::actors::wiring::{Parts, Wired, wire};
 use crate::config::{Config, Mode};
 use crate::io::client_tcp::PortError;
 use crate::io::file_lock::LockFileError;
+use crate::io::history::History;
 use crate::io::peer_tcp::ListenError;
 use crate::io::tls::TlsError;
 use crate::machines::ha::ExitCause;
@@ -93,6 +95,8 @@ pub struct Server {
     pub store_dir: PathBuf,
     /// Messages found at start.
     pub found_messages: u64,
+    /// Its event history; none where it cannot be written.
+    pub history: Option<Arc<History>>,
     /// Why it ends, when it does.
     pub ends: UnboundedReceiver<End>,
     /// The threads of its actors: they live as long as this.
@@ -156,6 +160,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         .as_deref()
         .map(read_last_record)
         .transpose()?;
+    let history = open_history(&opened.dir, &clock);
     let lease = Arc::new(Lease::new(Arc::clone(&clock)));
     run_data_plane(&places, plane, &opened.store, &lease, &clock);
     let pair = match (&config.ha, outside) {
@@ -182,6 +187,10 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         lease,
         clients,
         replication: replication(config.ha.as_ref()),
+        history: match &history {
+            Some(history) => Arc::clone(history) as Arc<dyn Chronicle>,
+            None => Arc::new(NoChronicle),
+        },
         pair,
     };
     let wired = wire(&places, parts);
@@ -192,6 +201,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         node: opened.node,
         store_dir: opened.dir,
         found_messages: opened.found_messages,
+        history,
         ends: ended,
         _threads: threads,
     })
@@ -221,6 +231,17 @@ fn identity(config: &Config, node: NodeId, clock: &Arc<dyn Clock>) -> HaIdentity
         title: title(config),
         lock_path: lock_path.unwrap_or_default(),
         clock: Arc::clone(clock),
+    }
+}
+
+/// A server runs without a history if it must.
+fn open_history(dir: &Path, clock: &Arc<dyn Clock>) -> Option<Arc<History>> {
+    match History::open(&dir.join("node"), Arc::clone(clock)) {
+        Ok(history) => Some(Arc::new(history)),
+        Err(error) => {
+            tracing::warn!(target: "twinmq::ha", %error, "there is no event history in this run");
+            None
+        }
     }
 }
 

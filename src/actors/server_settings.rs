@@ -30,7 +30,12 @@ pub(super) fn title(config: &Config) -> &'static str {
     }
 }
 
-pub(super) fn role_config(config: &Config, node: NodeId) -> HaConfig {
+/// The role machine's settings in a configuration; also for `explain`.
+///
+/// # Panics
+/// When the kernel has no random bytes, which no supported Linux lacks.
+#[must_use]
+pub fn role_config(config: &Config, node: NodeId) -> HaConfig {
     let mut arbiter = [0; 16];
     getrandom::fill(&mut arbiter).expect("the kernel has random bytes on every supported Linux");
     HaConfig {

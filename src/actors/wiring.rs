@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::actors::board::Board;
 use crate::actors::connection_manager::{ConnectionManager, LinkCommand, LinkPorts};
 use crate::actors::gateway_pinger::{GatewayMessage, GatewayPinger, Prober};
+use crate::actors::ha_chronicle::Chronicle;
 use crate::actors::ha_manager::{ClientSide, HaIdentity, HaManager, HaMessage, HaPorts, PairPorts};
 use crate::actors::ha_timing::{HaIntervals, HaTiming};
 use crate::actors::lease::Lease;
@@ -54,6 +55,8 @@ pub struct Parts {
     pub clients: Box<dyn FnOnce(Port<HaMessage>) -> Arc<dyn ClientSide>>,
     /// Bounds of the stream to the peer.
     pub replication: ReplicationConfig,
+    /// Its event history.
+    pub history: Arc<dyn Chronicle>,
     /// What only a server of a pair has.
     pub pair: Option<PairParts>,
 }
@@ -124,6 +127,7 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
     let filled = ports.set(HaPorts {
         replicator,
         clients,
+        history: parts.history,
         pair,
     });
     assert!(filled.is_ok(), "a server is wired once");

@@ -2,16 +2,32 @@
 //! a call that changes something needs the admin token and a `Host` header that names this server,
 //! so that no web page can make it (interface.md, "Admin HTTP").
 
+mod explain;
 mod status;
 
+pub use explain::{
+    EVENTS_SHOWN, ExplainDocument, Explaining, FactDocument, GuardDocument, Profiles, WayDocument,
+};
 pub use status::{StatusSource, render};
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::http::header;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+
+use crate::actors::ha_chronicle::ExplainAsked;
+use crate::io::history;
+use crate::proto::history::Event;
+use crate::time::rfc3339;
+
+/// How long HAManager may take to explain itself.
+const EXPLAIN: Duration = Duration::from_millis(1000);
+/// Events given where no limit is asked for.
+const HISTORY_LIMIT: usize = 100;
 
 /// What the API may do to its server.
 pub struct AdminState {
@@ -21,6 +37,10 @@ pub struct AdminState {
     pub token: String,
     /// `host:port` values that name this server.
     pub hosts: Vec<String>,
+    /// Asks HAManager why the server is in its state.
+    pub explain: Box<dyn Fn(ExplainAsked) + Send + Sync>,
+    /// The folder of its event history.
+    pub node_dir: PathBuf,
     /// Ends the server in order.
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
@@ -35,6 +55,8 @@ pub fn serve(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<S
         App::new()
             .app_data(state.clone())
             .route("/api/v1/status", web::get().to(get_status))
+            .route("/api/v1/explain", web::get().to(get_explain))
+            .route("/api/v1/history", web::get().to(get_history))
             .route("/api/v1/stop", web::post().to(post_stop))
             .route("/healthz", web::get().to(get_healthz))
             .route("/readyz", web::get().to(get_readyz))
@@ -51,6 +73,59 @@ pub fn serve(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<S
 async fn get_status(state: web::Data<AdminState>) -> HttpResponse {
     let clients = state.status.describe_clients().await;
     HttpResponse::Ok().json(render(&state.status, clients))
+}
+
+async fn get_explain(state: web::Data<AdminState>) -> HttpResponse {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    (state.explain)(ExplainAsked(Box::new(move |explained| {
+        if tell.send(explained).is_err() {
+            tracing::debug!(target: "twinmq::admin", "nobody waits for the explanation any more");
+        }
+    })));
+    let Ok(Ok(explained)) = tokio::time::timeout(EXPLAIN, told).await else {
+        return HttpResponse::ServiceUnavailable().body(
+            "the part of this server that decides its role does not answer: it hangs or is \
+             overloaded; see its log, and end its process if it does not recover\n",
+        );
+    };
+    let events = history_of(&state.node_dir, EVENTS_SHOWN).await;
+    let role = state.status.board.role().clone();
+    let of = Explaining {
+        server: state.status.name.clone(),
+        profile: state.status.profile.clone(),
+        mode: state.status.mode.to_owned(),
+        epoch: role.epoch,
+        events: events.unwrap_or_default(),
+    };
+    let since = rfc3339(role.since_ms);
+    HttpResponse::Ok().json(ExplainDocument::of_running(of, &explained, since))
+}
+
+/// `GET /api/v1/history?limit=`
+#[derive(serde::Deserialize)]
+struct HistoryQuery {
+    limit: Option<usize>,
+}
+
+async fn get_history(
+    state: web::Data<AdminState>,
+    query: web::Query<HistoryQuery>,
+) -> HttpResponse {
+    let limit = query.limit.unwrap_or(HISTORY_LIMIT);
+    match history_of(&state.node_dir, limit).await {
+        Ok(events) => HttpResponse::Ok().json(serde_json::json!({ "events": events })),
+        Err(error) => HttpResponse::InternalServerError()
+            .body(format!("the event history cannot be read: {error}\n")),
+    }
+}
+
+/// The last events, oldest first.
+async fn history_of(dir: &Path, limit: usize) -> std::io::Result<Vec<Event>> {
+    let dir = dir.to_path_buf();
+    let read = web::block(move || history::read(&dir)).await;
+    let mut events = read.map_err(std::io::Error::other)??;
+    events.drain(..events.len().saturating_sub(limit));
+    Ok(events)
 }
 
 /// The process answers: alive, whatever its state.

@@ -9,6 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::admin::ExplainDocument;
+use crate::proto::history::Event;
+
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A status answer may not be longer, in bytes.
@@ -107,13 +110,7 @@ impl AdminClient {
     /// # Errors
     /// If it is not running or answers strangely.
     pub fn status_json(&self) -> Result<Value, AdminError> {
-        let call = format!("{}/api/v1/status", self.url);
-        let answer = self.agent.get(&call).call();
-        let text = self.read(&call, answer)?;
-        serde_json::from_str(&text).map_err(|error| AdminError::Strange {
-            url: call,
-            reason: error.to_string(),
-        })
+        self.get_json("/api/v1/status")
     }
 
     /// The server's state, typed.
@@ -124,6 +121,37 @@ impl AdminClient {
         let json = self.status_json()?;
         serde_json::from_value(json).map_err(|error| AdminError::Strange {
             url: format!("{}/api/v1/status", self.url),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Why the server is in its state.
+    ///
+    /// # Errors
+    /// As [`AdminClient::status_json`].
+    pub fn explain(&self) -> Result<ExplainDocument, AdminError> {
+        self.get_json("/api/v1/explain")
+    }
+
+    /// The server's last events, oldest first.
+    ///
+    /// # Errors
+    /// As [`AdminClient::status_json`].
+    pub fn history(&self, limit: usize) -> Result<Vec<Event>, AdminError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            events: Vec<Event>,
+        }
+        let answer: Answer = self.get_json(&format!("/api/v1/history?limit={limit}"))?;
+        Ok(answer.events)
+    }
+
+    fn get_json<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<T, AdminError> {
+        let call = format!("{}{path}", self.url);
+        let answer = self.agent.get(&call).call();
+        let text = self.read(&call, answer)?;
+        serde_json::from_str(&text).map_err(|error| AdminError::Strange {
+            url: call,
             reason: error.to_string(),
         })
     }

@@ -50,6 +50,10 @@ pub enum Command {
     Bench(BenchArgs),
     /// See a pair survive: start two servers, kill the active under load, count what was lost
     Demo(DemoArgs),
+    /// Explain why a server is in its state, and what gets it out of it; also of one that is down
+    Explain(ExplainArgs),
+    /// Show a server's events: states, claims, lock, link, starts and ends; also of one that is down
+    History(HistoryArgs),
     /// Check a profile before it is run: keys, lock share, gateway, peer, ports, and what each kind
     /// of failure costs
     Check(CheckArgs),
@@ -200,6 +204,42 @@ pub struct StatusArgs {
     /// Show it anew every second until interrupted
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Arguments of `twinmq explain`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Asks the running server over its admin port. Of a server that is down, its files are read (nothing in \
+them is changed): what it would do if it were started now, and why.
+
+Example: twinmq explain -p replicated/secondary")]
+pub struct ExplainArgs {
+    /// Which server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Print the explanation as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Read this store in this process, whose death its parent explains
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub reader: Option<PathBuf>,
+}
+
+/// Arguments of `twinmq history`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The newest event is the last line. Times are the wall clock's of that server. Of a server that is down, \
+its files are read.")]
+pub struct HistoryArgs {
+    /// Which server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Show so many events at most
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: usize,
+    /// Print the events as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `twinmq wait`.

@@ -8,6 +8,8 @@ pub mod check;
 pub mod clear_db;
 pub mod config_show;
 pub mod demo;
+pub mod explain;
+pub mod history;
 pub mod ledger;
 pub mod load;
 pub mod pair;
@@ -84,6 +86,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Pair(PairCommand::Init(args)) => pair::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::History(args) => history::run(&args),
         Command::Wait(args) => wait::run(&args),
         Command::Stop(args) => stop::run(&args),
         Command::ClearDb(args) => clear_db::run(&args),

@@ -15,6 +15,7 @@ use crate::exit::ExitCode;
 use crate::io::port_owner;
 use crate::io::signals::{Signal, SignalError, spawn_signals};
 use crate::machines::ha::ExitCause;
+use crate::proto::history::{Event, EventKind};
 use crate::storage::error::StoreError;
 use crate::telemetry::{self, Telemetry};
 use crate::time::{Clock, SystemClock};
@@ -127,7 +128,7 @@ async fn serve(
     loop {
         tokio::select! {
             end = server.ends.recv() => {
-                let code = ended(&server, end);
+                let code = note_end(&server, end);
                 // Whoever asked for the stop over HTTP gets the answer.
                 admin_api.stop(true).await;
                 return Ok(code);
@@ -184,6 +185,28 @@ async fn take_changes(
     *loaded = plan.loaded;
 }
 
+/// The end is the last event of this run.
+fn note_end(server: &Server, end: Option<End>) -> ExitCode {
+    let why = match &end {
+        Some(End::Role(ExitCause::Stopped)) => "stopped in order".to_owned(),
+        Some(End::Role(ExitCause::PeerMismatch(why))) => format!("does not fit its peer: {why}"),
+        Some(End::Store(error)) => format!("the store failed: {error}"),
+        Some(End::ClientPort(error)) => format!("clients cannot be served: {error}"),
+        None => "its threads ended".to_owned(),
+    };
+    let code = ended(server, end);
+    if let Some(history) = &server.history {
+        let epoch = server.wired.board.role().epoch;
+        let text = format!(
+            "ended with exit code {} ({}): {why}",
+            code.code(),
+            code.name()
+        );
+        history.end(Event::new(EventKind::End, epoch, text));
+    }
+    code
+}
+
 fn ended(server: &Server, end: Option<End>) -> ExitCode {
     match end {
         Some(End::Role(ExitCause::Stopped)) => {
@@ -227,6 +250,7 @@ fn banner(loaded: &Loaded) {
 
 fn admin_state(config: &Config, server: &Server, token: String) -> AdminState {
     let manager = server.wired.manager.clone();
+    let asked = manager.clone();
     let port = config.admin.listen.port();
     AdminState {
         status: StatusSource {
@@ -245,6 +269,8 @@ fn admin_state(config: &Config, server: &Server, token: String) -> AdminState {
         },
         token,
         hosts: vec![config.admin.listen.to_string(), format!("localhost:{port}")],
+        explain: Box::new(move |ask| post(&asked, HaMessage::Explain(ask))),
+        node_dir: server.store_dir.join("node"),
         stop: Box::new(move || post(&manager, HaMessage::Stop)),
     }
 }

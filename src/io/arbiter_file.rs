@@ -77,6 +77,17 @@ pub fn read_record(
     }
 }
 
+/// The record and the lock file, read on the calling thread: for commands. Nothing is made or locked.
+#[must_use]
+pub fn look(lock_file: &Path, secret: Option<PairSecret>) -> ArbiterAnswer {
+    let mut keeper = FileKeeper::new(ArbiterFileConfig {
+        lock_file: lock_file.to_path_buf(),
+        secret,
+        create_parent: false,
+    });
+    keeper.answer(ArbiterCall::Read)
+}
+
 /// Puts the record that follows the present one, by compare-and-set, on the calling thread: for
 /// commands. Needs no lock. Gives what is there after that: `next`, or another's where that was faster.
 ///

@@ -106,6 +106,28 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
+/// Whether some open file description has a lock on the file of this path; none where there is no such
+/// file. Asking takes no lock.
+///
+/// # Errors
+/// As the system says; a file system without locks among them.
+pub fn is_locked(path: &Path) -> io::Result<Option<bool>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(cause),
+    };
+    let mut asked = libc::flock {
+        l_type: i16::try_from(libc::F_WRLCK).expect("a small constant"),
+        l_whence: i16::try_from(libc::SEEK_SET).expect("a small constant"),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file.as_fd(), FcntlArg::F_OFD_GETLK(&mut asked))?;
+    Ok(Some(i32::from(asked.l_type) != libc::F_UNLCK))
+}
+
 /// Whether the file is on a file system of this kernel alone (A3). Unknown ones are not.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ pub mod arbiter_codec;
 pub mod auth;
 pub mod destination;
 pub(crate) mod fields;
+pub mod history;
 pub mod ids;
 pub mod log;
 pub mod message;

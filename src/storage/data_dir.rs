@@ -19,7 +19,7 @@ use super::env::{LmdbEnv, SyncMode};
 use super::error::StoreError;
 use super::shape;
 
-const CURRENT: &str = "CURRENT";
+pub(super) const CURRENT: &str = "CURRENT";
 const FORMAT: u32 = 1;
 /// Free bytes in a store's file that are not worth a copy.
 const FREE_BYTES: u64 = 256 << 20;
@@ -36,9 +36,9 @@ pub struct DataDir {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Identity {
+pub(super) struct Identity {
     format: u32,
-    node: NodeId,
+    pub(super) node: NodeId,
 }
 
 impl DataDir {
@@ -329,7 +329,7 @@ fn random() -> Result<[u8; 16], StoreError> {
     Ok(bytes)
 }
 
-fn store_number(name: &str) -> Option<u64> {
+pub(super) fn store_number(name: &str) -> Option<u64> {
     let number: u64 = name.strip_prefix("store.")?.parse().ok()?;
     // Only the spelling that is written: not `store.01`.
     (number > 0 && name == format!("store.{number}")).then_some(number)
@@ -397,7 +397,7 @@ fn identity(dir: &Path) -> Result<NodeId, StoreError> {
     }
 }
 
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+pub(super) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -64,19 +64,8 @@ impl LmdbEnv {
             })
         };
         keep_freed_memory();
-        let mut map_bytes = MAP_BYTES;
-        let env = loop {
-            match open_env(path, mode, map_bytes) {
-                Ok(env) => break env,
-                Err(heed::Error::Io(cause))
-                    if cause.raw_os_error() == Some(nix::libc::ENOMEM)
-                        && map_bytes > MAP_BYTES_MIN =>
-                {
-                    map_bytes /= 2;
-                }
-                Err(cause) => return Err(failed(cause)),
-            }
-        };
+        let (env, map_bytes) =
+            map_env(|map_bytes| open_env(path, mode, map_bytes)).map_err(failed)?;
         if map_bytes < MAP_BYTES {
             tracing::info!(
                 target: "twinmq::store",
@@ -160,6 +149,39 @@ fn damage(path: &Path, cause: &heed::Error) -> Option<StoreError> {
     })
 }
 
+/// With as much address space as the system gives.
+fn map_env(
+    open: impl Fn(usize) -> Result<heed::Env<WithoutTls>, heed::Error>,
+) -> Result<(heed::Env<WithoutTls>, usize), heed::Error> {
+    let mut map_bytes = MAP_BYTES;
+    loop {
+        match open(map_bytes) {
+            Ok(env) => return Ok((env, map_bytes)),
+            Err(heed::Error::Io(cause))
+                if cause.raw_os_error() == Some(nix::libc::ENOMEM) && map_bytes > MAP_BYTES_MIN =>
+            {
+                map_bytes /= 2;
+            }
+            Err(cause) => return Err(cause),
+        }
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "LMDB maps the file: whoever calls this reads in a process of its own, whose death by a file that changes meanwhile harms nobody"
+)]
+fn open_env_read_only(path: &Path, map_bytes: usize) -> Result<heed::Env<WithoutTls>, heed::Error> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.map_size(map_bytes).max_dbs(8).max_readers(64);
+    // SAFETY: without LMDB's own lock file a writer would not know of this reader; the data directory's
+    // lock was found free, and READ_ONLY writes nothing.
+    unsafe {
+        options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK);
+        options.open(path)
+    }
+}
+
 #[expect(
     unsafe_code,
     reason = "LMDB maps the file: nobody else may change it. The data directory's lock keeps other servers out, each environment is opened once, and NO_META_SYNC keeps integrity"
@@ -212,6 +234,48 @@ fn malloc_keeps() {
 }
 
 impl LmdbView {
+    /// Opens the environment in the folder `path` for reading alone; nothing in the folder changes.
+    /// None: it has no tables yet. Nobody may write it meanwhile.
+    ///
+    /// # Errors
+    /// When LMDB refuses.
+    pub fn open_read_only(path: &Path) -> Result<Option<Self>, StoreError> {
+        let failed = |cause: heed::Error| {
+            damage(path, &cause).unwrap_or_else(|| StoreError::Open {
+                path: path.to_path_buf(),
+                cause: cause.to_string(),
+            })
+        };
+        let env = map_env(|map_bytes| open_env_read_only(path, map_bytes))
+            .map_err(failed)?
+            .0;
+        let txn = env.read_txn().map_err(failed)?;
+        let opened = env
+            .open_databases_and_commit(txn, |opener, txn| {
+                let open = |table: Table| opener.open_database(txn, Some(table.name()));
+                let tables = (
+                    open(Table::Log)?,
+                    open(Table::Meta)?,
+                    open(Table::Checkpoint)?,
+                );
+                Ok::<_, heed::Error>(match tables {
+                    (Some(log), Some(meta), Some(checkpoint)) => {
+                        CommitOrAbort::Commit([log, meta, checkpoint])
+                    }
+                    (_, _, _) => CommitOrAbort::Abort(()),
+                })
+            })
+            .map_err(failed)?;
+        Ok(match opened {
+            CommitOrAbort::Commit(tables) => Some(Self {
+                env,
+                tables,
+                path: path.to_path_buf(),
+            }),
+            CommitOrAbort::Abort(()) => None,
+        })
+    }
+
     fn table(&self, table: Table) -> Db {
         match table {
             Table::Log => self.tables[0],

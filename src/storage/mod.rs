@@ -10,6 +10,7 @@ pub mod data_dir;
 pub mod env;
 pub mod error;
 mod follow;
+mod glance;
 pub mod index;
 pub mod inline;
 mod jobs;
@@ -26,6 +27,7 @@ pub mod threaded;
 
 pub use check::{CheckReport, Finding, check};
 pub use env::SyncMode;
+pub use glance::{Glance, StoreGlance, glance};
 pub use open::{OpenedStore, StoreConfig, ToClear, clear, open, open_memory};
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod support;
 
 mod commands;
 mod disk;
+mod explain;
 mod failover;
 mod fence;
 mod harness;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use twinmq::actors::gateway_pinger::{GatewayMessage, Prober};
+use twinmq::actors::ha_chronicle::NoChronicle;
 use twinmq::actors::ha_manager::{ClientSide, HaIdentity};
 use twinmq::actors::ha_timing::HaIntervals;
 use twinmq::actors::lease::Lease;
@@ -123,6 +124,7 @@ impl Server {
                 piece_bytes: 1 << 20,
                 ack_timeout: intervals().ack_timeout,
             },
+            history: Arc::new(NoChronicle),
             pair: Some(pair_parts(world, life, opened.node, listener)),
         };
         let wired = wire(&Places::Here, parts);

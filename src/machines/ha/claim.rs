@@ -3,10 +3,11 @@
 
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockHeartbeat};
 use crate::proto::ids::{Epoch, RecordSeq, SessionId};
-use crate::proto::peer::ServerState;
 use crate::storage::api::GatePolicy;
 
 use super::eligibility::{ArbiterView, Eligible, Refusal};
+use super::explain::Truth;
+use super::guards::Guard;
 use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, Peer, Takeover};
 
 /// So many looks at a record that cannot be the active's, before it is called another one.
@@ -17,7 +18,7 @@ impl HaMachine {
     pub(super) fn consider_claim(&mut self, effects: &mut Vec<HaEffect>) {
         match self.state {
             HaState::Waiting(Claim::Idle) => {
-                let looking = self.call.is_some() || self.arbiter == ArbiterView::Unread;
+                let looking = !self.holds(Guard::ArbiterSeen);
                 if !looking
                     && self.claims.reason.is_none()
                     && let Err(refusal) = self.judge()
@@ -25,7 +26,7 @@ impl HaMachine {
                     self.reason = Some(refusal.to_string());
                     self.claims.reason.clone_from(&self.reason);
                 }
-                if looking || self.resting || !self.my_turn() {
+                if looking || !self.holds(Guard::Rested) || !self.my_turn() {
                     return;
                 }
                 self.claims.tried = self.claims.tried.saturating_add(1);
@@ -33,7 +34,7 @@ impl HaMachine {
                 self.call(CallPurpose::LookToClaim, ArbiterCall::Read, effects);
             }
             HaState::Passive { session: None } => {
-                if self.peer_wait_over && !self.seeking && self.lock.is_none() {
+                if self.hold(&[Guard::PeerAway, Guard::LockNotSought]) {
                     self.claims.tried = self.claims.tried.saturating_add(1);
                     self.seek_lock(effects);
                 }
@@ -53,19 +54,11 @@ impl HaMachine {
 
     /// Alone for long enough, or the better of two that wait, or the better one does not move.
     pub(super) fn my_turn(&self) -> bool {
-        match &self.peer {
-            None => self.peer_wait_over,
-            Some(peer) => {
-                let waits = peer.facts.state == ServerState::Waiting && !peer.facts.claiming;
-                // A peer that has not looked yet cannot say whether it is the better one.
-                let better = peer.facts.looked && self.better_than(peer);
-                waits && (better || self.patience_over)
-            }
-        }
+        self.hold(self.turn())
     }
 
     /// H2, H12, H13: the epoch and position decide, then the configured primary; never a clock.
-    fn better_than(&self, peer: &Peer) -> bool {
+    pub(super) fn better_than(&self, peer: &Peer) -> bool {
         let mine = (
             self.eligible(),
             self.own.position,
@@ -179,10 +172,7 @@ impl HaMachine {
     }
 
     fn on_looked_passive(&mut self, session: Option<SessionId>, effects: &mut Vec<HaEffect>) {
-        let named = self
-            .record()
-            .is_some_and(|record| record.holds(self.own.store));
-        if named && !self.record_is_behind_the_peer() {
+        if self.holds(Guard::RecordNamesCopy) && !self.record_is_behind_the_peer() {
             self.strange_looks = 0;
             self.remember(effects);
         } else if session.is_some() {
@@ -202,7 +192,7 @@ impl HaMachine {
                     effects,
                 );
             }
-        } else if self.record().is_some() {
+        } else if self.holds(Guard::RecordDropsCopy) {
             // The active went on alone: this copy may lack what it has confirmed since.
             let why = Refusal::NotInSync {
                 epoch: self.epoch(),
@@ -241,7 +231,7 @@ impl HaMachine {
 
     fn decide_claim(&mut self, effects: &mut Vec<HaEffect>) {
         match self.judge() {
-            Err(Refusal::Unreadable(_)) if self.gateway_unreachable => {
+            Err(Refusal::Unreadable(_)) if self.truth(Guard::NotCutOff) == Truth::Fails => {
                 self.refuse(&Refusal::GatewayUnreachable, effects);
             }
             Err(refusal) => self.refuse(&refusal, effects),
@@ -305,6 +295,7 @@ impl HaMachine {
         match self.state {
             HaState::Waiting(Claim::Locking) | HaState::Passive { session: None } => {
                 self.seeking = false;
+                self.lock_refused = None;
                 self.arbiter = ArbiterView::Read {
                     record: held.record.clone(),
                     lock: Some(held.lock.clone()),
@@ -371,10 +362,8 @@ impl HaMachine {
             return;
         }
         self.lock_denied = true;
-        let holder = holder.map_or_else(
-            || "another process".to_owned(),
-            |beat| format!("server {} in epoch {}", beat.owner, beat.epoch),
-        );
+        let holder = holder_text(holder.as_ref());
+        self.lock_refused = Some(holder.clone());
         let reason = if self.silent && self.config.takeover == Takeover::Lock {
             Refusal::LockHeldInSilence { holder }
         } else {
@@ -489,7 +478,16 @@ impl HaMachine {
         let held = self.lock.take().is_some();
         if held || self.seeking {
             self.seeking = false;
+            self.lock_refused = None;
             effects.push(HaEffect::ReleaseLock);
         }
     }
+}
+
+/// Who holds the lock, as far as its file tells.
+pub(super) fn holder_text(holder: Option<&LockHeartbeat>) -> String {
+    holder.map_or_else(
+        || "another process".to_owned(),
+        |beat| format!("server {} in epoch {}", beat.owner, beat.epoch),
+    )
 }

@@ -11,6 +11,7 @@ use crate::proto::ids::{Epoch, NodeId};
 use crate::storage::api::GatePolicy;
 
 use super::eligibility::{Eligible, Refusal};
+use super::guards::Guard;
 use super::{
     CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, LinkEnd, Takeover,
 };
@@ -115,7 +116,7 @@ impl HaMachine {
 
     fn begin_fence(&mut self, effects: &mut Vec<HaEffect>) {
         self.state = HaState::Waiting(Claim::Fencing);
-        if self.old_holder_is_gone() {
+        if self.holds(Guard::OldHolderOver) {
             self.on_fence_over(effects);
         } else {
             effects.push(HaEffect::Arm(HaTimer::FenceWait));
@@ -123,7 +124,7 @@ impl HaMachine {
     }
 
     /// A3: nobody else can be serving, so that there is nothing to wait for.
-    fn old_holder_is_gone(&self) -> bool {
+    pub(super) fn old_holder_is_gone(&self) -> bool {
         let (Some(from), Some(held)) = (&self.claimed_from, &self.lock) else {
             return false;
         };
@@ -142,7 +143,7 @@ impl HaMachine {
 
     /// The server that this record names said goodbye in its epoch, or its process was seen to end.
     /// An epoch is served by one process: one that starts again claims the next.
-    fn has_ended(&self, record: &ArbiterRecord) -> bool {
+    pub(super) fn has_ended(&self, record: &ArbiterRecord) -> bool {
         let served = Some((record.owner, record.epoch));
         self.goodbye == served || self.peer_died == served
     }
@@ -164,7 +165,7 @@ impl HaMachine {
             effects.push(HaEffect::DropLink { session, reason });
             self.on_link_down(session, LinkEnd::Ended, effects);
         }
-        if self.state == HaState::Waiting(Claim::Fencing) && self.old_holder_is_gone() {
+        if self.state == HaState::Waiting(Claim::Fencing) && self.holds(Guard::OldHolderOver) {
             effects.push(HaEffect::Disarm(HaTimer::FenceWait));
             self.on_fence_over(effects);
         }

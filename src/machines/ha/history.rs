@@ -9,6 +9,8 @@ impl HaMachine {
     pub fn forget_history(&mut self) {
         self.claims = Claims::default();
         self.reason = None;
+        self.cause = None;
+        self.lock_refused = None;
         self.previous = self.shown();
         if let Some(last) = &mut self.announced {
             last.previous = last.state;

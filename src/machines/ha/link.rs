@@ -5,6 +5,7 @@ use crate::proto::ids::{Epoch, SessionId};
 use crate::proto::peer::{Hello, PeerFacts, ServerState};
 use crate::storage::api::GatePolicy;
 
+use super::guards::Guard;
 use super::{Claim, HaEffect, HaMachine, HaState, HaTimer, LinkEnd, Peer};
 
 impl HaMachine {
@@ -120,25 +121,21 @@ impl HaMachine {
                     self.follow(session, &facts, effects);
                 }
             }
-            HaState::PassiveSync {
-                session: mine,
-                started,
-            } if mine == session => {
-                let source = matches!(facts.state, ServerState::ActiveSync | ServerState::Active);
-                if source {
+            HaState::PassiveSync { session: mine, .. } if mine == session => {
+                if self.holds(Guard::PeerStoppedSending) {
+                    // L3: no longer a source.
+                    self.fall_back("the active stopped sending", effects);
+                } else if facts.state != ServerState::Standalone {
                     self.state = HaState::PassiveSync {
                         session,
                         started: true,
                     };
-                } else if started || facts.state != ServerState::Standalone {
-                    // L3: no longer a source.
-                    self.fall_back("the active stopped sending", effects);
                 }
             }
             HaState::Passive {
                 session: Some(mine),
             } if mine == session => {
-                if !matches!(facts.state, ServerState::Active | ServerState::ActiveSync) {
+                if self.holds(Guard::PeerMovedOn) {
                     // L2: the active does not count on this server any more.
                     self.fall_back("the active went on without this server", effects);
                 } else if self.call.is_none() && self.record_is_behind_the_peer() {
@@ -149,12 +146,9 @@ impl HaMachine {
             | HaState::Active { .. }
             | HaState::Standalone
             | HaState::Shrinking { .. } => {
-                if (facts.state.serves() || facts.claiming) && facts.epoch > self.epoch() {
+                if self.holds(Guard::PeerServesNewer) {
                     self.step_down("the peer serves in a newer epoch", effects);
-                } else if facts.state == ServerState::Waiting
-                    || (facts.state == ServerState::PassiveSync
-                        && self.state == HaState::Standalone)
-                {
+                } else if self.holds(Guard::PeerAsksForCopy) {
                     self.peer_waits(session, effects);
                 }
             }
@@ -174,11 +168,7 @@ impl HaMachine {
         facts: &PeerFacts,
         effects: &mut Vec<HaEffect>,
     ) {
-        if !matches!(
-            facts.state,
-            ServerState::Standalone | ServerState::ActiveSync
-        ) {
-            // An ACTIVE has not yet noticed that this server came back; it will say so.
+        if !self.holds(Guard::PeerOffersCopy) {
             return;
         }
         self.drop_lock(effects);

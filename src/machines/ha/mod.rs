@@ -16,19 +16,27 @@
 //! before the first lone confirm (R2) and extended only while the peer's copy is already demanded
 //! (R5). The lock and the timers detect failures and keep deliveries from overlapping.
 
+mod cause;
 mod claim;
 mod eligibility;
+mod explain;
 mod fence;
+mod forecast;
+mod guards;
 mod history;
 mod link;
 mod serve;
 mod table;
 mod types;
+mod ways;
 
 #[cfg(test)]
 mod tests;
 
 pub use eligibility::{ArbiterView, OwnStore, Refusal};
+pub use explain::{Checked, Event, Explanation, Fact, FactValue, Source, Truth, Way};
+pub use forecast::{Forecast, LockProbe, Outcome, forecast};
+pub use guards::Guard;
 pub use table::render_table;
 pub use types::*;
 
@@ -37,6 +45,7 @@ use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{PeerFacts, ServerState};
 use crate::storage::api::GatePolicy;
 
+use cause::Told;
 use eligibility::{Eligible, Evidence};
 
 /// The machine. One for each server, for the life of the process.
@@ -91,6 +100,10 @@ pub struct HaMachine {
     claims: Claims,
     /// In words, why this server waits; none while it does not.
     reason: Option<String>,
+    /// In words, what led to the present state; none right after the start.
+    cause: Option<String>,
+    /// The last attempt at the lock was refused: who holds it, in words.
+    lock_refused: Option<String>,
 }
 
 impl HaMachine {
@@ -126,12 +139,15 @@ impl HaMachine {
             strange_looks: 0,
             claims: Claims::default(),
             reason: None,
+            cause: None,
+            lock_refused: None,
         }
     }
 
     /// Takes one input; `own` is the store as it is now.
     pub fn step(&mut self, own: OwnStore, input: HaInput, effects: &mut Vec<HaEffect>) {
         self.own = own;
+        let (before, told) = (self.state.clone(), Told::of(&input));
         match input {
             HaInput::Started => self.on_started(effects),
             HaInput::LinkUp { session, hello } => self.on_link_up(session, &hello, effects),
@@ -164,7 +180,7 @@ impl HaMachine {
             HaInput::ClientsDrained => self.on_drained(effects),
             HaInput::LockReleased => self.on_lock_released(effects),
         }
-        self.maintain(effects);
+        self.maintain(&before, told, effects);
         self.assert_invariants();
     }
 
@@ -498,9 +514,10 @@ impl HaMachine {
 
     /// What follows from the state alone, whatever the input was: a claim that may begin begins, and
     /// a change that others see is announced once.
-    fn maintain(&mut self, effects: &mut Vec<HaEffect>) {
+    fn maintain(&mut self, before: &HaState, told: Told, effects: &mut Vec<HaEffect>) {
         self.consider_claim(effects);
         self.consider_fence(effects);
+        self.note_cause(before, told);
         let shown = self.state.shown();
         let says_why = matches!(self.state, HaState::Waiting(_) | HaState::Shrinking { .. });
         if !says_why {
@@ -517,13 +534,17 @@ impl HaMachine {
             epoch: self.epoch(),
             looked: self.looked(),
             eligible: self.eligible(),
+            cause: None,
         };
         // A server that has ended has nothing more to say than its goodbye.
         let ended = self.state == HaState::Stopped;
         if self.announced.as_ref() != Some(&announcement) && !ended {
             self.previous = announcement.previous;
             self.announced = Some(announcement.clone());
-            effects.push(HaEffect::Announce(announcement));
+            effects.push(HaEffect::Announce(Announcement {
+                cause: self.cause.clone(),
+                ..announcement
+            }));
         }
         let peer_shown = self
             .peer

@@ -5,15 +5,14 @@ use crate::proto::ids::{SessionId, StoreId};
 use crate::proto::peer::ServerState;
 use crate::storage::api::GatePolicy;
 
-use super::{CallPurpose, Claim, HaEffect, HaMachine, HaMode, HaState, HaTimer, LinkEnd, SyncStep};
+use super::guards::Guard;
+use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, LinkEnd, SyncStep};
 
 impl HaMachine {
     /// The linked peer says that it is WAITING while this server serves.
     pub(super) fn peer_waits(&mut self, session: SessionId, effects: &mut Vec<HaEffect>) {
         match self.state {
-            HaState::Standalone
-                if !self.reentry_barred && self.config.mode == HaMode::Replicated =>
-            {
+            HaState::Standalone if self.holds(Guard::ReEntryOpen) => {
                 self.state = HaState::ActiveSync {
                     session,
                     step: SyncStep::Streaming,
@@ -165,7 +164,7 @@ impl HaMachine {
                     was: ServerState::Active,
                 };
                 effects.push(HaEffect::StopReplication);
-                if self.lock.is_some() {
+                if self.holds(Guard::LockHeld) {
                     self.shrink(effects);
                 } else {
                     self.step_down("the channel and the lock are both lost", effects);
@@ -235,7 +234,7 @@ impl HaMachine {
             return;
         }
         let known = self.known_seq();
-        let moved_on = found.owner != self.config.node || found.epoch > self.epoch();
+        let moved_on = self.moved_on(&found);
         let replaced = found.seq == known && self.record() != Some(&found);
         if found.seq < known || replaced {
             // Another server could claim on what is there now without what was confirmed since.
@@ -245,10 +244,34 @@ impl HaMachine {
                 found.seq
             );
             self.see_record(Some(found));
-            self.step_down(&why, effects);
+            self.give_way(&why, effects);
         } else if found.seq > known && moved_on {
             self.see_record(Some(found));
-            self.step_down("another server claimed the arbiter record", effects);
+            self.give_way("another server claimed the arbiter record", effects);
+        }
+    }
+
+    /// The record is not this server's any more: whoever serves steps down, whoever ends goes on to
+    /// its end.
+    fn give_way(&mut self, why: &str, effects: &mut Vec<HaEffect>) {
+        match self.state {
+            HaState::Draining(_) => {
+                effects.push(HaEffect::CloseClients {
+                    reason: why.to_owned(),
+                });
+                effects.push(HaEffect::SteppedDown {
+                    reason: why.to_owned(),
+                });
+                self.on_drained(effects);
+            }
+            HaState::Releasing(_) | HaState::Stopped => {}
+            HaState::Waiting(_)
+            | HaState::PassiveSync { .. }
+            | HaState::Passive { .. }
+            | HaState::ActiveSync { .. }
+            | HaState::Active { .. }
+            | HaState::Shrinking { .. }
+            | HaState::Standalone => self.step_down(why, effects),
         }
     }
 

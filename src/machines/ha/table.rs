@@ -132,7 +132,7 @@ fn name_of(effect: &HaEffect) -> Option<String> {
     Some(name)
 }
 
-fn own() -> OwnStore {
+pub(super) fn own() -> OwnStore {
     OwnStore {
         store: MY_STORE,
         position: Position {
@@ -251,7 +251,7 @@ fn calling(mut machine: HaMachine, isr: &[StoreId]) -> HaMachine {
 }
 
 #[expect(clippy::too_many_lines, reason = "one entry for each state")]
-fn states() -> Vec<(&'static str, HaMachine)> {
+pub(super) fn states() -> Vec<(&'static str, HaMachine)> {
     use ServerState::{Active, Passive, PassiveSync, Waiting};
     let both = [MY_STORE, PEER_STORE];
     let alone = [MY_STORE];
@@ -415,7 +415,7 @@ fn seeking(mut machine: HaMachine) -> HaMachine {
 }
 
 #[expect(clippy::too_many_lines, reason = "one entry for each input")]
-fn inputs(machine: &HaMachine) -> Vec<(&'static str, HaInput)> {
+pub(super) fn inputs(machine: &HaMachine) -> Vec<(&'static str, HaInput)> {
     use ServerState::{Active, ActiveSync, Standalone, Waiting};
     let facts = |state, epoch| HaInput::PeerFacts {
         session: SESSION,

@@ -334,6 +334,8 @@ pub struct Announcement {
     pub looked: bool,
     /// May be promoted, by record and store.
     pub eligible: bool,
+    /// What led to the state, in words; what is announced only once does not depend on it.
+    pub cause: Option<String>,
 }
 
 /// The state, with the phase inside it.

@@ -1,5 +1,6 @@
 //! The machine by scenario: what a pair does when its parts start, die, lose each other and return.
 
+mod explain;
 mod fence;
 mod pair;
 mod random;
@@ -591,4 +592,44 @@ fn the_document_of_the_states_is_the_machine() {
         found == table,
         "docs/ha-states.md is out of date: TWINMQ_BLESS=1 cargo test --lib ha"
     );
+}
+
+#[test]
+fn a_server_that_ends_in_order_ends_although_its_record_is_claimed_meanwhile() {
+    let mut machine = Pair::formed().machine(PRIMARY).clone();
+    let own = OwnStore {
+        store: StoreId([1; 16]),
+        position: position(1, 1),
+        sync_in_progress: false,
+    };
+    let record = machine.record().cloned().expect("it serves by a record");
+    let claimed = ArbiterRecord {
+        seq: record.seq.next(),
+        epoch: record.epoch.next(),
+        owner: NodeId([2; 16]),
+        ..record
+    };
+    let mut effects = Vec::new();
+    machine.step(own, HaInput::StopRequested, &mut effects);
+    let record = Some(claimed);
+    machine.step(
+        own,
+        HaInput::LockConfirmed {
+            record: record.clone(),
+        },
+        &mut effects,
+    );
+    assert!(
+        matches!(machine.state(), HaState::Releasing(_)),
+        "{machine:#?}"
+    );
+    assert!(
+        effects
+            .iter()
+            .any(|effect| matches!(effect, HaEffect::CloseClients { .. }))
+    );
+    // The answer of a check that was on its way.
+    machine.step(own, HaInput::LockConfirmed { record }, &mut effects);
+    machine.step(own, HaInput::LockReleased, &mut effects);
+    assert_eq!(effects.last(), Some(&HaEffect::Exit(ExitCause::Stopped)));
 }

@@ -59,6 +59,8 @@ pub(super) struct Pair {
     pub(super) confirmed: Vec<u64>,
     writes: u64,
     wipes: u8,
+    /// Sees each step: the machine before, its store, the input, the machine after.
+    pub(super) watch: Option<fn(&HaMachine, OwnStore, &HaInput, &HaMachine)>,
     sessions: u64,
     queue: VecDeque<(usize, HaInput)>,
 }
@@ -105,6 +107,7 @@ impl Pair {
             confirmed: Vec::new(),
             writes: 0,
             wipes: 0,
+            watch: None,
             sessions: 0,
             queue: VecDeque::new(),
         }

@@ -30,7 +30,7 @@ fn random_faults_lose_nothing_and_the_pair_forms_again() {
 }
 
 fn run(seed: u64) {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
     let mut pair = if random.below(2) == 0 {
         Pair::formed()
     } else {
@@ -50,7 +50,7 @@ fn run(seed: u64) {
     pair.check_nothing_is_lost();
 }
 
-fn act(pair: &mut Pair, random: &mut Random) {
+pub(super) fn act(pair: &mut Pair, random: &mut Random) {
     let at = if random.below(2) == 0 {
         PRIMARY
     } else {
@@ -123,9 +123,13 @@ fn heal(pair: &mut Pair, random: &mut Random) {
     panic!("the pair does not form again: {pair:#?}");
 }
 
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
     fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -21,7 +21,14 @@ impl Pair {
                 continue;
             };
             let mut effects = Vec::new();
-            machine.step(own, input, &mut effects);
+            match self.watch {
+                None => machine.step(own, input, &mut effects),
+                Some(watch) => {
+                    let before = machine.clone();
+                    machine.step(own, input.clone(), &mut effects);
+                    watch(&before, own, &input, machine);
+                }
+            }
             for effect in effects {
                 self.act(at, effect);
             }
