@@ -1,4 +1,5 @@
-//! A server that is silent and keeps its lock: taken over from by fence, or not at all.
+//! A server that is silent and keeps its lock: taken over from by fence, or not at all. Without its
+//! watchdog, which would end it: so that it is there when it wakes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -89,7 +90,7 @@ fn lock(status: &Status) -> LockStatus {
 
 #[test]
 fn a_stopped_active_is_fenced_and_when_it_wakes_it_confirms_nothing_and_follows() {
-    let mut pair = Pair::in_sync(test_name!());
+    let mut pair = Pair::in_sync_with(test_name!(), &[("ha.watchdog", "false")]);
     let stopped = pair.active();
     let before = pair.server(stopped).status().expect("it runs");
     let early = Sender::start(&pair.server(stopped).client_address(), 0);
@@ -137,7 +138,7 @@ fn a_stopped_active_is_fenced_and_when_it_wakes_it_confirms_nothing_and_follows(
 
 #[test]
 fn by_lock_nothing_moves_while_a_stopped_active_has_it_and_status_says_why() {
-    let settings = [("ha.lock.takeover", "lock")];
+    let settings = [("ha.lock.takeover", "lock"), ("ha.watchdog", "false")];
     let mut pair = Pair::in_sync_with(test_name!(), &settings);
     let stopped = pair.active();
     let before = pair.server(stopped).status().expect("it runs");

@@ -53,8 +53,8 @@ fn a_lock_file_that_cannot_be_written_is_named_and_nothing_is_served() {
 }
 
 #[test]
-fn while_a_stranger_holds_the_lock_nobody_serves_and_then_one_does() {
-    let mut pair = Pair::in_sync(test_name!());
+fn by_lock_nobody_serves_while_a_stranger_has_it_and_then_one_does() {
+    let mut pair = Pair::in_sync_with(test_name!(), &[("ha.lock.takeover", "lock")]);
     let client = load(&pair);
     client.await_confirmed(100);
     pair.kill_both();

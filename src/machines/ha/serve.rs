@@ -319,12 +319,7 @@ impl HaMachine {
                     effects,
                 );
             }
-            HaState::Draining(_) => {
-                effects.push(HaEffect::CloseClients {
-                    reason: "the lease is over".to_owned(),
-                });
-                self.on_drained(effects);
-            }
+            HaState::Draining(_) => self.give_way("the lease is over", effects),
             HaState::Waiting(_)
             | HaState::PassiveSync { .. }
             | HaState::Passive { .. }

@@ -230,7 +230,7 @@ fn each_state_has_a_way_out_and_each_input_that_changes_it_is_a_way() {
         let explanation = machine.explain();
         assert!(!explanation.ways.is_empty(), "{title}");
         assert_eq!(explanation.state, machine.shown(), "{title}");
-        for (_, input) in inputs(&machine) {
+        for (_, input) in inputs::of(&machine) {
             let mut after = machine.clone();
             after.step(own(), input.clone(), &mut Vec::new());
             was_explained(&machine, own(), &input, &after);
@@ -247,7 +247,7 @@ fn an_open_way_is_taken_when_its_event_comes() {
             if !way.is_open() || matches!(way.event, Event::ByItself | Event::ClaimRefused) {
                 continue;
             }
-            let led = inputs(&machine).into_iter().any(|(_, input)| {
+            let led = inputs::of(&machine).into_iter().any(|(_, input)| {
                 let opens = told(&machine, own(), &input)
                     .explain()
                     .ways
