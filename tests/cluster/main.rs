@@ -2,6 +2,7 @@
 //! waits for anything but a condition.
 //!
 //! By command: `TWINMQ_KILLS=500 TWINMQ_SEED=1 cargo test --test cluster -- --nocapture schedule`
+//! `TWINMQ_CRASH_POINTS=500 cargo test --test cluster -- --nocapture crash_points`,
 //! and `TWINMQ_OUTAGES=20 cargo test --test cluster -- --nocapture outage`.
 #![expect(
     clippy::print_stderr,
@@ -12,6 +13,7 @@
 mod support;
 
 mod commands;
+mod crash_points;
 mod disk;
 mod failover;
 mod harness;
