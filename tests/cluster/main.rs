@@ -15,6 +15,7 @@ mod support;
 mod commands;
 mod crash_points;
 mod disk;
+mod disk_errors;
 mod failover;
 mod harness;
 mod life;

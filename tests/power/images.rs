@@ -252,7 +252,7 @@ fn run(recording: &Recording, name: &str, share: u64) {
 
 /// What is said of a disk that lied, when power goes at a step and nothing survives but what was
 /// synced.
-fn judge_liar(
+pub(crate) fn judge_liar(
     recording: &Recording,
     last: usize,
     lies: impl Fn(usize, &Path) -> bool,

@@ -12,6 +12,7 @@
 mod support;
 
 mod disk;
+mod errors;
 mod images;
 mod load;
 mod recording;

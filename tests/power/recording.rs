@@ -27,8 +27,13 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// What a server is to be started under.
     pub(crate) fn wrapper(&mut self, scene: &Path) -> Vec<String> {
+        self.spoiling_wrapper(scene, None)
+    }
+
+    /// The same with an `inject` expression of strace's.
+    pub(crate) fn spoiling_wrapper(&mut self, scene: &Path, inject: Option<&str>) -> Vec<String> {
         let trace = scene.join(format!("trace.{}", self.traces.len()));
-        let words = around(&trace, &arguments());
+        let words = around(&trace, &arguments(inject));
         self.traces.push(trace);
         words
     }
