@@ -17,6 +17,7 @@ mod crash_points;
 mod disk;
 mod disk_errors;
 mod failover;
+mod fence;
 mod harness;
 mod life;
 mod lock;
@@ -26,6 +27,7 @@ mod reloads;
 mod schedule;
 mod starts;
 mod two_hosts;
+mod watchdog;
 
 use support::eventually::SOON;
 use support::pair::Pair;
