@@ -139,7 +139,9 @@ impl Points {
             _ => {
                 self.server(victim.other()).kill();
                 self.await_end_or(victim, |server| {
-                    server.status().is_ok_and(|status| status.serving)
+                    server
+                        .status()
+                        .is_ok_and(|status| status.state == "STANDALONE")
                 })
             }
         };

@@ -98,8 +98,9 @@ pub(crate) fn read(trace: &Path, cwd: &Path, root: &Path) -> Vec<Event> {
 struct Reader<'a> {
     cwd: &'a Path,
     root: &'a Path,
-    /// By descriptor: where `write` goes on, and whether writes go through.
-    files: HashMap<u64, (u64, bool)>,
+    /// By descriptor and name, since there may be several processes: where `write` goes on, and whether
+    /// writes go through.
+    files: HashMap<(u64, PathBuf), (u64, bool)>,
     events: Vec<Event>,
 }
 
@@ -122,11 +123,10 @@ impl Reader<'_> {
         match call.name {
             "openat" | "open" | "creat" => self.opened(&call),
             "lseek" => {
-                if let Some(file) =
-                    descriptor(call.arguments).and_then(|(number, _)| self.files.get_mut(&number))
-                    && let Some(result) = call.result
-                {
-                    file.0 = u64::try_from(result).expect("failures were left out");
+                if let (Some(file), Some(result)) = (descriptor(call.arguments), call.result) {
+                    let at = u64::try_from(result).expect("failures were left out");
+                    // Also under the name that its folder was given since it was opened.
+                    self.files.entry(file).or_default().0 = at;
                 }
             }
             "write" | "writev" | "pwrite64" | "pwritev" | "pwritev2" | "sendto" | "sendmsg" => {
@@ -212,10 +212,11 @@ impl Reader<'_> {
                 .next()
                 .unwrap_or(&[]),
         );
-        self.files.insert(number, (0, flags.contains("SYNC")));
         if !path.starts_with(self.root) {
             return;
         }
+        let through = flags.contains("SYNC");
+        self.files.insert((number, path.clone()), (0, through));
         assert!(
             !flags.contains("O_APPEND"),
             "appending to {path:?} is not understood"
@@ -249,7 +250,7 @@ impl Reader<'_> {
             }
             return;
         }
-        let file = self.files.entry(number).or_default();
+        let file = self.files.entry((number, path.clone())).or_default();
         let through = file.1;
         let offset = if call.name.starts_with("pwrite") {
             offset
