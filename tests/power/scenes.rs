@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::load::{Load, Mix};
 use crate::recording::{Recorder, Recording};
+use crate::support::eventually::{SOON, eventually};
 use crate::support::pair::{Pair, Scene};
 use crate::support::server::{Role, Server};
 use crate::support::strace::await_written;
@@ -29,7 +30,7 @@ pub(crate) fn alone(test: &str) -> Recording {
     recorder.start(&mut server, scene.path());
     let load = Load::start(&server.client_address(), SMALL);
     load.await_confirmed(350);
-    server.kill();
+    kill(&mut server);
     recorder.start(&mut server, scene.path());
     load.await_confirmed(100);
     let receipts = load.finish();
@@ -45,6 +46,25 @@ pub(crate) fn alone(test: &str) -> Recording {
     recording.assert_has(&receipts);
     recording.forgiven_from = begins;
     recording
+}
+
+/// `kill -9` between two calls: of one that was under way, nobody could say whether it was carried out.
+fn kill(server: &mut Server) {
+    let pid = server.pid().expect("it runs");
+    server.signal(Signal::SIGSTOP);
+    eventually(SOON, "every thread has stopped", || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it was not waited for");
+        for thread in threads.flatten() {
+            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            let stopped =
+                |line: &str| line.starts_with("State:\tT") || line.starts_with("State:\tt");
+            if !status.is_empty() && !status.lines().any(stopped) {
+                return Err(status);
+            }
+        }
+        Ok(())
+    });
+    server.kill();
 }
 
 fn clear(server: &Server, wrapper: &[String]) {
@@ -99,7 +119,7 @@ pub(crate) fn pair(test: &str) -> Recording {
     load.await_confirmed(80);
 
     // The passive goes and comes back: shrink, incremental resync, extend.
-    pair.secondary.kill();
+    kill(&mut pair.secondary);
     pair.primary.await_state("STANDALONE");
     load.await_confirmed(30);
     recorder.start(&mut pair.secondary, &folder);
@@ -109,7 +129,7 @@ pub(crate) fn pair(test: &str) -> Recording {
     // The active goes with a tail that nobody else has: take-over, truncation.
     pair.secondary.signal(Signal::SIGSTOP);
     load.await_standstill();
-    pair.primary.kill();
+    kill(&mut pair.primary);
     pair.secondary.signal(Signal::SIGCONT);
     pair.secondary.await_state("STANDALONE");
     load.await_confirmed(40);

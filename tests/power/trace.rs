@@ -291,7 +291,8 @@ fn parse(begun: u64, text: &[u8]) -> Call<'_> {
                 .map(|it| nanoseconds(it.as_bytes()));
             (&rest[..at], result, took.map(|took| begun + took))
         }
-        _ => (rest, None, None),
+        Some(at) => (&rest[..at], None, None),
+        None => (rest, None, None),
     };
     Call {
         name,
@@ -416,4 +417,18 @@ fn nanoseconds(stamp: &[u8]) -> u64 {
     let (seconds, fraction) = stamp.split_once('.').expect("nanoseconds were asked for");
     let number = |digits: &str| digits.parse::<u64>().expect("a number");
     number(seconds) * 1_000_000_000 + number(&format!("{fraction:0<9}"))
+}
+
+#[test]
+fn a_write_in_which_a_server_was_killed_keeps_its_place() {
+    let call = parse(7, b"pwrite64(26</d/data.mdb>, \"ab\", 2, 4128) = ?");
+    assert_eq!((call.result, call.ended), (None, None));
+    assert_eq!(written(&call), (b"ab".to_vec(), 4128));
+    let call = parse(7, b"pwrite64(26</d/data.mdb>, \"ab\", 2, 4128");
+    assert_eq!(written(&call), (b"ab".to_vec(), 4128));
+    let call = parse(
+        7,
+        b"fdatasync(26</d/data.mdb>) = -1 EIO (Input/output error) (INJECTED) <0.000001000>",
+    );
+    assert_eq!((call.result, call.ended), (Some(-1), Some(1007)));
 }
