@@ -18,6 +18,16 @@ kills KILLS="500" SEED="":
     TWINMQ_KILLS={{KILLS}} {{ if SEED == "" { "" } else { "TWINMQ_SEED=" + SEED } }} \
         cargo test --test cluster -- --nocapture schedule
 
+# Kills at POINTS chosen calls of the transitions; SEED repeats the choice.
+crash-points POINTS="500" SEED="":
+    TWINMQ_CRASH_POINTS={{POINTS}} {{ if SEED == "" { "" } else { "TWINMQ_SEED=" + SEED } }} \
+        cargo test --test cluster -- --nocapture crash_points
+
+# So many disks after a power cut.
+power IMAGES="50000" SEED="":
+    TWINMQ_IMAGES={{IMAGES}} {{ if SEED == "" { "" } else { "TWINMQ_SEED=" + SEED } }} \
+        cargo test --test power -- --nocapture images
+
 # Every benchmark, or one of them.
 bench *NAME:
     cargo bench {{ if NAME == "" { "" } else { "--bench " + NAME } }}

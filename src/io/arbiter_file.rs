@@ -243,6 +243,7 @@ impl FileKeeper {
         if self.config.create_parent && self.config.lock_file.is_relative() {
             let folder = folder_of(&self.config.lock_file);
             files::make_folder(folder, true)?;
+            files::flush_above(folder)?;
         }
         self.records.make()?;
         if let Some(present) = self.records.highest()? {

@@ -123,6 +123,7 @@ impl DataDir {
         let dir = fs::canonicalize(dir).map_err(StoreError::file("find", dir))?;
         let lock = take_lock(&dir)?;
         flush_dir(&dir)?;
+        flush_above(&dir)?;
         let mut home = Self {
             node: identity(&dir)?,
             mode,
@@ -423,6 +424,21 @@ fn flush_dir(dir: &Path) -> Result<(), StoreError> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(StoreError::file("flush the folder", dir))
+}
+
+/// Flushes the folders above one, whose names in each other may be as new as it is: without that a
+/// power cut may take all of it away. Those that this user may not read were not made by it.
+fn flush_above(dir: &Path) -> Result<(), StoreError> {
+    for above in dir.ancestors().skip(1) {
+        match File::open(above) {
+            Ok(folder) => folder
+                .sync_all()
+                .map_err(StoreError::file("flush the folder", above))?,
+            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => break,
+            Err(cause) => return Err(StoreError::file("flush the folder", above)(cause)),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(not(test))]

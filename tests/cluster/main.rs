@@ -2,6 +2,7 @@
 //! waits for anything but a condition.
 //!
 //! By command: `TWINMQ_KILLS=500 TWINMQ_SEED=1 cargo test --test cluster -- --nocapture schedule`
+//! `TWINMQ_CRASH_POINTS=500 cargo test --test cluster -- --nocapture crash_points`,
 //! and `TWINMQ_OUTAGES=20 cargo test --test cluster -- --nocapture outage`.
 #![expect(
     clippy::print_stderr,
@@ -12,8 +13,10 @@
 mod support;
 
 mod commands;
+mod crash_points;
 mod disk;
 mod explain;
+mod disk_errors;
 mod failover;
 mod fence;
 mod harness;

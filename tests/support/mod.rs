@@ -2,8 +2,10 @@
 //! test, waiting for conditions, unmodified foreign clients, and the ledger.
 
 pub(crate) mod address;
+pub(crate) mod chance;
 pub(crate) mod eventually;
 pub(crate) mod pair;
 pub(crate) mod python;
 pub(crate) mod server;
 pub(crate) mod stomp_py;
+pub(crate) mod strace;

@@ -71,6 +71,8 @@ pub(crate) struct Server {
     profile: String,
     folder: PathBuf,
     settings: Vec<String>,
+    /// What it is started under; see [`Server::start_under`].
+    wrapper: Vec<String>,
     address: Ipv4Addr,
     child: Option<Child>,
     lives: u32,
@@ -94,6 +96,7 @@ impl Server {
             profile: format!("replicated/{}", role.name()),
             folder: folder.to_owned(),
             settings,
+            wrapper: Vec::new(),
             address,
             child: None,
             lives: 0,
@@ -110,6 +113,7 @@ impl Server {
                 format!("client.listen={address}:{}", Role::Primary.ports().client),
                 format!("admin.ip_address={address}"),
             ],
+            wrapper: Vec::new(),
             address,
             child: None,
             lives: 0,
@@ -124,6 +128,13 @@ impl Server {
     /// Adds a `--set` for all later starts; the last one of a key wins.
     pub(crate) fn set(&mut self, key: &str, value: &str) {
         self.settings.push(format!("{key}={value}"));
+    }
+
+    /// Starts it by another program, which must become the server and not its parent.
+    pub(crate) fn start_under(&mut self, wrapper: Vec<String>) {
+        self.wrapper = wrapper;
+        self.start();
+        self.wrapper.clear();
     }
 
     /// Starts the process. Its output goes to one file for each life.
@@ -143,10 +154,17 @@ impl Server {
 
     /// `twinmq run` as this server is started, to be run to its end by a test of refusals.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(TWINMQ);
+        self.subcommand(&self.wrapper, "run")
+    }
+
+    /// A command of `twinmq` about this server, with its profile and settings, under another program.
+    pub(crate) fn subcommand(&self, wrapper: &[String], subcommand: &str) -> Command {
+        let mut words = wrapper.iter().map(String::as_str).chain([TWINMQ]);
+        let mut command = Command::new(words.next().expect("the last one at least"));
         command
+            .args(words)
             .current_dir(&self.folder)
-            .args(["run", "-p", &self.profile]);
+            .args([subcommand, "-p", &self.profile]);
         for setting in &self.settings {
             command.args(["--set", setting]);
         }

@@ -128,6 +128,24 @@ pub(super) fn flush_folder(path: &Path) -> Result<(), Problem> {
         .map_err(|cause| Problem::io(path, "cannot be flushed", cause))
 }
 
+/// Flushes the folders above one that may just have been made with it: without that a power cut may
+/// take all of it away, and a record that was acted upon with it. Those that this user may not read
+/// were not made by it.
+pub(super) fn flush_above(path: &Path) -> Result<(), Problem> {
+    let path = path
+        .canonicalize()
+        .map_err(|cause| Problem::io(path, "cannot be found", cause))?;
+    for above in path.ancestors().skip(1) {
+        match flush_folder(above) {
+            Err(Problem::Io { cause, .. }) if cause.kind() == io::ErrorKind::PermissionDenied => {
+                break;
+            }
+            flushed => flushed?,
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn random() -> [u8; 16] {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the kernel has random bytes once it has booted");
