@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::prelude::{Actor, Context, Handler};
+use bytes::Bytes;
 
 use crate::actors::board::Board;
-use crate::actors::ha_manager::{HaMessage, encode_last_record};
+use crate::actors::ha_manager::HaMessage;
 use crate::actors::post::{Port, Posted, post};
 use crate::actors::resync_log::tell_resync;
 use crate::actors::shell::{Shell, Shelled, drive};
@@ -17,6 +18,7 @@ use crate::machines::replication::{
     ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport,
 };
 use crate::proto::arbiter::ArbiterRecord;
+use crate::proto::arbiter_codec::encode_record;
 use crate::proto::ids::{Epoch, Lsn, SessionId};
 use crate::proto::log::Batch;
 use crate::proto::peer::{Body, Frame};
@@ -141,7 +143,7 @@ impl Replicator {
             }
             ReplicatorCommand::Persist(record) => {
                 self.store
-                    .run(OUR_REQUEST, Job::PersistRecord(encode_last_record(&record)));
+                    .run(OUR_REQUEST, Job::PersistRecord(last_record_bytes(&record)));
                 None
             }
             ReplicatorCommand::InSync { session, epoch } => {
@@ -209,6 +211,11 @@ impl Replicator {
             },
         );
     }
+}
+
+/// For the record's way into `node/`: as in the arbiter, without a MAC.
+fn last_record_bytes(record: &ArbiterRecord) -> Bytes {
+    encode_record(record, 0, None).into()
 }
 
 impl Actor for Replicator {

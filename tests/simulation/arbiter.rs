@@ -1,7 +1,8 @@
-//! The arbiter in memory: one record, one lock, answers after a while, and what can be wrong with a
+//! The arbiter in memory: one record, a lock for each generation, answers after a while, and what can be wrong with a
 //! file share: it does not answer, answers late, does not say what became of a write, drops a lock;
 //! and what people do to it: the lock file deleted or replaced, the record wiped or put back.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,8 +10,10 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use twinmq::actors::wiring::AnswerSink;
-use twinmq::proto::arbiter::{Arbiter, ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts};
-use twinmq::proto::ids::Nonce;
+use twinmq::proto::arbiter::{
+    Arbiter, ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts, LockHeartbeat,
+};
+use twinmq::proto::ids::{Epoch, Nonce};
 
 use crate::clock::{Chance, Trace, open};
 
@@ -69,10 +72,11 @@ struct Files {
     record: Option<ArbiterRecord>,
     /// All that were there, oldest first.
     past: Vec<ArbiterRecord>,
-    lock: Option<LockFacts>,
+    /// The lock files by generation.
+    locks: BTreeMap<Epoch, LockFacts>,
     files_made: u64,
-    /// Who holds which lock file: it may not be the one that the path names.
-    held: Vec<(Life, Nonce)>,
+    /// Who holds which lock file, of which generation: it may not be the one that the path names.
+    held: Vec<(Life, Epoch, Nonce)>,
     ways: [Way; 2],
     /// Since when the share does not hear a host.
     unheard: [Option<Instant>; 2],
@@ -112,7 +116,9 @@ impl Share {
 
     /// The holder's process has ended and its host says so: its locks are free.
     pub(crate) fn free(&self, life: Life) {
-        open(&self.files).held.retain(|(holder, _)| *holder != life);
+        open(&self.files)
+            .held
+            .retain(|(holder, ..)| *holder != life);
     }
 
     /// The host of a server has lost power (true), or has it again and says so.
@@ -120,7 +126,7 @@ impl Share {
         let files = &mut *open(&self.files);
         files.unheard[at] = silent.then(Instant::now);
         if !silent {
-            files.held.retain(|(holder, _)| holder.at != at);
+            files.held.retain(|(holder, ..)| holder.at != at);
         }
     }
 
@@ -144,14 +150,17 @@ impl Share {
 
     /// Somebody deletes the lock file.
     pub(crate) fn delete_lock_file(&self) {
-        open(&self.files).lock = None;
+        let files = &mut *open(&self.files);
+        files.locks.remove(&files.generation());
     }
 
     /// Somebody puts another file in the place of the lock file.
     pub(crate) fn replace_lock_file(&self) {
         let files = &mut *open(&self.files);
-        if files.lock.is_some() {
-            files.lock = Some(self.new_lock_file(&mut files.files_made));
+        let generation = files.generation();
+        if files.locks.contains_key(&generation) {
+            let other = self.new_lock_file(&mut files.files_made, None);
+            files.locks.insert(generation, other);
         }
     }
 
@@ -173,17 +182,18 @@ impl Share {
     /// The record and the lock file, as a bystander sees them.
     pub(crate) fn look(&self) -> (Option<ArbiterRecord>, Option<LockFacts>) {
         let files = open(&self.files);
-        (files.record.clone(), files.lock.clone())
+        let lock = files.locks.get(&files.generation());
+        (files.record.clone(), lock.cloned())
     }
 
-    fn new_lock_file(&self, made: &mut u64) -> LockFacts {
+    fn new_lock_file(&self, made: &mut u64, last: Option<LockHeartbeat>) -> LockFacts {
         *made += 1;
         LockFacts {
             nonce: Nonce(self.chance.bytes()),
             device: 1,
             inode: 1 + *made,
             local: self.local,
-            last: None,
+            last,
         }
     }
 
@@ -244,35 +254,42 @@ impl Share {
         match call {
             ArbiterCall::Read => ArbiterAnswer::Read {
                 record: files.record.clone(),
-                lock: files.lock.clone(),
+                lock: files.locks.get(&files.generation()).cloned(),
             },
             ArbiterCall::Create(record) => {
                 if files.record.is_some() {
                     return ArbiterAnswer::Conflict(files.record.clone());
                 }
-                if files.lock.is_none() {
-                    files.lock = Some(self.new_lock_file(&mut files.files_made));
+                if !files.locks.contains_key(&record.generation) {
+                    let made = self.new_lock_file(&mut files.files_made, None);
+                    files.locks.insert(record.generation, made);
                 }
                 files.set(&record);
                 ArbiterAnswer::Created(record)
             }
             ArbiterCall::TryLock => self.try_lock(files, life),
             ArbiterCall::Unlock => {
-                files.held.retain(|(holder, _)| *holder != life);
+                files.held.retain(|(holder, ..)| *holder != life);
                 ArbiterAnswer::Unlocked
             }
+            // Through the descriptor that is locked, of whatever generation.
             ArbiterCall::Check(heartbeat) => {
-                let own = files.held.iter().find(|(holder, _)| *holder == life);
-                let nonce = own.map(|(_, nonce)| *nonce);
-                match &mut files.lock {
-                    Some(lock) if Some(lock.nonce) == nonce => {
-                        lock.last = Some(heartbeat);
+                let own = files.held.iter().find(|(holder, ..)| *holder == life);
+                let own = own.map(|(_, generation, nonce)| (*generation, *nonce));
+                let file = own.and_then(|(generation, nonce)| {
+                    let file = files.locks.get_mut(&generation);
+                    file.filter(|file| file.nonce == nonce)
+                });
+                match file {
+                    Some(file) => {
+                        file.last = Some(heartbeat);
+                        self.prune(files, life);
                         ArbiterAnswer::Held {
                             record: files.record.clone(),
                         }
                     }
-                    Some(_) | None => {
-                        files.held.retain(|(holder, _)| *holder != life);
+                    None => {
+                        files.held.retain(|(holder, ..)| *holder != life);
                         ArbiterAnswer::Lost("the lock is not held".to_owned())
                     }
                 }
@@ -282,37 +299,78 @@ impl Share {
                 if expected != Some(next.seq) && !self.generous {
                     return ArbiterAnswer::Conflict(files.record.clone());
                 }
+                self.prepare(files, next.generation);
                 files.set(&next);
                 ArbiterAnswer::Set(next)
             }
         }
     }
 
+    /// The next generation's lock file is there before the record names it, with what the present one
+    /// tells of both stores.
+    fn prepare(&self, files: &mut Files, next: Epoch) {
+        let present = files.generation();
+        if next == present {
+            return;
+        }
+        let last = files.locks.get(&present).and_then(|file| file.last.clone());
+        if let Some(file) = files.locks.get_mut(&next) {
+            let known = file.last.take();
+            file.last = match (known, last) {
+                (Some(known), Some(last)) => Some(known.merged(last)),
+                (known, last) => known.or(last),
+            };
+            return;
+        }
+        let made = self.new_lock_file(&mut files.files_made, last);
+        files.locks.insert(next, made);
+    }
+
+    /// Now and then lock files of older generations go, where nobody holds them.
+    fn prune(&self, files: &mut Files, life: Life) {
+        let Files { locks, held, .. } = files;
+        let own = held.iter().find(|(holder, ..)| *holder == life);
+        if let Some((_, own, _)) = own
+            && self.chance.once_in(8)
+        {
+            locks.retain(|generation, file| {
+                *generation == Epoch::ZERO
+                    || generation >= own
+                    || held.iter().any(|(_, _, nonce)| *nonce == file.nonce)
+            });
+        }
+    }
+
     fn try_lock(&self, files: &mut Files, life: Life) -> ArbiterAnswer {
-        if files.lock.is_none() {
+        let generation = files.generation();
+        if !files.locks.contains_key(&generation) {
             if files.record.is_none() {
                 return ArbiterAnswer::Failed("there is no lock file".to_owned());
             }
-            files.lock = Some(self.new_lock_file(&mut files.files_made));
+            let made = self.new_lock_file(&mut files.files_made, None);
+            files.locks.insert(generation, made);
         }
         for at in 0..2 {
             if files.unheard[at].is_some_and(|since| since.elapsed() >= self.lease) {
-                files.held.retain(|(holder, _)| holder.at != at);
+                files.held.retain(|(holder, ..)| holder.at != at);
             }
         }
         let Files {
-            lock, held, record, ..
+            locks,
+            held,
+            record,
+            ..
         } = files;
-        let lock = lock.as_ref().expect("it was made just now");
-        held.retain(|(holder, nonce)| *holder != life || *nonce == lock.nonce);
-        let of_other = |(holder, nonce): &(Life, Nonce)| *holder != life && *nonce == lock.nonce;
-        if held.iter().any(of_other) && !self.generous {
+        let lock = &locks[&generation];
+        held.retain(|(holder, _, nonce)| *holder != life || *nonce == lock.nonce);
+        let mut of_others = held.iter().filter(|(holder, ..)| *holder != life);
+        if of_others.any(|(_, _, nonce)| *nonce == lock.nonce) && !self.generous {
             return ArbiterAnswer::Refused {
                 holder: lock.last.clone(),
             };
         }
-        if !held.contains(&(life, lock.nonce)) {
-            held.push((life, lock.nonce));
+        if held.iter().all(|(holder, ..)| *holder != life) {
+            held.push((life, generation, lock.nonce));
         }
         ArbiterAnswer::Locked {
             lock: lock.clone(),
@@ -322,6 +380,12 @@ impl Share {
 }
 
 impl Files {
+    /// Of the lock file that counts.
+    fn generation(&self) -> Epoch {
+        let record = self.record.as_ref();
+        record.map_or(Epoch::ZERO, |record| record.generation)
+    }
+
     fn set(&mut self, record: &ArbiterRecord) {
         self.record = Some(record.clone());
         self.past.push(record.clone());

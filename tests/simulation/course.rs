@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use twinmq::machines::ha::Takeover;
+
 use crate::arbiter::Way;
 use crate::clock::Chance;
 
@@ -36,6 +38,8 @@ pub(crate) struct Kind {
     pub(crate) local: bool,
     /// Logs are kept short: full resyncs.
     pub(crate) short_logs: bool,
+    /// How a server takes over.
+    pub(crate) takeover: Takeover,
     /// What each server's clock gains in a million.
     pub(crate) drift_ppm: [i64; 2],
 }
@@ -109,6 +113,11 @@ impl Kind {
         Self {
             local: chance.once_in(2),
             short_logs: chance.once_in(2),
+            takeover: if chance.once_in(3) {
+                Takeover::Lock
+            } else {
+                Takeover::Fence
+            },
             drift_ppm: [drift(), drift()],
         }
     }

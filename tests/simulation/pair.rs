@@ -73,6 +73,7 @@ impl Pair {
                 clock,
                 chance,
                 trace,
+                takeover: kind.takeover,
                 short_logs: kind.short_logs,
             },
             hosts,

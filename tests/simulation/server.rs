@@ -18,7 +18,7 @@ use twinmq::actors::store_sink::{CommittedSink, ServerSink};
 use twinmq::actors::wiring::{PairParts, Parts, Wired, wire};
 use twinmq::io::peer_tcp::{Net, PeerListener};
 use twinmq::machines::gateway::{GatewayConfig, ProbeOutcome};
-use twinmq::machines::ha::{HaConfig, HaMode};
+use twinmq::machines::ha::{HaConfig, HaMode, Takeover};
 use twinmq::machines::link::LinkConfig;
 use twinmq::machines::lock::LockConfig;
 use twinmq::machines::replication::ReplicationConfig;
@@ -54,6 +54,7 @@ pub(crate) struct World {
     pub(crate) flow: Arc<AtomicBool>,
     pub(crate) chance: Chance,
     pub(crate) trace: Trace,
+    pub(crate) takeover: Takeover,
     /// Logs are kept so short that a peer may come too late for what it missed.
     pub(crate) short_logs: bool,
 }
@@ -201,6 +202,7 @@ pub(crate) fn intervals() -> HaIntervals {
     HaIntervals {
         ping: ms(500),
         active: ms(1000),
+        drift: ms(250),
         passive: ms(2500),
         max_wait: ms(30_000),
         ack_timeout: ms(5000),
@@ -251,6 +253,7 @@ fn role(world: &World, life: Life, node: NodeId) -> HaConfig {
         node,
         cluster: CLUSTER.to_owned(),
         new_arbiter: ArbiterId(world.chance.bytes()),
+        takeover: world.takeover,
     }
 }
 
