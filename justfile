@@ -18,6 +18,10 @@ kills KILLS="500" SEED="":
     TWINMQ_KILLS={{KILLS}} {{ if SEED == "" { "" } else { "TWINMQ_SEED=" + SEED } }} \
         cargo test --test cluster -- --nocapture schedule
 
+# Schedules of faults in the simulation, from SEED on.
+simulate SCHEDULES="20000" SEED="1":
+    cargo test --release --test simulation -- --seed {{SEED}} --schedules {{SCHEDULES}}
+
 # Every benchmark, or one of them.
 bench *NAME:
     cargo bench {{ if NAME == "" { "" } else { "--bench " + NAME } }}

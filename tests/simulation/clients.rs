@@ -229,6 +229,7 @@ impl CommittedSink for Clients {
 
 impl ClientSide for Clients {
     fn serve(&self, epoch: Epoch) {
+        self.setting.trace.mark("terms of service");
         self.tell(&format!("serves in epoch {epoch}"));
         open(&self.state).serving = true;
         self.command(Command::Serve(epoch));

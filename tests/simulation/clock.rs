@@ -1,6 +1,6 @@
 //! Virtual time, seeded chance, and the trace of what happened when.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -146,6 +146,8 @@ struct Told {
     count: u64,
     /// Of all lines.
     hash: u64,
+    /// How often things happened that a simulation is for.
+    marks: BTreeMap<&'static str, u64>,
 }
 
 /// Lines that are kept.
@@ -171,6 +173,16 @@ impl Trace {
             told.lines.pop_front();
         }
         told.lines.push_back(line);
+    }
+
+    /// Something happened that a simulation is for.
+    pub(crate) fn mark(&self, what: &'static str) {
+        *open(&self.told).marks.entry(what).or_default() += 1;
+    }
+
+    /// How often each of these things happened.
+    pub(crate) fn marks(&self) -> BTreeMap<&'static str, u64> {
+        open(&self.told).marks.clone()
     }
 
     /// How many lines there were, and a hash of all of them.

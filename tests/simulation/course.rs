@@ -167,8 +167,14 @@ impl Plan {
         self.faults
     }
 
-    /// When a fault begins.
+    /// When a fault begins: often just after another one, while the pair is at odds with that.
     fn from(&self) -> u64 {
+        if self.chance.once_in(2) && !self.faults.is_empty() {
+            let other = self.chance.below(self.faults.len() as u64);
+            let (ms, _) = self.faults[usize::try_from(other).expect("an index")];
+            let after = [30, 400, 3000][usize::try_from(self.chance.below(3)).expect("an index")];
+            return ms + self.chance.below(after);
+        }
         QUIET_MS + self.chance.below(FAULTS_MS - QUIET_MS)
     }
 

@@ -2,6 +2,7 @@
 //! `--seed` and `--schedules`, on two threads.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 use std::process::ExitCode;
@@ -194,6 +195,15 @@ fn tell(outcomes: &[Outcome]) {
     whole.sort_unstable();
     let helpless = outcomes.len() - whole.len();
     let at = |part: usize| whole.get(whole.len().saturating_sub(1) * part / 100);
+    let mut marks: BTreeMap<&str, u64> = BTreeMap::new();
+    for (what, count) in outcomes.iter().flat_map(|outcome| &outcome.marks) {
+        *marks.entry(what).or_default() += count;
+    }
+    let marks: Vec<String> = marks
+        .iter()
+        .map(|(what, count)| format!("{count} {what}"))
+        .collect();
+    println!("in them: {}", marks.join(", "));
     println!(
         "{} schedules hold: {confirms} confirms, 0 lost; whole again after {:?} ms (median), {:?} ms \
          (99 of 100), {:?} ms (most); {helpless} left to an operator",

@@ -157,6 +157,7 @@ impl Pair {
         for at in 0..2 {
             let server = self.servers[at].as_ref();
             if server.is_some_and(|server| server.clients.ended().is_some()) {
+                self.world.trace.mark("processes that ended by themselves");
                 let life = self.bury(at, "has ended");
                 self.world.share.free(life);
                 self.world.homes.leave_all(life);
@@ -347,6 +348,9 @@ impl Pair {
         for at in 0..2 {
             let state = self.state(at);
             if self.shown[at] != state {
+                if state == ServerState::Passive {
+                    self.world.trace.mark("times in step");
+                }
                 self.world.trace.tell(format_args!("{at} is {state}"));
                 self.shown[at] = state;
             }

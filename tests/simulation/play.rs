@@ -1,6 +1,7 @@
 //! Plays a course: faults for thirty virtual seconds, then everything is healed, and the pair must
 //! find together and owe nothing that it should not.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub(crate) struct Outcome {
     pub(crate) confirms: u64,
     /// Milliseconds from the healing to `ACTIVE` and `PASSIVE`; none where only an operator could help.
     pub(crate) whole_after_ms: Option<u64>,
+    /// How often things happened that a simulation is for.
+    pub(crate) marks: BTreeMap<&'static str, u64>,
 }
 
 /// Plays a course to its end.
@@ -46,6 +49,7 @@ pub(crate) fn play(course: &Course) -> Result<Outcome, String> {
                 course: *course,
                 saved: [None, None],
                 helpless: false,
+                evidence: false,
             };
             player.run().await
         })
@@ -85,6 +89,9 @@ struct Player {
     saved: [Option<(MemoryDisk, Lsn)>; 2],
     /// What has happened needs an operator: the pair may refuse to serve.
     helpless: bool,
+    /// Only the lock file and the record tell that a store is an old one: nobody touches them then.
+    /// Whoever loses both, the newest copy and what is known of it, is not told.
+    evidence: bool,
 }
 
 impl Player {
@@ -108,6 +115,7 @@ impl Player {
             trace: world.trace.sum(),
             confirms: world.ledger.confirmed(),
             whole_after_ms,
+            marks: world.trace.marks(),
         }
     }
 
@@ -141,6 +149,7 @@ impl Player {
 
     async fn apply(&mut self, fault: Fault) {
         self.tell(&format!("-- {fault:?}"));
+        self.pair.world.trace.mark("faults and their ends");
         let pair = &mut self.pair;
         match fault {
             Fault::Start(at) => {
@@ -178,6 +187,11 @@ impl Player {
                     pair.world.share.drop_lock();
                 }
             }
+            Fault::DeleteLockFile
+            | Fault::ReplaceLockFile
+            | Fault::WipeRecord
+            | Fault::RollBackRecord
+                if self.evidence => {}
             Fault::DeleteLockFile => pair.world.share.delete_lock_file(),
             Fault::ReplaceLockFile => pair.world.share.replace_lock_file(),
             Fault::SlowDisk(at, ms) => pair.hosts[at].set_disk_ms(ms),
@@ -227,7 +241,9 @@ impl Player {
         let noticed = !named || known > Some(*end);
         if noticed {
             self.tell("the old disk is put back");
+            self.pair.world.trace.mark("disks put back or empty");
             self.pair.hosts[at].disk.revert_to(saved);
+            self.evidence |= named;
             self.lost_a_copy(at);
         }
     }
@@ -237,6 +253,7 @@ impl Player {
             return;
         }
         self.tell("the disk is a new one");
+        self.pair.world.trace.mark("disks put back or empty");
         self.saved[at] = None;
         if self.chance.once_in(2) {
             let node = NodeId(self.chance.bytes());

@@ -26,7 +26,7 @@ use twinmq::proto::arbiter_codec::decode_record;
 use twinmq::proto::auth::PairSecret;
 use twinmq::proto::ids::{ArbiterId, NodeId};
 use twinmq::proto::peer::ServerState;
-use twinmq::storage::api::{LogStore, SharedStore, StoreEvent, StoreSink};
+use twinmq::storage::api::{JobOutcome, LogStore, SharedStore, StoreEvent, StoreSink};
 use twinmq::storage::error::StoreError;
 use twinmq::storage::inline::InlineStore;
 use twinmq::storage::memory::{MemoryDisk, MemoryHome};
@@ -371,7 +371,12 @@ impl StoreSink for TracedSink {
                 batch.first, batch.last, batch.prev_chain
             )),
             StoreEvent::Durable(position) => tell(format!("durable: {position}")),
-            StoreEvent::Done { request, outcome } => tell(format!("job {request:x}: {outcome:?}")),
+            StoreEvent::Done { request, outcome } => {
+                if matches!(outcome, Ok(JobOutcome::Snapshot { .. })) {
+                    self.trace.mark("full resyncs begun");
+                }
+                tell(format!("job {request:x}: {outcome:?}"));
+            }
             StoreEvent::LogRead { request, batches } => {
                 tell(format!("read {request:x}: {} batches", batches.len()));
             }

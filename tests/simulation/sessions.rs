@@ -120,6 +120,9 @@ impl Session {
             life, trace, lease, ..
         } = &self.setting;
         let speaks = lease.may_speak();
+        if !speaks {
+            trace.mark("answers kept back without a lease");
+        }
         let but = if speaks { "" } else { " in vain" };
         trace.tell(format_args!("{life} {what}{but} {copies:?}"));
         speaks
