@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::prelude::{Actor, Context, Handler};
-use bytes::Bytes;
 
 use crate::actors::board::Board;
 use crate::actors::ha_manager::HaMessage;
@@ -18,7 +17,7 @@ use crate::machines::replication::{
     ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport,
 };
 use crate::proto::arbiter::ArbiterRecord;
-use crate::proto::arbiter_codec::encode_record;
+use crate::proto::arbiter_codec::encode_last_record;
 use crate::proto::ids::{Epoch, Lsn, SessionId};
 use crate::proto::log::Batch;
 use crate::proto::peer::{Body, Frame};
@@ -143,7 +142,7 @@ impl Replicator {
             }
             ReplicatorCommand::Persist(record) => {
                 self.store
-                    .run(OUR_REQUEST, Job::PersistRecord(last_record_bytes(&record)));
+                    .run(OUR_REQUEST, Job::PersistRecord(encode_last_record(&record)));
                 None
             }
             ReplicatorCommand::InSync { session, epoch } => {
@@ -211,11 +210,6 @@ impl Replicator {
             },
         );
     }
-}
-
-/// For the record's way into `node/`: as in the arbiter, without a MAC.
-fn last_record_bytes(record: &ArbiterRecord) -> Bytes {
-    encode_record(record, 0, None).into()
 }
 
 impl Actor for Replicator {

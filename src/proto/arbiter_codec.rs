@@ -108,6 +108,15 @@ pub fn encode_record(
     seal(file, secret)
 }
 
+/// A record as a server keeps it in `node/`: no chain, no MAC.
+///
+/// # Panics
+/// As [`encode_record`].
+#[must_use]
+pub fn encode_last_record(record: &ArbiterRecord) -> Bytes {
+    encode_record(record, 0, None).into()
+}
+
 /// Reads what [`encode_record`] wrote.
 ///
 /// # Errors
