@@ -169,6 +169,11 @@ impl SimNet {
         self.changed();
     }
 
+    /// Both ways are open.
+    pub(crate) fn joins(&self) -> bool {
+        (0..2).all(|from| self.passes(from))
+    }
+
     fn changed(&self) {
         self.changes.send_modify(|count| *count += 1);
     }

@@ -118,7 +118,18 @@ impl Pair {
 
     /// `kill -9`: sockets end, the lock is free, what was written is there.
     pub(crate) fn kill(&mut self, at: usize) {
+        let (node, epoch) = self.server(at).serves_as();
         let life = self.bury(at, "is killed");
+        // Its watchdog may have a word with the peer, or be killed with it.
+        if self.world.net.joins()
+            && self.world.chance.once_in(2)
+            && let Some(other) = &self.servers[1 - at]
+        {
+            post(
+                &other.wired.manager,
+                HaMessage::PeerDied { node, epoch },
+            );
+        }
         self.world.share.free(life);
         self.world.homes.leave_all(life);
     }

@@ -24,7 +24,7 @@ use twinmq::machines::lock::LockConfig;
 use twinmq::machines::replication::ReplicationConfig;
 use twinmq::proto::arbiter_codec::decode_record;
 use twinmq::proto::auth::PairSecret;
-use twinmq::proto::ids::{ArbiterId, NodeId};
+use twinmq::proto::ids::{ArbiterId, Epoch, NodeId};
 use twinmq::proto::peer::ServerState;
 use twinmq::storage::api::{JobOutcome, LogStore, SharedStore, StoreEvent, StoreSink};
 use twinmq::storage::error::StoreError;
@@ -104,6 +104,7 @@ pub(crate) struct Server {
     pub(crate) wired: Wired,
     pub(crate) store: SharedStore,
     pub(crate) clients: Arc<Clients>,
+    node: NodeId,
     inline: Arc<InlineStore<MemoryHome>>,
     silent: Arc<AtomicBool>,
 }
@@ -179,9 +180,15 @@ impl Server {
             wired,
             store,
             clients,
+            node: opened.node,
             inline,
             silent,
         })
+    }
+
+    /// Who it is to its watchdog, and in which epoch.
+    pub(crate) fn serves_as(&self) -> (NodeId, Epoch) {
+        (self.node, self.wired.board.role().epoch)
     }
 
     /// One more thing reaches the disk, and nobody is told.

@@ -1,9 +1,11 @@
 //! `docs/ha-states.md`, generated from the machine: every state with every input, as the shipped code
 //! answers it. Nothing is written by hand but the names.
 
+mod inputs;
+
 use std::fmt::Write;
 
-use crate::proto::arbiter::{ArbiterAnswer, ArbiterRecord, LockFacts};
+use crate::proto::arbiter::{ArbiterRecord, LockFacts};
 use crate::proto::ids::{
     ArbiterId, Epoch, Lsn, NodeId, Nonce, Position, RecordSeq, SessionId, StoreId,
 };
@@ -11,8 +13,8 @@ use crate::proto::peer::{Hello, PeerFacts, ServerState};
 
 use super::eligibility::{ArbiterView, OwnStore};
 use super::{
-    CallPurpose, Claim, HaConfig, HaEffect, HaInput, HaMachine, HaMode, HaState, HaTimer, HeldLock,
-    LinkEnd, Peer, SyncStep, Takeover,
+    CallPurpose, Claim, HaConfig, HaEffect, HaMachine, HaMode, HaState, HeldLock, Peer, SyncStep,
+    Takeover,
 };
 
 const SESSION: SessionId = SessionId(7);
@@ -41,7 +43,7 @@ fn section(text: &mut String, title: &str, machine: &HaMachine) {
     line(text, format_args!("\n## {title}\n"));
     line(text, format_args!("| input | to | effects |"));
     line(text, format_args!("|---|---|---|"));
-    for (input_name, input) in inputs(machine) {
+    for (input_name, input) in inputs::of(machine) {
         let mut after = machine.clone();
         let mut effects = Vec::new();
         after.step(own(), input, &mut effects);
@@ -290,6 +292,24 @@ fn states() -> Vec<(&'static str, HaMachine)> {
             ),
         ),
         (
+            "WAITING (trying the lock, which a silent peer keeps)",
+            silent(seeking(machine(
+                HaState::Waiting(Claim::Locking),
+                PEER,
+                &both,
+                None,
+            ))),
+        ),
+        (
+            "WAITING (claimed by fence, taking the new generation's lock)",
+            seeking(machine(
+                HaState::Waiting(Claim::FenceLocking),
+                ME,
+                &alone,
+                None,
+            )),
+        ),
+        (
             "WAITING (persisting the record)",
             holding(machine(
                 HaState::Waiting(Claim::Persisting),
@@ -300,7 +320,12 @@ fn states() -> Vec<(&'static str, HaMachine)> {
         ),
         (
             "WAITING (fencing the old holder)",
-            holding(machine(HaState::Waiting(Claim::Fencing), ME, &alone, None)),
+            claimed_from_peer(holding(machine(
+                HaState::Waiting(Claim::Fencing),
+                ME,
+                &alone,
+                None,
+            ))),
         ),
         (
             "WAITING (opening the epoch)",
@@ -332,6 +357,24 @@ fn states() -> Vec<(&'static str, HaMachine)> {
         (
             "PASSIVE, channel lost",
             machine(HaState::Passive { session: None }, PEER, &both, None),
+        ),
+        (
+            "PASSIVE, channel lost, the peer is silent and keeps the lock",
+            silent(seeking(machine(
+                HaState::Passive { session: None },
+                PEER,
+                &both,
+                None,
+            ))),
+        ),
+        (
+            "PASSIVE, looking whether to claim without the lock",
+            looking_to_fence(machine(
+                HaState::Passive { session: None },
+                PEER,
+                &both,
+                None,
+            )),
         ),
         (
             "STANDALONE, no channel",
@@ -414,146 +457,19 @@ fn seeking(mut machine: HaMachine) -> HaMachine {
     machine
 }
 
-#[expect(clippy::too_many_lines, reason = "one entry for each input")]
-fn inputs(machine: &HaMachine) -> Vec<(&'static str, HaInput)> {
-    use ServerState::{Active, ActiveSync, Standalone, Waiting};
-    let facts = |state, epoch| HaInput::PeerFacts {
-        session: SESSION,
-        facts: peer(state, epoch),
-    };
-    let answer = |answer| HaInput::ArbiterAnswered { id: 1, answer };
-    let next = match &machine.call {
-        Some((_, purpose)) => purpose.record().cloned(),
-        None => None,
-    };
-    let other = ArbiterRecord {
-        seq: RecordSeq(10),
-        epoch: Epoch(6),
-        ..record(PEER, &[PEER_STORE])
-    };
-    let up = |state, epoch| HaInput::LinkUp {
-        session: SessionId(8),
-        hello: hello(peer(state, epoch)),
-    };
-    let read = ArbiterAnswer::Read {
-        record: machine.record().cloned(),
-        lock: Some(lock_file()),
-    };
-    let mut inputs = vec![
-        ("channel up, peer WAITING", up(Waiting, 5)),
-        (
-            "channel up, peer STANDALONE in a newer epoch",
-            up(Standalone, 6),
-        ),
-        (
-            "channel ended",
-            HaInput::LinkDown {
-                session: SESSION,
-                cause: LinkEnd::Ended,
-            },
-        ),
-        (
-            "channel silent",
-            HaInput::LinkDown {
-                session: SESSION,
-                cause: LinkEnd::Silent,
-            },
-        ),
-        ("peer is WAITING", facts(Waiting, 5)),
-        ("peer is STANDALONE", facts(Standalone, 5)),
-        ("peer is ACTIVE_SYNC", facts(ActiveSync, 5)),
-        ("peer is ACTIVE in a newer epoch", facts(Active, 6)),
-        (
-            "peer says goodbye",
-            HaInput::PeerGoodbye {
-                session: SESSION,
-                epoch: Epoch(5),
-            },
-        ),
-        (
-            "peer does not fit",
-            HaInput::PeerMismatch {
-                reason: "it does not fit".into(),
-            },
-        ),
-        ("lock obtained", HaInput::LockAcquired(held(machine))),
-        ("lock refused", HaInput::LockRefused { holder: None }),
-        (
-            "lock file does not answer",
-            HaInput::LockUnreachable {
-                reason: "it hangs".into(),
-            },
-        ),
-        (
-            "lock lost",
-            HaInput::LockLost {
-                reason: "it was replaced".into(),
-            },
-        ),
-        (
-            "lock held, record claimed by another",
-            HaInput::LockConfirmed {
-                record: Some(other.clone()),
-            },
-        ),
-        ("lock released", HaInput::LockReleased),
-        ("arbiter read", answer(read)),
-        (
-            "compare-and-set: another was first",
-            answer(ArbiterAnswer::Conflict(Some(other))),
-        ),
-        (
-            "compare-and-set: outcome unknown",
-            answer(ArbiterAnswer::Failed("it hangs".into())),
-        ),
-        ("record persisted", HaInput::Persisted),
-        ("epoch open in the log", HaInput::EpochBegun(Epoch(5))),
-        (
-            "the log does not take the epoch",
-            HaInput::EpochRefused("it is old".into()),
-        ),
-        (
-            "peer holds a whole copy",
-            HaInput::SyncDone {
-                session: SESSION,
-                store: PEER_STORE,
-            },
-        ),
-        (
-            "peer holds all that was confirmed",
-            HaInput::PeerHoldsAll { session: SESSION },
-        ),
-        (
-            "active names this store in sync",
-            HaInput::InSync {
-                session: SESSION,
-                epoch: Epoch(5),
-            },
-        ),
-        (
-            "resync failed",
-            HaInput::SyncFailed {
-                session: SESSION,
-                reason: "it failed".into(),
-            },
-        ),
-        ("peer too slow", HaInput::AckOverdue { session: SESSION }),
-        ("lease over", HaInput::LeaseExpired),
-        ("stop asked for", HaInput::StopRequested),
-        ("clients drained", HaInput::ClientsDrained),
-    ];
-    if let Some(next) = next {
-        inputs.push(("compare-and-set: done", answer(ArbiterAnswer::Set(next))));
-    }
-    let timers = [
-        ("timer PeerWait", HaTimer::PeerWait),
-        ("timer Patience", HaTimer::Patience),
-        ("timer Retry", HaTimer::Retry),
-        ("timer FenceWait", HaTimer::FenceWait),
-        ("timer MaxWait", HaTimer::MaxWait),
-        ("timer ReEntry", HaTimer::ReEntry),
-        ("timer Drain", HaTimer::Drain),
-    ];
-    inputs.extend(timers.map(|(name, timer)| (name, HaInput::Timer(timer))));
-    inputs
+fn claimed_from_peer(mut machine: HaMachine) -> HaMachine {
+    machine.claimed_from = Some(record(PEER, &[MY_STORE, PEER_STORE]));
+    machine
+}
+
+fn silent(mut machine: HaMachine) -> HaMachine {
+    (machine.peer_wait_over, machine.silent) = (true, true);
+    machine
+}
+
+fn looking_to_fence(machine: HaMachine) -> HaMachine {
+    let mut machine = silent(seeking(machine));
+    machine.call = Some((1, CallPurpose::LookToFence));
+    machine.next_call = 2;
+    machine
 }
