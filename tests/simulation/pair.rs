@@ -125,10 +125,7 @@ impl Pair {
             && self.world.chance.once_in(2)
             && let Some(other) = &self.servers[1 - at]
         {
-            post(
-                &other.wired.manager,
-                HaMessage::PeerDied { node, epoch },
-            );
+            post(&other.wired.manager, HaMessage::PeerDied { node, epoch });
         }
         self.world.share.free(life);
         self.world.homes.leave_all(life);
