@@ -27,6 +27,9 @@ crash-points POINTS="500" SEED="":
 power IMAGES="50000" SEED="":
     TWINMQ_IMAGES={{IMAGES}} {{ if SEED == "" { "" } else { "TWINMQ_SEED=" + SEED } }} \
         cargo test --test power -- --nocapture images
+# Schedules of faults in the simulation, from SEED on.
+simulate SCHEDULES="20000" SEED="1":
+    cargo test --release --test simulation -- --seed {{SEED}} --schedules {{SCHEDULES}}
 
 # Every benchmark, or one of them.
 bench *NAME:

@@ -221,7 +221,11 @@ impl Directory {
 
     /// Gives an order to every session.
     pub fn order_all(&self, order: &Order) {
-        for inbox in self.sessions.borrow().values() {
+        let sessions = self.sessions.borrow();
+        // In the order of their coming: the same events give the same course.
+        let mut inboxes: Vec<_> = sessions.iter().collect();
+        inboxes.sort_unstable_by_key(|(key, _)| **key);
+        for (_, inbox) in inboxes {
             inbox.order(order.clone());
         }
     }

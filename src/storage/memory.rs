@@ -32,6 +32,7 @@ struct Disk {
     present: Option<MemoryEnv>,
     tails: Vec<(Lsn, Lsn, Vec<u8>)>,
     fail_commit_after: Option<u32>,
+    lies: bool,
     space: Option<Space>,
 }
 
@@ -113,6 +114,27 @@ impl MemoryDisk {
     /// The commit or flush after `good` more of them fails, and every later one.
     pub fn fail_commits_after(&self, good: u32) {
         self.lock().fail_commit_after = Some(good);
+    }
+
+    /// From now on it says that it has flushed, and has not: the power takes everything since then. For
+    /// a checker that must notice.
+    pub fn lie(&self) {
+        self.lock().lies = true;
+    }
+
+    /// All that is on it becomes what an earlier copy of it was, as when a virtual machine's snapshot
+    /// is put back. Store ids that were given since then are not given again. No store may be open.
+    pub fn revert_to(&self, earlier: &Self) {
+        let earlier = earlier.copy();
+        let present = earlier.present().map(|env| MemoryEnv {
+            disk: self.clone(),
+            ..env
+        });
+        let mut from = earlier.lock();
+        let mut to = self.lock();
+        to.last_record = from.last_record.take();
+        to.tails = std::mem::take(&mut from.tails);
+        to.present = present;
     }
 
     /// What the medium says of its room from now on.
@@ -227,9 +249,11 @@ impl Backend for MemoryEnv {
 
     fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
         self.disk.may_commit()?;
-        let mut cell = self.lock();
-        // The flush of this commit makes the one before it durable.
-        cell.unflushed.clear();
+        let (lies, mut cell) = (self.disk.lock().lies, self.lock());
+        if !lies {
+            // The flush of this commit makes the one before it durable.
+            cell.unflushed.clear();
+        }
         for write in writes {
             let (table, key, value) = match write {
                 Write::Append(lsn, value) => {
@@ -258,7 +282,9 @@ impl Backend for MemoryEnv {
 
     fn sync(&mut self) -> Result<(), StoreError> {
         self.disk.may_commit()?;
-        self.lock().unflushed.clear();
+        if !self.disk.lock().lies {
+            self.lock().unflushed.clear();
+        }
         Ok(())
     }
 

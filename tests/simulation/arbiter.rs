@@ -1,19 +1,26 @@
-//! The arbiter in memory: one record, one lock for each generation, answers after a while. On this kernel's own file
-//! system, so that a lock which is free means that its holder is dead (A3).
+//! The arbiter in memory: one record, a lock for each generation, answers after a while, and what can be wrong with a
+//! file share: it does not answer, answers late, does not say what became of a write, drops a lock;
+//! and what people do to it: the lock file deleted or replaced, the record wiped or put back.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
 use twinmq::actors::wiring::AnswerSink;
-use twinmq::proto::arbiter::{Arbiter, ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts};
+use twinmq::proto::arbiter::{
+    Arbiter, ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts, LockHeartbeat,
+};
 use twinmq::proto::ids::{Epoch, Nonce};
 
 use crate::clock::{Chance, Trace, open};
 
 /// The longest that a call is on its way, and its answer too, in milliseconds.
 const WAY_MS: u64 = 3;
+/// A share that does not answer is asked again so often, in milliseconds.
+const ASK_MS: u64 = 20;
 
 /// One start of a server: what dies when it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,52 +38,71 @@ impl fmt::Display for Life {
     }
 }
 
+/// What is between one server and the share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Answers within milliseconds.
+    #[default]
+    Good,
+    /// Each call takes up to so many milliseconds more.
+    Slow(u64),
+    /// Calls wait until it is there again.
+    Hangs,
+    /// Calls fail after a while; a write may have been carried out.
+    Fails,
+    /// A compare-and-set does not say what became of it.
+    Mute,
+}
+
 /// The folder that both servers see.
 pub(crate) struct Share {
     files: Mutex<Files>,
     chance: Chance,
     trace: Trace,
+    /// On this kernel's own file system: a lock that is free means that its holder is dead (A3).
+    local: bool,
+    /// How long the share keeps the lock of a host that it does not hear.
+    lease: Duration,
+    /// Broken on purpose: everybody gets the lock, and records are written blindly.
+    generous: bool,
 }
 
 #[derive(Default)]
 struct Files {
     record: Option<ArbiterRecord>,
-    locks: BTreeMap<Epoch, (LockFacts, Option<Life>)>,
-}
-
-impl Files {
-    /// The lock file that counts.
-    fn lock(&mut self) -> Option<&mut (LockFacts, Option<Life>)> {
-        let generation = self.record.as_ref().map(|record| record.generation);
-        self.locks.get_mut(&generation.unwrap_or_default())
-    }
-
-    fn let_go(&mut self, life: Life) {
-        for (_, holder) in self.locks.values_mut() {
-            holder.take_if(|holder| *holder == life);
-        }
-    }
-
-    fn add(&mut self, generation: Epoch, nonce: Nonce) {
-        let last = self.lock().and_then(|(lock, _)| lock.last.clone());
-        let lock = LockFacts {
-            nonce,
-            device: 1,
-            inode: 2 + generation.0,
-            local: true,
-            last,
-        };
-        self.locks.entry(generation).or_insert((lock, None));
-    }
+    /// All that were there, oldest first.
+    past: Vec<ArbiterRecord>,
+    /// The lock files by generation.
+    locks: BTreeMap<Epoch, LockFacts>,
+    files_made: u64,
+    /// Who holds which lock file, of which generation: it may not be the one that the path names.
+    held: Vec<(Life, Epoch, Nonce)>,
+    ways: [Way; 2],
+    /// Since when the share does not hear a host.
+    unheard: [Option<Instant>; 2],
 }
 
 impl Share {
-    pub(crate) fn new(chance: Chance, trace: Trace) -> Arc<Self> {
+    pub(crate) fn new(
+        chance: Chance,
+        trace: Trace,
+        local: bool,
+        lease: Duration,
+        generous: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             files: Mutex::default(),
             chance,
             trace,
+            local,
+            lease,
+            generous,
         })
+    }
+
+    /// Its locks end only with their holders.
+    pub(crate) fn is_local(&self) -> bool {
+        self.local
     }
 
     /// The arbiter as one life of a server sees it. Needs that server's `LocalSet`: its calls end with it.
@@ -88,9 +114,87 @@ impl Share {
         Arc::new(Calls(calls))
     }
 
-    /// The holder's process has ended: its lock is free.
+    /// The holder's process has ended and its host says so: its locks are free.
     pub(crate) fn free(&self, life: Life) {
-        open(&self.files).let_go(life);
+        open(&self.files)
+            .held
+            .retain(|(holder, ..)| *holder != life);
+    }
+
+    /// The host of a server has lost power (true), or has it again and says so.
+    pub(crate) fn silence(&self, at: usize, silent: bool) {
+        let files = &mut *open(&self.files);
+        files.unheard[at] = silent.then(Instant::now);
+        if !silent {
+            files.held.retain(|(holder, ..)| holder.at != at);
+        }
+    }
+
+    /// Changes what is between a server and the share.
+    pub(crate) fn set_way(&self, at: usize, way: Way) {
+        let files = &mut *open(&self.files);
+        let before = std::mem::replace(&mut files.ways[at], way);
+        let gone = |way| matches!(way, Way::Hangs | Way::Fails);
+        if !gone(way) {
+            files.unheard[at] = None;
+        } else if !gone(before) && !self.local {
+            files.unheard[at] = Some(Instant::now());
+        }
+    }
+
+    /// The share forgets who has the lock.
+    pub(crate) fn drop_lock(&self) {
+        assert!(!self.local, "a kernel does not forget its locks");
+        open(&self.files).held.clear();
+    }
+
+    /// Somebody deletes the lock file.
+    pub(crate) fn delete_lock_file(&self) {
+        let files = &mut *open(&self.files);
+        files.locks.remove(&files.generation());
+    }
+
+    /// Somebody puts another file in the place of the lock file.
+    pub(crate) fn replace_lock_file(&self) {
+        let files = &mut *open(&self.files);
+        let generation = files.generation();
+        if files.locks.contains_key(&generation) {
+            let other = self.new_lock_file(&mut files.files_made, None);
+            files.locks.insert(generation, other);
+        }
+    }
+
+    /// Somebody removes the record.
+    pub(crate) fn wipe_record(&self) {
+        open(&self.files).record = None;
+    }
+
+    /// Somebody puts an older record back.
+    pub(crate) fn roll_back_record(&self) {
+        let files = &mut *open(&self.files);
+        if files.past.len() > 1 {
+            let back = self.chance.below(files.past.len() as u64 - 1);
+            let back = usize::try_from(back).expect("an index");
+            files.record = Some(files.past[back].clone());
+        }
+    }
+
+    /// The record and the lock file, as a bystander sees them.
+    pub(crate) fn look(&self) -> (Option<ArbiterRecord>, Option<LockFacts>) {
+        let files = open(&self.files);
+        let lock = files.locks.get(&files.generation());
+        (files.record.clone(), lock.cloned())
+    }
+
+    fn new_lock_file(&self, made: &mut u64, last: Option<LockHeartbeat>) -> LockFacts {
+        *made += 1;
+        LockFacts {
+            nonce: Nonce(self.chance.bytes()),
+            device: 1,
+            inode: 1 + *made,
+            local: self.local,
+            last,
+        }
     }
 
     /// One call after the other, as on the thread of a real server.
@@ -101,12 +205,47 @@ impl Share {
         answers: AnswerSink,
     ) {
         while let Some((id, call)) = inbox.recv().await {
-            self.chance.delay(WAY_MS).await;
-            let answer = self.answer(life, call.clone());
+            let reached = self.travel(life.at).await;
+            let mute = open(&self.files).ways[life.at] == Way::Mute;
+            let writes = matches!(call, ArbiterCall::CompareAndSet(_) | ArbiterCall::Create(_));
+            let lost = !reached || (mute && writes);
+            let answer = if lost && self.chance.once_in(2) {
+                ArbiterAnswer::Failed("the share did not get it".to_owned())
+            } else {
+                let answer = self.answer(life, call.clone());
+                // What reaches nobody leaves the lock alone.
+                let back = self.travel(life.at).await;
+                if (lost || !back) && writes {
+                    ArbiterAnswer::Failed("the share's answer was lost".to_owned())
+                } else if lost || !back {
+                    ArbiterAnswer::Failed("the share does not answer".to_owned())
+                } else {
+                    answer
+                }
+            };
             self.trace
                 .tell(format_args!("{life} {call:?} -> {answer:?}"));
-            self.chance.delay(WAY_MS).await;
             answers(id, answer);
+        }
+    }
+
+    /// The way there or back. False: it failed.
+    async fn travel(&self, at: usize) -> bool {
+        self.chance.delay(WAY_MS).await;
+        loop {
+            let way = open(&self.files).ways[at];
+            match way {
+                Way::Good | Way::Mute => return true,
+                Way::Slow(more) => {
+                    self.chance.delay(more).await;
+                    return true;
+                }
+                Way::Fails => {
+                    self.chance.delay(200).await;
+                    return false;
+                }
+                Way::Hangs => tokio::time::sleep(Duration::from_millis(ASK_MS)).await,
+            }
         }
     }
 
@@ -115,60 +254,141 @@ impl Share {
         match call {
             ArbiterCall::Read => ArbiterAnswer::Read {
                 record: files.record.clone(),
-                lock: files.lock().map(|(lock, _)| lock.clone()),
+                lock: files.locks.get(&files.generation()).cloned(),
             },
             ArbiterCall::Create(record) => {
                 if files.record.is_some() {
                     return ArbiterAnswer::Conflict(files.record.clone());
                 }
-                files.add(record.generation, Nonce(self.chance.bytes()));
-                files.record = Some(record.clone());
+                if !files.locks.contains_key(&record.generation) {
+                    let made = self.new_lock_file(&mut files.files_made, None);
+                    files.locks.insert(record.generation, made);
+                }
+                files.set(&record);
                 ArbiterAnswer::Created(record)
             }
-            ArbiterCall::TryLock => match files.lock() {
-                None => ArbiterAnswer::Failed("there is no lock file".to_owned()),
-                Some((lock, Some(holder))) if *holder != life => ArbiterAnswer::Refused {
-                    holder: lock.last.clone(),
-                },
-                Some((lock, _)) => {
-                    let lock = lock.clone();
-                    files.let_go(life);
-                    if let Some((_, holder)) = files.lock() {
-                        *holder = Some(life);
-                    }
-                    ArbiterAnswer::Locked {
-                        lock,
-                        record: files.record.clone(),
-                    }
-                }
-            },
+            ArbiterCall::TryLock => self.try_lock(files, life),
             ArbiterCall::Unlock => {
-                files.let_go(life);
+                files.held.retain(|(holder, ..)| *holder != life);
                 ArbiterAnswer::Unlocked
             }
             // Through the descriptor that is locked, of whatever generation.
             ArbiterCall::Check(heartbeat) => {
-                let mut locks = files.locks.values_mut();
-                match locks.find(|(_, holder)| *holder == Some(life)) {
-                    Some((lock, _)) => {
-                        lock.last = Some(heartbeat);
+                let own = files.held.iter().find(|(holder, ..)| *holder == life);
+                let own = own.map(|(_, generation, nonce)| (*generation, *nonce));
+                let file = own.and_then(|(generation, nonce)| {
+                    let file = files.locks.get_mut(&generation);
+                    file.filter(|file| file.nonce == nonce)
+                });
+                match file {
+                    Some(file) => {
+                        file.last = Some(heartbeat);
+                        self.prune(files, life);
                         ArbiterAnswer::Held {
                             record: files.record.clone(),
                         }
                     }
-                    None => ArbiterAnswer::Lost("the lock is not held".to_owned()),
+                    None => {
+                        files.held.retain(|(holder, ..)| *holder != life);
+                        ArbiterAnswer::Lost("the lock is not held".to_owned())
+                    }
                 }
             }
             ArbiterCall::CompareAndSet(next) => {
                 let expected = files.record.as_ref().map(|record| record.seq.next());
-                if expected != Some(next.seq) {
+                if expected != Some(next.seq) && !self.generous {
                     return ArbiterAnswer::Conflict(files.record.clone());
                 }
-                files.add(next.generation, Nonce(self.chance.bytes()));
-                files.record = Some(next.clone());
+                self.prepare(files, next.generation);
+                files.set(&next);
                 ArbiterAnswer::Set(next)
             }
         }
+    }
+
+    /// The next generation's lock file is there before the record names it, with what the present one
+    /// tells of both stores.
+    fn prepare(&self, files: &mut Files, next: Epoch) {
+        let present = files.generation();
+        if next == present {
+            return;
+        }
+        let last = files.locks.get(&present).and_then(|file| file.last.clone());
+        if let Some(file) = files.locks.get_mut(&next) {
+            let known = file.last.take();
+            file.last = match (known, last) {
+                (Some(known), Some(last)) => Some(known.merged(last)),
+                (known, last) => known.or(last),
+            };
+            return;
+        }
+        let made = self.new_lock_file(&mut files.files_made, last);
+        files.locks.insert(next, made);
+    }
+
+    /// Now and then lock files of older generations go, where nobody holds them.
+    fn prune(&self, files: &mut Files, life: Life) {
+        let Files { locks, held, .. } = files;
+        let own = held.iter().find(|(holder, ..)| *holder == life);
+        if let Some((_, own, _)) = own
+            && self.chance.once_in(8)
+        {
+            locks.retain(|generation, file| {
+                *generation == Epoch::ZERO
+                    || generation >= own
+                    || held.iter().any(|(_, _, nonce)| *nonce == file.nonce)
+            });
+        }
+    }
+
+    fn try_lock(&self, files: &mut Files, life: Life) -> ArbiterAnswer {
+        let generation = files.generation();
+        if !files.locks.contains_key(&generation) {
+            if files.record.is_none() {
+                return ArbiterAnswer::Failed("there is no lock file".to_owned());
+            }
+            let made = self.new_lock_file(&mut files.files_made, None);
+            files.locks.insert(generation, made);
+        }
+        for at in 0..2 {
+            if files.unheard[at].is_some_and(|since| since.elapsed() >= self.lease) {
+                files.held.retain(|(holder, ..)| holder.at != at);
+            }
+        }
+        let Files {
+            locks,
+            held,
+            record,
+            ..
+        } = files;
+        let lock = &locks[&generation];
+        held.retain(|(holder, _, nonce)| *holder != life || *nonce == lock.nonce);
+        let mut of_others = held.iter().filter(|(holder, ..)| *holder != life);
+        if of_others.any(|(_, _, nonce)| *nonce == lock.nonce) && !self.generous {
+            return ArbiterAnswer::Refused {
+                holder: lock.last.clone(),
+            };
+        }
+        if held.iter().all(|(holder, ..)| *holder != life) {
+            held.push((life, generation, lock.nonce));
+        }
+        ArbiterAnswer::Locked {
+            lock: lock.clone(),
+            record: record.clone(),
+        }
+    }
+}
+
+impl Files {
+    /// Of the lock file that counts.
+    fn generation(&self) -> Epoch {
+        let record = self.record.as_ref();
+        record.map_or(Epoch::ZERO, |record| record.generation)
+    }
+
+    fn set(&mut self, record: &ArbiterRecord) {
+        self.record = Some(record.clone());
+        self.past.push(record.clone());
     }
 }
 

@@ -1,75 +1,97 @@
-//! The client side of a simulated server: submits units as the data thread would, and hears what
-//! becomes of them.
+//! The client side of a simulated server: the real destinations behind sessions of the simulation,
+//! told by HAManager and by the store's sink as the data thread is.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use twinmq::actors::directory::{Directory, DirectoryConfig};
 use twinmq::actors::ha_manager::{ClientSide, HaMessage};
+use twinmq::actors::inbox::Order;
 use twinmq::actors::lease::{Lease, ServingLease};
 use twinmq::actors::post::{Port, post};
 use twinmq::actors::store_sink::CommittedSink;
 use twinmq::machines::ha::ExitCause;
 use twinmq::proto::ids::{DestId, Epoch, Lsn};
-use twinmq::storage::api::{Committed, Draft, Entry, LogStore, SPACE_DESTINATION, Ticket, Unit};
+use twinmq::storage::api::{
+    Batch, Committed, DestinationFacts, Entry, GatePolicy, Job, LogFacts, LogStore, SharedStore,
+    StoreFacts, Unit,
+};
+use twinmq::time::Clock;
 
 use crate::arbiter::Life;
 use crate::clock::{Chance, Trace, open};
-use crate::ledger::{Ledger, number_of};
+use crate::homes::Homes;
+use crate::ledger::{Ledger, PRODUCERS, QUEUES};
+use crate::sessions::{Session, consume, produce};
 
-/// The one destination of the simulation.
-pub(crate) const QUEUE: DestId = DestId(1);
-const DEFINITION: &[u8] = b"qorders";
-/// Between two units of a client, at most, in milliseconds.
-const PACE_MS: u64 = 4;
+/// How long an orderly stop waits for answers.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Between two connections of a client.
+const RECONNECT: Duration = Duration::from_millis(20);
 
 /// The outside of one life's clients.
+#[derive(Clone)]
 pub(crate) struct Setting {
     pub(crate) life: Life,
     pub(crate) lease: Arc<Lease>,
     pub(crate) ledger: Arc<Ledger>,
-    /// Clients have something to send.
+    pub(crate) homes: Arc<Homes>,
+    /// Producers have something to send.
     pub(crate) flow: Arc<AtomicBool>,
     pub(crate) chance: Chance,
     pub(crate) trace: Trace,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// All clients of one life of a server.
 pub(crate) struct Clients {
     setting: Setting,
+    commands: UnboundedSender<Command>,
     state: Mutex<State>,
-    /// The store's owner holds it; its sink leads back here.
-    store: OnceLock<Weak<dyn LogStore>>,
     manager: OnceLock<Port<HaMessage>>,
-    change: Notify,
 }
 
 #[derive(Default)]
 struct State {
     serving: bool,
     /// The process is to end.
-    ended: bool,
-    /// Delivered and not acked.
-    delivered: VecDeque<Entry>,
+    ended: Option<String>,
+    asked: VecDeque<Asker>,
     fetched: VecDeque<(Vec<Entry>, Lsn)>,
 }
 
-impl Clients {
-    pub(crate) fn new(setting: Setting) -> Arc<Self> {
-        Arc::new(Self {
-            setting,
-            state: Mutex::default(),
-            store: OnceLock::new(),
-            manager: OnceLock::new(),
-            change: Notify::new(),
-        })
-    }
+/// Who waits for an answer to a fetch; they come in order.
+enum Asker {
+    Directory,
+    Checker,
+}
 
-    /// Joins the store whose sink this is.
-    pub(crate) fn join_store(&self, store: Weak<dyn LogStore>) {
-        assert!(self.store.set(store).is_ok(), "joined once");
+enum Command {
+    Serve(Epoch),
+    Stop(String),
+    Drain,
+    Committed(Committed),
+    Fetched(DestId, Vec<Entry>, Lsn),
+}
+
+/// What [`Clients::run`] works on.
+pub(crate) struct Commands(UnboundedReceiver<Command>);
+
+impl Clients {
+    pub(crate) fn new(setting: Setting) -> (Arc<Self>, Commands) {
+        let (commands, received) = unbounded_channel();
+        let clients = Self {
+            setting,
+            commands,
+            state: Mutex::default(),
+            manager: OnceLock::new(),
+        };
+        (Arc::new(clients), Commands(received))
     }
 
     /// Joins HAManager.
@@ -84,65 +106,98 @@ impl Clients {
 
     /// What a session would find when it writes its confirms.
     pub(crate) fn speaks(&self) -> bool {
-        self.serving() && self.setting.lease.may_speak()
+        self.setting.lease.may_speak()
     }
 
-    /// HAManager wants the process to end.
-    pub(crate) fn ended(&self) -> bool {
-        open(&self.state).ended
+    /// Why the process wants to end.
+    pub(crate) fn ended(&self) -> Option<String> {
+        open(&self.state).ended.clone()
     }
 
-    /// The next answer to a fetch.
+    /// The process is to end.
+    pub(crate) fn end(&self, why: String) {
+        self.tell(&format!("ends: {why}"));
+        open(&self.state).ended.get_or_insert(why);
+    }
+
+    /// The next answer to a fetch of the checker's.
     pub(crate) fn take_fetched(&self) -> Option<(Vec<Entry>, Lsn)> {
         open(&self.state).fetched.pop_front()
     }
 
-    /// Sends and acks at a random pace while the server serves.
-    pub(crate) async fn run(self: Arc<Self>) {
-        loop {
-            self.setting.chance.delay(PACE_MS).await;
-            if !self.serving() {
-                self.change.notified().await;
-            } else if self.setting.flow.load(Ordering::Relaxed) {
-                self.act();
-            } else {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    /// The checker asks the store.
+    pub(crate) fn fetch(&self, store: &SharedStore, dest: DestId, after: Lsn) {
+        open(&self.state).asked.push_back(Asker::Checker);
+        store.fetch(dest, after, 50, 10_000);
+    }
+
+    /// The data thread. Needs the server's `LocalSet`.
+    pub(crate) async fn run(self: Arc<Self>, commands: Commands, store: Weak<dyn LogStore>) {
+        let Commands(mut commands) = commands;
+        let asking = AskingStore {
+            store,
+            clients: Arc::clone(&self),
+        };
+        let clock = Arc::clone(&self.setting.clock);
+        let directory = Directory::new(DirectoryConfig::default(), Arc::new(asking), clock);
+        let term = Rc::new(Cell::new(Epoch::ZERO));
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Serve(epoch) => {
+                    directory.activate();
+                    term.set(epoch);
+                    self.open_sessions(&directory, &term);
+                }
+                Command::Stop(reason) => {
+                    term.set(Epoch::ZERO);
+                    directory.deactivate(&reason);
+                }
+                Command::Drain => {
+                    term.set(Epoch::ZERO);
+                    directory.order_all(&Order::Drain("the server stops".to_owned()));
+                    drop(tokio::task::spawn_local(
+                        Arc::clone(&self).drained(Rc::clone(&directory)),
+                    ));
+                }
+                Command::Committed(committed) => directory.committed(committed),
+                Command::Fetched(dest, entries, scanned) => {
+                    directory.fetched(dest, entries, scanned);
+                }
             }
         }
     }
 
-    fn act(&self) {
-        let delivered = if self.setting.chance.once_in(3) {
-            open(&self.state).delivered.pop_front()
-        } else {
-            None
-        };
-        let unit = match delivered {
-            Some(Entry { lsn, message }) => Unit {
-                ticket: self.setting.ledger.ack(&message),
-                records: vec![Draft::Ack {
-                    dest: QUEUE,
-                    lsns: vec![lsn],
-                }],
-            },
-            None => {
-                let padding = usize::try_from(self.setting.chance.below(300)).expect("below 300");
-                let (ticket, message) = self.setting.ledger.send(padding);
-                let targets = vec![QUEUE];
-                let records = vec![Draft::Put { targets, message }];
-                Unit { ticket, records }
+    /// Clients come, and come again, for as long as this term lasts.
+    fn open_sessions(&self, directory: &Rc<Directory>, term: &Rc<Cell<Epoch>>) {
+        for client in 0..PRODUCERS + QUEUES {
+            let (setting, directory) = (self.setting.clone(), Rc::clone(directory));
+            let (term, epoch) = (Rc::clone(term), term.get());
+            drop(tokio::task::spawn_local(async move {
+                while term.get() == epoch {
+                    let session = Session::open(setting.clone(), Rc::clone(&directory), epoch);
+                    if client < PRODUCERS {
+                        produce(session, client).await;
+                    } else {
+                        consume(session, client - PRODUCERS).await;
+                    }
+                    tokio::time::sleep(RECONNECT).await;
+                }
+            }));
+        }
+    }
+
+    async fn drained(self: Arc<Self>, directory: Rc<Directory>) {
+        let quiet = async {
+            while directory.sessions() > 0 || directory.backlog() > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        self.submit(unit);
-    }
-
-    fn submit(&self, unit: Unit) {
-        self.store().submit(vec![unit]);
-    }
-
-    fn store(&self) -> Arc<dyn LogStore> {
-        let store = self.store.get().and_then(Weak::upgrade);
-        store.expect("the store lives as long as its server")
+        let in_time = tokio::time::timeout(DRAIN, quiet).await.is_ok();
+        self.tell(&format!("is drained: {in_time}"));
+        directory.deactivate("the server stops");
+        if let Some(manager) = self.manager.get() {
+            post(manager, HaMessage::ClientsDrained);
+        }
     }
 
     fn tell(&self, what: &str) {
@@ -150,93 +205,114 @@ impl Clients {
         trace.tell(format_args!("{life} {what}"));
     }
 
-    fn close(&self) {
-        let mut state = open(&self.state);
-        state.serving = false;
-        state.delivered.clear();
+    fn command(&self, command: Command) {
+        // Nobody takes it only once the server is dead.
+        drop(self.commands.send(command));
     }
 }
 
 impl CommittedSink for Clients {
     fn committed(&self, committed: Committed) {
-        let Committed {
-            upto,
-            ready,
-            tickets,
-            marks: _,
-        } = committed;
-        let numbers: Vec<u64> = ready
-            .iter()
-            .flat_map(|(_, entries)| entries)
-            .map(|entry| number_of(&entry.message))
-            .collect();
-        let speaks = self.speaks();
-        let text = format!("committed {upto}, ready {numbers:?}, {tickets:?}, {speaks}");
-        self.tell(&text);
-        for (dest, entries) in &ready {
-            assert_eq!(*dest, QUEUE);
-            assert!(
-                entries.is_sorted_by(|a, b| a.lsn < b.lsn),
-                "deliveries out of order: {text}"
-            );
-        }
-        for ticket in tickets {
-            if self.setting.ledger.is_message(ticket) {
-                assert!(
-                    numbers.contains(&ticket.0),
-                    "a confirm without its delivery: {text}"
-                );
-            }
-            if speaks {
-                self.setting.ledger.confirm(ticket);
-            }
-        }
-        let mut state = open(&self.state);
-        if state.serving {
-            let entries = ready.into_iter().flat_map(|(_, entries)| entries);
-            state.delivered.extend(entries);
-        }
+        self.command(Command::Committed(committed));
     }
 
     fn fetched(&self, dest: DestId, entries: Vec<Entry>, scanned: Lsn) {
-        assert_eq!(dest, QUEUE);
-        open(&self.state).fetched.push_back((entries, scanned));
+        let state = &mut *open(&self.state);
+        match state.asked.pop_front() {
+            Some(Asker::Checker) => state.fetched.push_back((entries, scanned)),
+            Some(Asker::Directory) | None => {
+                self.command(Command::Fetched(dest, entries, scanned));
+            }
+        }
     }
 }
 
 impl ClientSide for Clients {
     fn serve(&self, epoch: Epoch) {
+        self.setting.trace.mark("terms of service");
         self.tell(&format!("serves in epoch {epoch}"));
-        let known = self.store().destinations();
-        if known.iter().all(|destination| destination.id != QUEUE) {
-            self.submit(Unit {
-                ticket: Ticket::default(),
-                records: vec![Draft::Kv {
-                    space: SPACE_DESTINATION,
-                    key: Bytes::copy_from_slice(&QUEUE.0.to_be_bytes()),
-                    value: Bytes::from_static(DEFINITION),
-                }],
-            });
-        }
         open(&self.state).serving = true;
-        self.change.notify_one();
+        self.command(Command::Serve(epoch));
     }
 
     fn stop_serving(&self, reason: &str) {
         self.tell(&format!("serves no more: {reason}"));
-        self.close();
+        open(&self.state).serving = false;
+        self.command(Command::Stop(reason.to_owned()));
     }
 
     fn drain(&self) {
         self.tell("drains");
-        self.close();
-        if let Some(manager) = self.manager.get() {
-            post(manager, HaMessage::ClientsDrained);
-        }
+        self.command(Command::Drain);
     }
 
     fn end_process(&self, cause: &ExitCause) {
-        self.tell(&format!("ends: {cause:?}"));
-        open(&self.state).ended = true;
+        self.end(format!("{cause:?}"));
+    }
+}
+
+/// The store as the destinations see it: their fetches are told from the checker's.
+struct AskingStore {
+    /// Its owner holds it; its sink leads back here.
+    store: Weak<dyn LogStore>,
+    clients: Arc<Clients>,
+}
+
+impl AskingStore {
+    fn store(&self) -> SharedStore {
+        let store = self.store.upgrade();
+        store.expect("the store lives as long as its server")
+    }
+}
+
+impl LogStore for AskingStore {
+    fn submit(&self, units: Vec<Unit>) {
+        self.store().submit(units);
+    }
+
+    fn append(&self, batch: Batch) {
+        self.store().append(batch);
+    }
+
+    fn set_gate(&self, policy: GatePolicy) -> Lsn {
+        self.store().set_gate(policy)
+    }
+
+    fn peer_holds(&self, upto: Lsn) {
+        self.store().peer_holds(upto);
+    }
+
+    fn fetch(&self, dest: DestId, after: Lsn, count: usize, bytes: usize) {
+        let asked = &mut open(&self.clients.state).asked;
+        asked.push_back(Asker::Directory);
+        self.store().fetch(dest, after, count, bytes);
+    }
+
+    fn read_log(&self, request: u64, after: Lsn, bytes: usize) {
+        self.store().read_log(request, after, bytes);
+    }
+
+    fn run(&self, request: u64, job: Job) {
+        self.store().run(request, job);
+    }
+
+    fn log_facts(&self) -> LogFacts {
+        self.store().log_facts()
+    }
+
+    fn committed(&self) -> Lsn {
+        self.store().committed()
+    }
+
+    fn destinations(&self) -> Vec<DestinationFacts> {
+        self.store().destinations()
+    }
+
+    fn facts(&self) -> StoreFacts {
+        self.store().facts()
+    }
+
+    fn close(&self) {
+        self.store().close();
     }
 }

@@ -1,6 +1,8 @@
 //! Virtual time, seeded chance, and the trace of what happened when.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +33,47 @@ impl Clock for VirtualClock {
 
     fn wall_ms(&self) -> u64 {
         EPOCH_MS + self.now().0 / 1_000_000
+    }
+}
+
+/// A server's own clocks: its boot time counts from another moment and a little too fast or too slow,
+/// and its wall clock is whatever somebody set it to.
+pub(crate) struct ServerClock {
+    base: Arc<VirtualClock>,
+    /// Ahead of the other server's, in seconds.
+    ahead: u64,
+    /// Gained in a million.
+    drift_ppm: i64,
+    wall_ahead_ms: AtomicI64,
+}
+
+impl ServerClock {
+    pub(crate) fn new(base: Arc<VirtualClock>, ahead: u64, drift_ppm: i64) -> Self {
+        Self {
+            base,
+            ahead,
+            drift_ppm,
+            wall_ahead_ms: AtomicI64::new(0),
+        }
+    }
+
+    /// The wall clock jumps; nothing may come of it.
+    pub(crate) fn jump(&self, by_ms: i64) {
+        self.wall_ahead_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for ServerClock {
+    fn now(&self) -> Moment {
+        let now = self.base.now().0;
+        let gained = i128::from(now) * i128::from(self.drift_ppm) / 1_000_000;
+        let own = i128::from(now) + gained + i128::from(self.ahead) * 1_000_000_000;
+        Moment(u64::try_from(own).expect("a clock stands after its start"))
+    }
+
+    fn wall_ms(&self) -> u64 {
+        let ahead = self.wall_ahead_ms.load(Ordering::Relaxed);
+        self.base.wall_ms().saturating_add_signed(ahead)
     }
 }
 
@@ -92,31 +135,68 @@ impl Chance {
 /// What happened, line by line with its millisecond. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Trace {
-    lines: Arc<Mutex<Vec<String>>>,
+    told: Arc<Mutex<Told>>,
     clock: Arc<dyn Clock>,
 }
+
+#[derive(Default)]
+struct Told {
+    /// The last ones.
+    lines: VecDeque<String>,
+    count: u64,
+    /// Of all lines.
+    hash: u64,
+    /// How often things happened that a simulation is for.
+    marks: BTreeMap<&'static str, u64>,
+}
+
+/// Lines that are kept.
+const KEPT: usize = 400;
 
 impl Trace {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
-            lines: Arc::default(),
+            told: Arc::default(),
             clock,
         }
     }
 
     pub(crate) fn tell(&self, what: impl Display) {
         let ms = self.clock.now().0 / 1_000_000;
-        open(&self.lines).push(format!("{ms:>7} {what}"));
+        let line = format!("{ms:>7} {what}");
+        let told = &mut *open(&self.told);
+        told.count += 1;
+        for byte in line.bytes() {
+            told.hash = (told.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        if told.lines.len() == KEPT {
+            told.lines.pop_front();
+        }
+        told.lines.push_back(line);
     }
 
-    pub(crate) fn lines(&self) -> Vec<String> {
-        open(&self.lines).clone()
+    /// Something happened that a simulation is for.
+    pub(crate) fn mark(&self, what: &'static str) {
+        *open(&self.told).marks.entry(what).or_default() += 1;
+    }
+
+    /// How often each of these things happened.
+    pub(crate) fn marks(&self) -> BTreeMap<&'static str, u64> {
+        open(&self.told).marks.clone()
+    }
+
+    /// How many lines there were, and a hash of all of them.
+    pub(crate) fn sum(&self) -> (u64, u64) {
+        let told = open(&self.told);
+        (told.count, told.hash)
     }
 
     /// The last lines, for a failure's text.
     pub(crate) fn tail(&self, count: usize) -> String {
-        let lines = open(&self.lines);
-        lines[lines.len().saturating_sub(count)..].join("\n")
+        let told = open(&self.told);
+        let from = told.lines.len().saturating_sub(count);
+        let lines: Vec<&str> = told.lines.range(from..).map(String::as_str).collect();
+        lines.join("\n")
     }
 }
 

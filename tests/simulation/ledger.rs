@@ -1,69 +1,184 @@
-//! What clients have asked for and what they were told: the measure of what may not be lost.
+//! What clients have asked for, what they were told and what they got: the measure of what may not
+//! be lost, nor come twice unflagged, nor out of order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use twinmq::storage::api::{Entry, Ticket};
+use twinmq::proto::ids::Epoch;
+use twinmq::storage::api::Entry;
 
+use crate::arbiter::Life;
 use crate::clock::open;
+
+/// Producers; each sends to the queue `producer % QUEUES`.
+pub(crate) const PRODUCERS: usize = 3;
+/// Queues, each with one consumer.
+pub(crate) const QUEUES: usize = 2;
+/// Messages of a producer that are not confirmed yet, at most.
+const OUTSTANDING: usize = 8;
 
 /// Shared by the clients of all servers.
 #[derive(Default)]
 pub(crate) struct Ledger(Mutex<State>);
 
-/// Tickets that were confirmed up to some moment.
-pub(crate) struct Promises(BTreeSet<u64>);
+/// Copies that were confirmed, and acks, up to some moment.
+pub(crate) struct Promises {
+    stored: BTreeSet<u64>,
+    acked: BTreeSet<u64>,
+}
 
 #[derive(Default)]
 struct State {
+    producers: [Producer; PRODUCERS],
+    /// By number: each sending of a message is a copy with a number of its own.
+    copies: BTreeMap<u64, Copy>,
+    last_copy: u64,
+    /// Whose confirms were heard in an epoch.
+    spoke: BTreeMap<Epoch, Life>,
+    confirms: u64,
+    first: Option<String>,
+}
+
+#[derive(Default)]
+struct Producer {
+    /// The last message's number.
     last: u64,
-    /// Each message is sent once; its number is its ticket.
-    sent: BTreeSet<u64>,
-    /// Tickets of acks, with the message's number. A message may be acked anew after a take-over.
-    acked: BTreeMap<u64, u64>,
-    confirmed: BTreeSet<u64>,
+    /// Not confirmed.
+    outstanding: BTreeSet<u64>,
+    /// The highest that has reached the consumer.
+    arrived: u64,
+}
+
+/// One sending of a message.
+#[derive(Default)]
+struct Copy {
+    producer: usize,
+    message: u64,
+    confirmed: bool,
+    /// Reached the consumer without the flag.
+    came: bool,
+    ack_sent: bool,
+    ack_confirmed: bool,
 }
 
 impl Ledger {
-    /// A new message and its ticket.
-    pub(crate) fn send(&self, padding: usize) -> (Ticket, Bytes) {
-        let mut state = open(&self.0);
-        state.last += 1;
-        let number = state.last;
-        state.sent.insert(number);
-        let text = format!("{number} {}", "x".repeat(padding));
-        (Ticket(number), Bytes::from(text))
+    /// A producer's next message, unless it waits for confirms.
+    pub(crate) fn send(&self, producer: usize, padding: usize) -> Option<(u64, Bytes)> {
+        let state = &mut *open(&self.0);
+        let of = &mut state.producers[producer];
+        if of.outstanding.len() >= OUTSTANDING {
+            return None;
+        }
+        of.last += 1;
+        of.outstanding.insert(of.last);
+        let message = of.last;
+        Some(state.copy(producer, message, padding))
     }
 
-    /// A message is acked.
-    pub(crate) fn ack(&self, message: &Bytes) -> Ticket {
-        let mut state = open(&self.0);
-        state.last += 1;
-        let ticket = state.last;
-        state.acked.insert(ticket, number_of(message));
-        Ticket(ticket)
+    /// What a producer sends again at its next connection: all that was not confirmed, in order.
+    pub(crate) fn again(&self, producer: usize) -> Vec<(u64, Bytes)> {
+        let state = &mut *open(&self.0);
+        let outstanding = state.producers[producer].outstanding.clone();
+        let again = outstanding.into_iter();
+        again
+            .map(|message| state.copy(producer, message, 0))
+            .collect()
     }
 
-    /// The client was told.
-    pub(crate) fn confirm(&self, ticket: Ticket) {
-        let fresh = open(&self.0).confirmed.insert(ticket.0);
-        assert!(fresh, "ticket {} was confirmed twice", ticket.0);
+    /// The producer was told that this copy is safe.
+    pub(crate) fn confirm(&self, copy: u64, life: Life, epoch: Epoch) {
+        let state = &mut *open(&self.0);
+        state.spoken(life, epoch);
+        let Some(of) = state.copies.get_mut(&copy) else {
+            return;
+        };
+        if std::mem::replace(&mut of.confirmed, true) {
+            let what = format!("copy {copy} was confirmed twice");
+            state.wrong(what);
+            return;
+        }
+        let (producer, message) = (of.producer, of.message);
+        state.producers[producer].outstanding.remove(&message);
+        state.confirms += 1;
     }
 
-    /// Whether a ticket is that of a message.
-    pub(crate) fn is_message(&self, ticket: Ticket) -> bool {
-        open(&self.0).sent.contains(&ticket.0)
+    /// The consumer got a copy. False: it will not ack it, since it has.
+    pub(crate) fn arrived(&self, entry: &Bytes, redelivered: bool) {
+        let copy = number_of(entry);
+        let state = &mut *open(&self.0);
+        let Some(of) = state.copies.get_mut(&copy) else {
+            state.wrong(format!("copy {copy} was never sent"));
+            return;
+        };
+        let (producer, message) = (of.producer, of.message);
+        let twice = !redelivered && of.came;
+        of.came = true;
+        let back = of.ack_confirmed;
+        let before = &mut state.producers[producer].arrived;
+        let (last, next) = (*before, (*before).max(message));
+        *before = next;
+        if twice {
+            state.wrong(format!(
+                "copy {copy} (message {producer}:{message}) came twice, not flagged"
+            ));
+        }
+        if back {
+            state.wrong(format!(
+                "copy {copy} (message {producer}:{message}) came after its confirmed ack"
+            ));
+        }
+        if message > last + 1 {
+            state.wrong(format!("message {producer}:{message} came after {last}"));
+        }
+    }
+
+    /// The consumer acks a copy.
+    pub(crate) fn ack(&self, copy: u64) {
+        if let Some(of) = open(&self.0).copies.get_mut(&copy) {
+            of.ack_sent = true;
+        }
+    }
+
+    /// The consumer was told that its ack is safe.
+    pub(crate) fn ack_confirmed(&self, copy: u64, life: Life, epoch: Epoch) {
+        let state = &mut *open(&self.0);
+        state.spoken(life, epoch);
+        if let Some(of) = state.copies.get_mut(&copy) {
+            of.ack_confirmed = true;
+            state.confirms += 1;
+        }
     }
 
     /// Confirms so far.
     pub(crate) fn confirmed(&self) -> u64 {
-        open(&self.0).confirmed.len() as u64
+        open(&self.0).confirms
+    }
+
+    /// The first thing that was wrong.
+    pub(crate) fn first_wrong(&self) -> Option<String> {
+        open(&self.0).first.clone()
+    }
+
+    /// Every message is confirmed.
+    pub(crate) fn settled(&self) -> bool {
+        let state = open(&self.0);
+        let mut producers = state.producers.iter();
+        producers.all(|producer| producer.outstanding.is_empty())
     }
 
     /// All that was confirmed so far: take it before what is owed is read, since clients go on.
     pub(crate) fn promises(&self) -> Promises {
-        Promises(open(&self.0).confirmed.clone())
+        let state = open(&self.0);
+        let which = |chosen: fn(&Copy) -> bool| {
+            let copies = state.copies.iter();
+            let chosen = copies.filter(|(_, copy)| chosen(copy));
+            chosen.map(|(number, _)| *number).collect()
+        };
+        Promises {
+            stored: which(|copy| copy.confirmed),
+            acked: which(|copy| copy.ack_confirmed),
+        }
     }
 
     /// What is owed holds every message that was promised, none whose ack was, each once.
@@ -71,34 +186,62 @@ impl Ledger {
     /// # Errors
     /// In words, what is wrong.
     pub(crate) fn judge(&self, promises: &Promises, owed: &[Entry]) -> Result<(), String> {
-        let Promises(promised) = promises;
         let state = open(&self.0);
         let mut found = BTreeSet::new();
         for entry in owed {
-            let number = number_of(&entry.message);
-            if !state.sent.contains(&number) {
-                return Err(format!("message {number} was never sent"));
+            let copy = number_of(&entry.message);
+            if !state.copies.contains_key(&copy) {
+                return Err(format!("copy {copy} was never sent"));
             }
-            if !found.insert(number) {
-                return Err(format!("message {number} is there twice"));
-            }
-        }
-        let acked: BTreeSet<u64> = state.acked.values().copied().collect();
-        for number in state.sent.intersection(promised) {
-            if !found.contains(number) && !acked.contains(number) {
-                return Err(format!("message {number} was confirmed and is lost"));
+            if !found.insert(copy) {
+                return Err(format!("copy {copy} is there twice"));
             }
         }
-        for (ticket, number) in &state.acked {
-            if promised.contains(ticket) && found.contains(number) {
-                return Err(format!("message {number} is back after its confirmed ack"));
+        for number in promises.stored.difference(&found) {
+            let copy = &state.copies[number];
+            if !copy.ack_sent {
+                let Copy {
+                    producer, message, ..
+                } = copy;
+                return Err(format!(
+                    "copy {number} (message {producer}:{message}) was confirmed and is lost"
+                ));
             }
+        }
+        if let Some(number) = promises.acked.intersection(&found).next() {
+            return Err(format!("copy {number} is back after its confirmed ack"));
         }
         Ok(())
     }
 }
 
-/// The number that a message begins with.
+impl State {
+    fn copy(&mut self, producer: usize, message: u64, padding: usize) -> (u64, Bytes) {
+        self.last_copy += 1;
+        let number = self.last_copy;
+        let copy = Copy {
+            producer,
+            message,
+            ..Copy::default()
+        };
+        self.copies.insert(number, copy);
+        let text = format!("{number} {}", "x".repeat(padding));
+        (number, Bytes::from(text))
+    }
+
+    fn spoken(&mut self, life: Life, epoch: Epoch) {
+        let first = *self.spoke.entry(epoch).or_insert(life);
+        if first != life {
+            self.wrong(format!("{first} and {life} both confirm in epoch {epoch}"));
+        }
+    }
+
+    fn wrong(&mut self, what: String) {
+        self.first.get_or_insert(what);
+    }
+}
+
+/// The number that a copy begins with.
 pub(crate) fn number_of(message: &Bytes) -> u64 {
     let text = std::str::from_utf8(message).expect("messages of this test are text");
     let number = text.split(' ').next().expect("a split gives something");

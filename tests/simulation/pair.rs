@@ -9,16 +9,18 @@ use std::time::Duration;
 
 use twinmq::actors::ha_manager::HaMessage;
 use twinmq::actors::post::post;
-use twinmq::io::peer_tcp::MemoryNet;
-use twinmq::proto::ids::{Lsn, NodeId};
+use twinmq::proto::ids::{Lsn, NodeId, StoreId};
 use twinmq::proto::peer::ServerState;
 use twinmq::storage::api::Entry;
-use twinmq::storage::memory::MemoryDisk;
+use twinmq::time::{Clock, Moment};
 
 use crate::arbiter::{Life, Share};
-use crate::clients::QUEUE;
-use crate::clock::{Chance, Trace, VirtualClock};
-use crate::server::{Server, World};
+use crate::clock::{Chance, ServerClock, Trace, VirtualClock};
+use crate::course::{Broken, Course, Kind};
+use crate::homes::Homes;
+use crate::ledger::{PRODUCERS, QUEUES};
+use crate::net::SimNet;
+use crate::server::{Host, Server, World};
 
 /// Conditions are looked at this often, on the virtual clock.
 const STEP: Duration = Duration::from_millis(1);
@@ -30,34 +32,57 @@ const FILLERS: usize = 59;
 
 pub(crate) struct Pair {
     pub(crate) world: World,
-    seed: u64,
-    disks: [MemoryDisk; 2],
+    pub(crate) hosts: [Host; 2],
     servers: [Option<Server>; 2],
+    /// Stopped by a signal: nothing of it runs.
+    paused: [bool; 2],
     shown: [ServerState; 2],
     starts: u64,
+    /// When each server was seen to have ended by itself.
+    pub(crate) gone: [Option<Moment>; 2],
+    /// The store that each server had last.
+    last_store: [StoreId; 2],
 }
 
 impl Pair {
     /// Two empty disks, nothing started.
-    pub(crate) fn new(seed: u64) -> Self {
-        let chance = Chance::new(seed);
+    pub(crate) fn new(course: &Course) -> Self {
+        let chance = Chance::new(course.seed);
         let clock = Arc::new(VirtualClock::new());
         let trace = Trace::new(Arc::clone(&clock) as Arc<_>);
+        let kind = Kind::of(&chance);
+        trace.tell(&kind);
+        let generous = course.broken == Some(Broken::GenerousArbiter);
+        let lease = Duration::from_millis(3000 + chance.below(12_000));
+        let share = Share::new(chance.split(), trace.clone(), kind.local, lease, generous);
+        let hosts = [0, 1].map(|at| {
+            let own = ServerClock::new(
+                Arc::clone(&clock),
+                chance.below(100_000),
+                kind.drift_ppm[at],
+            );
+            Host::new(own, NodeId(chance.bytes()))
+        });
         Self {
             world: World {
-                share: Share::new(chance.split(), trace.clone()),
-                net: MemoryNet::default(),
+                share,
+                net: SimNet::new(chance.split()),
                 ledger: Arc::default(),
+                homes: Arc::new(Homes::new(PRODUCERS + QUEUES, Arc::clone(&clock))),
                 flow: Arc::new(AtomicBool::new(true)),
                 clock,
                 chance,
                 trace,
+                takeover: kind.takeover,
+                short_logs: kind.short_logs,
             },
-            seed,
-            disks: [1, 2].map(|node| MemoryDisk::new(NodeId([node; 16]))),
+            hosts,
             servers: [None, None],
+            paused: [false; 2],
             shown: [ServerState::Dead; 2],
             starts: 0,
+            gone: [None, None],
+            last_store: [StoreId::default(); 2],
         }
     }
 
@@ -70,28 +95,94 @@ impl Pair {
             number: self.starts,
         };
         self.world.trace.tell(format_args!("{life} starts"));
-        self.servers[at] = Some(Server::start(&self.world, &self.disks[at], life).await);
+        self.world.net.wake(at);
+        self.world.share.silence(at, false);
+        self.gone[at] = None;
+        self.servers[at] = Server::start(&self.world, &self.hosts[at], life).await;
+        if self.servers[at].is_none() {
+            self.world.trace.tell(format_args!("{life} cannot start"));
+            self.gone[at] = Some(self.world.clock.now());
+        }
     }
 
-    /// `kill -9` and the loss of power at once: sockets end, the lock is free, what was not flushed
-    /// is gone.
+    /// The store that a server has, or had when it ran.
+    pub(crate) fn store_of(&self, at: usize) -> StoreId {
+        let server = self.servers[at].as_ref();
+        server.map_or(self.last_store[at], |server| server.store.log_facts().store)
+    }
+
+    /// Whether a server runs, paused or not.
+    pub(crate) fn runs(&self, at: usize) -> bool {
+        self.servers[at].is_some()
+    }
+
+    /// `kill -9`: sockets end, the lock is free, what was written is there.
     pub(crate) fn kill(&mut self, at: usize) {
-        let server = self.servers[at].take().expect("only what runs is killed");
-        let life = server.life;
-        self.world.trace.tell(format_args!("{life} is killed"));
-        drop(server.local);
+        let (node, epoch) = self.server(at).serves_as();
+        let life = self.bury(at, "is killed");
+        // Its watchdog may have a word with the peer, or be killed with it.
+        if self.world.net.joins()
+            && self.world.chance.once_in(2)
+            && let Some(other) = &self.servers[1 - at]
+        {
+            post(&other.wired.manager, HaMessage::PeerDied { node, epoch });
+        }
         self.world.share.free(life);
-        self.disks[at].lose_unflushed();
+        self.world.homes.leave_all(life);
+    }
+
+    /// The power of its host goes: nobody is told, and what was not flushed may be gone.
+    pub(crate) fn lose_power(&mut self, at: usize) {
+        self.world.net.silence(at);
+        self.world.share.silence(at, true);
+        self.bury(at, "loses power");
+        if self.world.chance.once_in(2) {
+            self.hosts[at].disk.lose_unflushed();
+        }
+    }
+
+    fn bury(&mut self, at: usize, how: &str) -> Life {
+        let server = self.servers[at].take().expect("only what runs ends");
+        let life = server.life;
+        self.last_store[at] = server.store.log_facts().store;
+        self.world.trace.tell(format_args!("{life} {how}"));
+        if self.world.chance.once_in(2) {
+            server.write_unheard();
+        }
+        drop(server);
         self.shown[at] = ServerState::Dead;
+        self.paused[at] = false;
+        life
+    }
+
+    /// `SIGSTOP`, and `SIGCONT`.
+    pub(crate) fn pause(&mut self, at: usize, paused: bool) {
+        self.paused[at] = paused;
+    }
+
+    /// Removes those that have ended by themselves.
+    fn reap(&mut self) {
+        for at in 0..2 {
+            let server = self.servers[at].as_ref();
+            if server.is_some_and(|server| server.clients.ended().is_some()) {
+                self.world.trace.mark("processes that ended by themselves");
+                let life = self.bury(at, "has ended");
+                self.world.share.free(life);
+                self.world.homes.leave_all(life);
+                self.gone[at] = Some(self.world.clock.now());
+            }
+        }
+    }
+
+    /// The operator asks a server to stop.
+    pub(crate) fn ask_to_stop(&self, at: usize) {
+        post(&self.server(at).wired.manager, HaMessage::Stop);
     }
 
     /// The operator stops a server; its process ends in order.
     pub(crate) async fn stop(&mut self, at: usize) {
-        post(&self.server(at).wired.manager, HaMessage::Stop);
-        self.until("stopped", |pair| pair.server(at).clients.ended())
-            .await;
-        self.server(at).store.close();
-        self.kill(at);
+        self.ask_to_stop(at);
+        self.until("stopped", |pair| !pair.runs(at)).await;
     }
 
     /// The server, which runs.
@@ -185,36 +276,52 @@ impl Pair {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) {
-        for server in self.servers.iter_mut().flatten() {
+        for (server, paused) in self.servers.iter_mut().zip(self.paused) {
+            let Some(server) = server.as_mut().filter(|_| !paused) else {
+                continue;
+            };
             // It ends only when nothing is left of the server.
             if let Poll::Ready(()) = Pin::new(&mut server.local).poll(context) {
                 panic!("server {} has no tasks left", server.life.at);
             }
         }
+        self.judge();
+        self.reap();
+    }
+
+    /// Whatever happens, only one may speak to clients, and what they hear is true.
+    fn judge(&self) {
+        let running = self.servers.iter().flatten();
+        if running.filter(|server| server.clients.speaks()).count() > 1 {
+            self.fail("both servers may speak to clients");
+        }
+        if let Some(wrong) = self.world.ledger.first_wrong() {
+            self.fail(&wrong);
+        }
     }
 
     /// Everything that a server owes, read as the data thread reads it.
     pub(crate) async fn owed(&mut self, at: usize) -> Vec<Entry> {
-        let known = self.server(at).store.destinations();
-        if known.iter().all(|destination| destination.id != QUEUE) {
-            return Vec::new();
-        }
         let mut owed = Vec::new();
-        let mut after = Lsn::ZERO;
-        loop {
-            self.server(at).store.fetch(QUEUE, after, 50, 10_000);
-            let (entries, scanned) = loop {
-                if let Some(fetched) = self.server(at).clients.take_fetched() {
-                    break fetched;
+        for known in self.server(at).store.destinations() {
+            let mut after = Lsn::ZERO;
+            loop {
+                let server = self.server(at);
+                server.clients.fetch(&server.store, known.id, after);
+                let (entries, scanned) = loop {
+                    if let Some(fetched) = self.server(at).clients.take_fetched() {
+                        break fetched;
+                    }
+                    self.run_for(STEP).await;
+                };
+                if entries.is_empty() {
+                    break;
                 }
-                self.run_for(STEP).await;
-            };
-            if entries.is_empty() {
-                return owed;
+                owed.extend(entries);
+                after = scanned;
             }
-            owed.extend(entries);
-            after = scanned;
         }
+        owed
     }
 
     /// The server holds all that was confirmed.
@@ -244,24 +351,23 @@ impl Pair {
         self.world.trace.tell(format_args!("equal: {logs:?}"));
     }
 
-    /// Whatever happens, only one speaks to clients.
+    /// Notes what the servers show.
     fn look(&mut self) {
-        let running = self.servers.iter().flatten();
-        if running.filter(|server| server.clients.speaks()).count() > 1 {
-            self.fail("both servers speak to clients");
-        }
         for at in 0..2 {
             let state = self.state(at);
             if self.shown[at] != state {
+                if state == ServerState::Passive {
+                    self.world.trace.mark("times in step");
+                }
                 self.world.trace.tell(format_args!("{at} is {state}"));
                 self.shown[at] = state;
             }
         }
     }
 
-    fn fail(&self, what: &str) -> ! {
-        let tail = self.world.trace.tail(60);
-        panic!("seed {}: {what}\n{tail}", self.seed);
+    pub(crate) fn fail(&self, what: &str) -> ! {
+        let tail = self.world.trace.tail(80);
+        panic!("{what}\n{tail}");
     }
 }
 

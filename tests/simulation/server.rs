@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -17,7 +17,7 @@ use twinmq::actors::places::Places;
 use twinmq::actors::post::{Port, post};
 use twinmq::actors::store_sink::{CommittedSink, ServerSink};
 use twinmq::actors::wiring::{PairParts, Parts, Wired, wire};
-use twinmq::io::peer_tcp::{MemoryNet, Net, PeerListener};
+use twinmq::io::peer_tcp::{Net, PeerListener};
 use twinmq::machines::gateway::{GatewayConfig, ProbeOutcome};
 use twinmq::machines::ha::{HaConfig, HaMode, Takeover};
 use twinmq::machines::link::LinkConfig;
@@ -25,18 +25,21 @@ use twinmq::machines::lock::LockConfig;
 use twinmq::machines::replication::ReplicationConfig;
 use twinmq::proto::arbiter_codec::decode_record;
 use twinmq::proto::auth::PairSecret;
-use twinmq::proto::ids::{ArbiterId, NodeId};
+use twinmq::proto::ids::{ArbiterId, Epoch, NodeId};
 use twinmq::proto::peer::ServerState;
-use twinmq::storage::api::{LogStore, SharedStore, StoreEvent, StoreSink};
+use twinmq::storage::api::{JobOutcome, LogStore, SharedStore, StoreEvent, StoreSink};
+use twinmq::storage::error::StoreError;
 use twinmq::storage::inline::InlineStore;
 use twinmq::storage::memory::{MemoryDisk, MemoryHome};
-use twinmq::storage::{StoreConfig, open_memory};
+use twinmq::storage::{OpenedStore, StoreConfig, open_memory};
 use twinmq::time::Clock;
 
 use crate::arbiter::{Life, Share};
 use crate::clients::{Clients, Setting};
-use crate::clock::{Chance, Trace, VirtualClock};
+use crate::clock::{Chance, ServerClock, Trace, VirtualClock};
+use crate::homes::Homes;
 use crate::ledger::Ledger;
+use crate::net::SimNet;
 
 const CLUSTER: &str = "simulated";
 /// The longest that one commit or flush takes, in milliseconds.
@@ -45,12 +48,54 @@ const DISK_MS: u64 = 2;
 /// What all servers of a simulation share.
 pub(crate) struct World {
     pub(crate) clock: Arc<VirtualClock>,
-    pub(crate) net: MemoryNet,
+    pub(crate) net: SimNet,
     pub(crate) share: Arc<Share>,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) homes: Arc<Homes>,
     pub(crate) flow: Arc<AtomicBool>,
     pub(crate) chance: Chance,
     pub(crate) trace: Trace,
+    pub(crate) takeover: Takeover,
+    /// Logs are kept so short that a peer may come too late for what it missed.
+    pub(crate) short_logs: bool,
+}
+
+/// A machine that a server runs on, whether it does or not.
+pub(crate) struct Host {
+    pub(crate) clock: Arc<ServerClock>,
+    pub(crate) disk: MemoryDisk,
+    /// The longest that one commit or flush takes, in milliseconds.
+    disk_ms: Arc<AtomicU64>,
+    /// The gateway is seen from here.
+    gateway: Arc<AtomicBool>,
+}
+
+impl Host {
+    pub(crate) fn new(clock: ServerClock, node: NodeId) -> Self {
+        Self {
+            clock: Arc::new(clock),
+            disk: MemoryDisk::new(node),
+            disk_ms: Arc::new(AtomicU64::new(DISK_MS)),
+            gateway: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    /// Commits and flushes take up to so many milliseconds from now on.
+    pub(crate) fn set_disk_ms(&self, ms: u64) {
+        self.disk_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// Whether the gateway is seen from here.
+    pub(crate) fn see_gateway(&self, seen: bool) {
+        self.gateway.store(seen, Ordering::Relaxed);
+    }
+
+    /// Its disk and gateway are well.
+    pub(crate) fn heal(&self) {
+        self.disk.fail_commits_after(u32::MAX);
+        self.disk_ms.store(DISK_MS, Ordering::Relaxed);
+        self.gateway.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A server that runs.
@@ -60,52 +105,52 @@ pub(crate) struct Server {
     pub(crate) wired: Wired,
     pub(crate) store: SharedStore,
     pub(crate) clients: Arc<Clients>,
+    node: NodeId,
+    inline: Arc<InlineStore<MemoryHome>>,
+    silent: Arc<AtomicBool>,
 }
 
 impl Server {
-    /// Starts the server on its disk.
-    pub(crate) async fn start(world: &World, disk: &MemoryDisk, life: Life) -> Self {
-        let listener = world.net.listen(&address(life.at)).await;
+    /// Starts the server on its host. None: its disk fails at once.
+    pub(crate) async fn start(world: &World, host: &Host, life: Life) -> Option<Self> {
+        let listener = world.net.of(life.at).listen(&address(life.at)).await;
         let listener = listener.expect("the last life's port is free");
         let local = LocalSet::new();
         let entered = local.enter();
-        let lease = Arc::new(Lease::new(Arc::clone(&world.clock) as Arc<dyn Clock>));
-        let clients = Clients::new(Setting {
+        let clock = Arc::clone(&host.clock) as Arc<dyn Clock>;
+        let lease = Arc::new(Lease::new(Arc::clone(&clock)));
+        let (clients, commands) = Clients::new(Setting {
             life,
             lease: Arc::clone(&lease),
             ledger: Arc::clone(&world.ledger),
+            homes: Arc::clone(&world.homes),
             flow: Arc::clone(&world.flow),
             chance: world.chance.split(),
             trace: world.trace.clone(),
+            clock,
         });
         let sink = Arc::new(ServerSink::new(
             Arc::clone(&clients) as Arc<dyn CommittedSink>,
-            Box::new(|error| panic!("the store failed: {error}")),
+            {
+                let clients = Arc::clone(&clients);
+                Box::new(move |error| clients.end(format!("the store failed: {error}")))
+            },
         ));
+        let silent = Arc::new(AtomicBool::new(false));
         let traced = TracedSink {
             life,
             trace: world.trace.clone(),
             inner: Arc::clone(&sink),
+            silent: Arc::clone(&silent),
         };
-        let wake = Arc::new(Notify::new());
-        let woken = Arc::clone(&wake);
-        let config = StoreConfig::new(PathBuf::from("memory"), CLUSTER);
-        let wake = Box::new(move || wake.notify_one());
-        let (opened, inline) =
-            open_memory(disk, config, Arc::new(traced), wake).expect("the disk can be read");
-        drop(tokio::task::spawn_local(pump(
-            Arc::clone(&inline),
-            woken,
-            world.chance.split(),
-        )));
-        let store = inline as Arc<dyn LogStore>;
-        clients.join_store(Arc::downgrade(&store));
+        let (opened, inline) = open_store(world, host, traced)?;
+        let store = Arc::clone(&inline) as Arc<dyn LogStore>;
         let last_record = opened.last_record.as_deref().map(|bytes| {
             let file = decode_record(bytes, None).expect("as HAManager wrote it");
             file.record
         });
         let parts = Parts {
-            identity: identity(world, life, opened.node),
+            identity: identity(host, life, opened.node),
             ha: role(world, life, opened.node),
             intervals: intervals(),
             store: Arc::clone(&store),
@@ -125,18 +170,33 @@ impl Server {
                 ack_timeout: intervals().ack_timeout,
             },
             history: Arc::new(NoChronicle),
-            pair: Some(pair_parts(world, life, opened.node, listener)),
+            pair: Some(pair_parts(world, host, life, opened.node, listener)),
         };
         let wired = wire(&Places::Here, parts);
-        drop(tokio::task::spawn_local(Arc::clone(&clients).run()));
+        let data = Arc::clone(&clients).run(commands, Arc::downgrade(&store));
+        drop(tokio::task::spawn_local(data));
         drop(entered);
-        Self {
+        Some(Self {
             life,
             local,
             wired,
             store,
             clients,
-        }
+            node: opened.node,
+            inline,
+            silent,
+        })
+    }
+
+    /// Who it is to its watchdog, and in which epoch.
+    pub(crate) fn serves_as(&self) -> (NodeId, Epoch) {
+        (self.node, self.wired.board.role().epoch)
+    }
+
+    /// One more thing reaches the disk, and nobody is told.
+    pub(crate) fn write_unheard(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+        self.inline.pump_one();
     }
 
     /// As `status` would show it.
@@ -159,12 +219,39 @@ pub(crate) fn intervals() -> HaIntervals {
     }
 }
 
-fn identity(world: &World, life: Life, node: NodeId) -> HaIdentity {
+/// Opens the store and lets it work. None: its disk fails at once.
+fn open_store(
+    world: &World,
+    host: &Host,
+    sink: TracedSink,
+) -> Option<(OpenedStore, Arc<InlineStore<MemoryHome>>)> {
+    let wake = Arc::new(Notify::new());
+    let woken = Arc::clone(&wake);
+    let mut config = StoreConfig::new(PathBuf::from("memory"), CLUSTER);
+    if world.short_logs {
+        (config.retain_bytes, config.checkpoint_bytes) = (16 << 10, 8 << 10);
+    }
+    let wake = Box::new(move || wake.notify_one());
+    let (opened, inline) = match open_memory(&host.disk, config, Arc::new(sink), wake) {
+        Ok(opened) => opened,
+        Err(StoreError::Commit { .. }) => return None,
+        Err(error) => panic!("the disk cannot be read: {error}"),
+    };
+    drop(tokio::task::spawn_local(pump(
+        Arc::clone(&inline),
+        woken,
+        Arc::clone(&host.disk_ms),
+        world.chance.split(),
+    )));
+    Some((opened, inline))
+}
+
+fn identity(host: &Host, life: Life, node: NodeId) -> HaIdentity {
     HaIdentity {
         node,
         title: ["Primary", "Secondary"][life.at],
         lock_path: String::new(),
-        clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
+        clock: Arc::clone(&host.clock) as Arc<dyn Clock>,
     }
 }
 
@@ -175,7 +262,7 @@ fn role(world: &World, life: Life, node: NodeId) -> HaConfig {
         node,
         cluster: CLUSTER.to_owned(),
         new_arbiter: ArbiterId(world.chance.bytes()),
-        takeover: Takeover::Fence,
+        takeover: world.takeover,
     }
 }
 
@@ -185,6 +272,7 @@ fn address(at: usize) -> String {
 
 fn pair_parts(
     world: &World,
+    host: &Host,
     life: Life,
     node: NodeId,
     listener: Box<dyn PeerListener>,
@@ -193,10 +281,11 @@ fn pair_parts(
     let share = Arc::clone(&world.share);
     let nonces = world.chance.split();
     let trace = world.trace.clone();
+    let seen = Arc::clone(&host.gateway);
     PairParts {
         arbiter: Box::new(move |answers| share.arbiter(life, answers)),
-        prober: Box::new(|port| Box::new(AlwaysReached(port))),
-        net: Arc::new(world.net.clone()),
+        prober: Box::new(move |port| Box::new(Gateway { port, seen })),
+        net: Arc::new(world.net.of(life.at)),
         listener: Box::new(move || listener),
         nonces: Box::new(move || {
             let nonce = nonces.bytes();
@@ -229,11 +318,16 @@ fn pair_parts(
 }
 
 /// The store's writer and reader: each thing that is queued takes a while.
-async fn pump(store: Arc<InlineStore<MemoryHome>>, wake: Arc<Notify>, chance: Chance) {
+async fn pump(
+    store: Arc<InlineStore<MemoryHome>>,
+    wake: Arc<Notify>,
+    disk_ms: Arc<AtomicU64>,
+    chance: Chance,
+) {
     loop {
         wake.notified().await;
         loop {
-            chance.delay(DISK_MS).await;
+            chance.delay(disk_ms.load(Ordering::Relaxed)).await;
             if !store.pump_one() {
                 break;
             }
@@ -241,16 +335,25 @@ async fn pump(store: Arc<InlineStore<MemoryHome>>, wake: Arc<Notify>, chance: Ch
     }
 }
 
-/// A gateway that is always there.
-struct AlwaysReached(Port<GatewayMessage>);
+/// A gateway that is there, or not.
+struct Gateway {
+    port: Port<GatewayMessage>,
+    seen: Arc<AtomicBool>,
+}
 
-impl Prober for AlwaysReached {
-    fn probe(&self, probe_id: u64, targets: Vec<String>, _timeout: Duration) {
-        let port = self.0.clone();
+impl Prober for Gateway {
+    fn probe(&self, probe_id: u64, targets: Vec<String>, timeout: Duration) {
+        let (port, seen) = (self.port.clone(), Arc::clone(&self.seen));
         drop(tokio::task::spawn_local(async move {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            let target = targets.into_iter().next().unwrap_or_default();
-            let outcome = ProbeOutcome::Reached { target };
+            let outcome = if seen.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let target = targets.into_iter().next().unwrap_or_default();
+                ProbeOutcome::Reached { target }
+            } else {
+                tokio::time::sleep(timeout).await;
+                let reason = "no answer".to_owned();
+                ProbeOutcome::NothingReached { reason }
+            };
             post(&port, GatewayMessage::ProbeFinished { probe_id, outcome });
         }));
     }
@@ -261,10 +364,15 @@ struct TracedSink {
     life: Life,
     trace: Trace,
     inner: Arc<ServerSink>,
+    /// The process is dead.
+    silent: Arc<AtomicBool>,
 }
 
 impl StoreSink for TracedSink {
     fn event(&self, event: StoreEvent) {
+        if self.silent.load(Ordering::Relaxed) {
+            return;
+        }
         let life = self.life;
         let tell = |what: String| self.trace.tell(format_args!("{life} {what}"));
         match &event {
@@ -273,7 +381,12 @@ impl StoreSink for TracedSink {
                 batch.first, batch.last, batch.prev_chain
             )),
             StoreEvent::Durable(position) => tell(format!("durable: {position}")),
-            StoreEvent::Done { request, outcome } => tell(format!("job {request:x}: {outcome:?}")),
+            StoreEvent::Done { request, outcome } => {
+                if matches!(outcome, Ok(JobOutcome::Snapshot { .. })) {
+                    self.trace.mark("full resyncs begun");
+                }
+                tell(format!("job {request:x}: {outcome:?}"));
+            }
             StoreEvent::LogRead { request, batches } => {
                 tell(format!("read {request:x}: {} batches", batches.len()));
             }

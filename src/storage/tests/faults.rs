@@ -63,6 +63,61 @@ fn after_a_failed_commit_nothing_is_confirmed_any_more() {
 }
 
 #[test]
+fn a_disk_that_lies_loses_what_it_said_it_had_flushed() {
+    for (lies, kept) in [(false, 3), (true, 1)] {
+        let medium = memory(1);
+        let rig = Rig::open(&medium);
+        rig.serve(1);
+        let first = vec![define(1), put(&[1], "before")];
+        rig.store.submit(vec![unit(1, first)]);
+        rig.flush();
+        if lies {
+            disk(&medium).lie();
+        }
+        for ticket in 2..4 {
+            rig.store
+                .submit(vec![unit(ticket, vec![put(&[1], "after")])]);
+            rig.flush();
+        }
+        drop(rig);
+        disk(&medium).lose_unflushed();
+        let rig = Rig::open(&medium);
+        rig.store.set_gate(GatePolicy::Alone);
+        assert_eq!(rig.owed(1).len(), kept);
+    }
+}
+
+#[test]
+fn a_disk_that_is_put_back_holds_what_it_held_and_never_gives_a_store_id_twice() {
+    let medium = memory(1);
+    let send = |text: &str| {
+        let rig = Rig::open(&medium);
+        let epoch = rig.store.log_facts().durable.epoch.0;
+        rig.serve(epoch + 1);
+        rig.store
+            .submit(vec![unit(1, vec![define(1), put(&[1], text.to_owned())])]);
+        rig.flush();
+        let owed: Vec<_> = rig.owed(1).into_iter().map(|(_, text)| text).collect();
+        (owed, rig.store.log_facts().store)
+    };
+    let (_, store) = send("kept");
+    let earlier = disk(&medium).copy();
+    send("gone");
+    disk(&medium).revert_to(&earlier);
+    assert_eq!(
+        send("new"),
+        (vec!["kept".into(), "new".into()], store),
+        "it is the same store"
+    );
+    disk(&medium).wipe();
+    let (_, second) = send("other");
+    disk(&medium).revert_to(&earlier);
+    disk(&medium).wipe();
+    let (_, third) = send("another");
+    assert!(store != second && second != third && third != store);
+}
+
+#[test]
 fn sends_are_refused_on_a_full_disk_and_taken_again_when_there_is_room() {
     let medium = memory(1);
     let rig = Rig::open_with(&medium, |config| config.quota_bytes = 1 << 40);
