@@ -1,5 +1,6 @@
 //! HAManager's inbox: the facts that its leaves report.
 
+use crate::actors::ha_operator::OperatorOrder;
 use crate::machines::gateway::GatewayVerdict;
 use crate::machines::ha::LinkEnd;
 use crate::machines::lock::LockReport;
@@ -31,6 +32,8 @@ pub enum HaMessage {
     ClientsDrained,
     /// End in order.
     Stop,
+    /// A command of the operator's, with the way for its answer.
+    Operator(OperatorOrder),
 }
 
 /// What happens on the HA channel, as far as roles go.

@@ -121,6 +121,7 @@ impl Shelled for HaManager {
             HaMessage::EpochRefused(why) => Some(HaInput::EpochRefused(why)),
             HaMessage::ClientsDrained => Some(HaInput::ClientsDrained),
             HaMessage::Stop => Some(HaInput::StopRequested),
+            HaMessage::Operator(order) => self.input_of_order(order),
         });
         if let Some(input) = input {
             tracing::debug!(target: "twinmq::ha", ?input, state = ?self.machine.state());
@@ -141,7 +142,7 @@ impl Shelled for HaManager {
             .get()
             .expect("wiring fills the ports before it posts Start");
         match effect {
-            HaEffect::Arm(timer) => self.timing.arm(timer, self.identity.clock.now()),
+            HaEffect::Arm(timer) => self.arm(timer),
             HaEffect::Disarm(timer) => self.timing.disarm(timer),
             HaEffect::Arbiter { id, call } => self.call_arbiter(id, call),
             HaEffect::AcquireLock => {
@@ -167,7 +168,7 @@ impl Shelled for HaManager {
                 ports.clients.stop_serving(&reason);
                 self.timing.serve(false);
             }
-            HaEffect::DrainClients => ports.clients.drain(),
+            HaEffect::DrainClients => self.drain_clients(),
             HaEffect::Lead { session, epoch } => {
                 post(
                     &ports.replicator,
@@ -192,7 +193,11 @@ impl Shelled for HaManager {
             HaEffect::DropLink { session, reason } => {
                 ports.to_link(LinkCommand::Drop { session, reason });
             }
-            HaEffect::SayGoodbye { epoch } => ports.to_link(LinkCommand::Goodbye { epoch }),
+            HaEffect::SayGoodbye { epoch } => {
+                // The peer has been there until now; PassiveInterval counts from here.
+                self.timing.peer_heard(self.identity.clock.now());
+                ports.to_link(LinkCommand::Goodbye { epoch });
+            }
             HaEffect::Announce(said) => self.announce(&said),
             HaEffect::PeerChanged { old, new } => {
                 tracing::info!(target: "twinmq::ha", "Old status of remote server = {old}");

@@ -13,6 +13,7 @@ pub mod gateway_pinger;
 pub mod ha_inbox;
 mod ha_inputs;
 pub mod ha_manager;
+pub mod ha_operator;
 pub mod ha_ports;
 mod ha_tell;
 pub mod ha_timing;

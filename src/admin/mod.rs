@@ -2,8 +2,10 @@
 //! a call that changes something needs the admin token and a `Host` header that names this server,
 //! so that no web page can make it (interface.md, "Admin HTTP").
 
+mod operator;
 mod status;
 
+pub use operator::Operator;
 pub use status::{StatusSource, render};
 
 use std::net::TcpListener;
@@ -23,6 +25,8 @@ pub struct AdminState {
     pub hosts: Vec<String>,
     /// Ends the server in order.
     pub stop: Box<dyn Fn() + Send + Sync>,
+    /// The way to the role machine for an operator's commands.
+    pub operator: Operator,
 }
 
 /// Serves the API on a listener that is bound already. The server runs when its future is polled.
@@ -36,6 +40,10 @@ pub fn serve(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<S
             .app_data(state.clone())
             .route("/api/v1/status", web::get().to(get_status))
             .route("/api/v1/stop", web::post().to(post_stop))
+            .route(
+                "/api/v1/switchover",
+                web::post().to(operator::post_switchover),
+            )
             .route("/healthz", web::get().to(get_healthz))
             .route("/readyz", web::get().to(get_readyz))
             .default_service(web::to(not_found))

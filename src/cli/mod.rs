@@ -17,6 +17,7 @@ pub mod status;
 pub mod stomp_client;
 pub mod stop;
 pub mod store_check;
+pub mod switchover;
 pub mod wait;
 
 use std::io::Write;
@@ -85,6 +86,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Wait(args) => wait::run(&args),
         Command::Stop(args) => stop::run(&args),
         Command::ClearDb(args) => clear_db::run(&args),
+        Command::Switchover(args) => switchover::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Receive(args) => receive::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::actors::ha_manager::HaMessage;
 use crate::actors::post::post;
 use crate::actors::server::{End, Server, StartError, block_on, start};
-use crate::admin::{AdminState, StatusSource};
+use crate::admin::{AdminState, Operator, StatusSource};
 use crate::config::{Config, ConfigSource, Loaded, load, read_or_make_secret, reload, watch};
 use crate::exit::ExitCode;
 use crate::io::port_owner;
@@ -236,6 +236,7 @@ fn admin_state(config: &Config, server: &Server, token: String) -> AdminState {
         },
         token,
         hosts: vec![config.admin.listen.to_string(), format!("localhost:{port}")],
+        operator: Operator::new(manager.clone()),
         stop: Box::new(move || post(&manager, HaMessage::Stop)),
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -227,7 +228,7 @@ impl ClientSide for Clients {
         self.close();
     }
 
-    fn drain(&self) {
+    fn drain(&self, _: Duration, _: &str) {
         self.tell("drains");
         self.close();
         if let Some(manager) = self.manager.get() {

@@ -143,10 +143,16 @@ impl Server {
 
     /// `twinmq run` as this server is started, to be run to its end by a test of refusals.
     pub(crate) fn command(&self) -> Command {
+        self.operator(&["run"])
+    }
+
+    /// `twinmq COMMAND ...` with this server's profile and settings.
+    pub(crate) fn operator(&self, words: &[&str]) -> Command {
         let mut command = Command::new(TWINMQ);
         command
             .current_dir(&self.folder)
-            .args(["run", "-p", &self.profile]);
+            .args(words)
+            .args(["-p", &self.profile]);
         for setting in &self.settings {
             command.args(["--set", setting]);
         }

@@ -6,6 +6,7 @@ use crate::proto::peer::ServerState;
 use crate::storage::api::GatePolicy;
 
 use super::eligibility::{ArbiterView, Eligible, Refusal};
+use super::handover::Handover;
 use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, Peer};
 
 /// So many looks at a record that cannot be the active's, before it is called another one.
@@ -32,7 +33,8 @@ impl HaMachine {
                 self.call(CallPurpose::LookToClaim, ArbiterCall::Read, effects);
             }
             HaState::Passive { session: None } => {
-                if self.peer_wait_over && !self.seeking && self.lock.is_none() {
+                let may = self.peer_wait_over || self.peer.is_some();
+                if may && !self.seeking && self.lock.is_none() {
                     self.claims.tried = self.claims.tried.saturating_add(1);
                     self.seek_lock(effects);
                 }
@@ -56,6 +58,14 @@ impl HaMachine {
             None => self.peer_wait_over,
             Some(peer) => {
                 let waits = peer.facts.state == ServerState::Waiting && !peer.facts.claiming;
+                if waits && self.was_handed_over_by(peer) {
+                    return true;
+                }
+                if self.yields() {
+                    // It may have been handed the service and cannot take it.
+                    let idle = waits || peer.facts.state == ServerState::Passive;
+                    return idle && self.patience_over;
+                }
                 // A peer that has not looked yet cannot say whether it is the better one.
                 let better = peer.facts.looked && self.better_than(peer);
                 waits && (better || self.patience_over)
@@ -435,6 +445,7 @@ impl HaMachine {
         }
         self.claims.reason = None;
         self.peer_wait_over = false;
+        self.handover = Handover::None;
         self.state = HaState::Standalone;
         effects.push(HaEffect::OpenClients { epoch });
         self.consider_peer(effects);

@@ -36,6 +36,15 @@ impl HaMachine {
         effects.push(HaEffect::Arm(HaTimer::Patience));
         effects.push(HaEffect::Disarm(HaTimer::PeerWait));
         // A passive that finds its active again under a new session has missed batches: it asks anew.
+        // One that was handed the service goes on taking it.
+        let takes_over = matches!(self.state, HaState::Passive { session: None })
+            && hello.facts.state == ServerState::Waiting
+            && self
+                .goodbye
+                .is_some_and(|(node, epoch)| node == hello.node && epoch == self.epoch());
+        if takes_over {
+            return;
+        }
         if matches!(
             self.state,
             HaState::PassiveSync { .. } | HaState::Passive { .. }
@@ -145,6 +154,12 @@ impl HaMachine {
                     self.fall_back("the active went on without this server", effects);
                 } else if self.call.is_none() && self.record_is_behind_the_peer() {
                     self.read_record(effects);
+                }
+            }
+            HaState::Passive { session: None } => {
+                if facts.state.serves() {
+                    self.drop_lock(effects);
+                    self.fall_back("the other server went on", effects);
                 }
             }
             HaState::ActiveSync { .. }

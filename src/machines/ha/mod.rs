@@ -18,6 +18,7 @@
 
 mod claim;
 mod eligibility;
+mod handover;
 mod history;
 mod link;
 mod serve;
@@ -28,6 +29,7 @@ mod types;
 mod tests;
 
 pub use eligibility::{ArbiterView, OwnStore, Refusal};
+pub use handover::Condition;
 pub use table::render_table;
 pub use types::*;
 
@@ -82,6 +84,7 @@ pub struct HaMachine {
     /// Looks in a row at a record that cannot be the active's.
     strange_looks: u32,
     claims: Claims,
+    handover: handover::Handover,
     /// In words, why this server waits; none while it does not.
     reason: Option<String>,
 }
@@ -115,6 +118,7 @@ impl HaMachine {
             claimed_from: None,
             strange_looks: 0,
             claims: Claims::default(),
+            handover: handover::Handover::None,
             reason: None,
         }
     }
@@ -152,6 +156,7 @@ impl HaMachine {
             HaInput::StopRequested => self.on_stop(effects),
             HaInput::ClientsDrained => self.on_drained(effects),
             HaInput::LockReleased => self.on_lock_released(effects),
+            HaInput::SwitchoverRequested => self.on_switchover(effects),
         }
         self.maintain(effects);
         self.assert_invariants();
@@ -280,6 +285,8 @@ impl HaMachine {
     }
 
     fn on_stop(&mut self, effects: &mut Vec<HaEffect>) {
+        // An end of the process hands over as well.
+        self.handover = handover::Handover::None;
         match self.state {
             HaState::ActiveSync { .. }
             | HaState::Active { .. }
@@ -300,7 +307,11 @@ impl HaMachine {
     fn on_drained(&mut self, effects: &mut Vec<HaEffect>) {
         if matches!(self.state, HaState::Draining(_)) {
             effects.push(HaEffect::Disarm(HaTimer::Drain));
-            self.release_for_exit(effects);
+            if self.hands_over() {
+                self.release_for_peer(effects);
+            } else {
+                self.release_for_exit(effects);
+            }
         }
     }
 
@@ -318,7 +329,12 @@ impl HaMachine {
     }
 
     fn on_lock_released(&mut self, effects: &mut Vec<HaEffect>) {
-        if matches!(self.state, HaState::Releasing(_)) {
+        if !matches!(self.state, HaState::Releasing(_)) {
+            return;
+        }
+        if self.hands_over() {
+            self.on_handed_over(effects);
+        } else {
             effects.push(HaEffect::SayGoodbye {
                 epoch: self.epoch(),
             });

@@ -5,6 +5,7 @@ use crate::proto::ids::{SessionId, StoreId};
 use crate::proto::peer::ServerState;
 use crate::storage::api::GatePolicy;
 
+use super::handover::Handover;
 use super::{CallPurpose, Claim, HaEffect, HaMachine, HaMode, HaState, HaTimer, LinkEnd, SyncStep};
 
 impl HaMachine {
@@ -326,6 +327,7 @@ impl HaMachine {
         self.seeking = true; // whatever the shell still tries or holds is let go
         self.drop_lock(effects);
         self.unresolved = None;
+        self.handover = Handover::None;
         self.peer_wait_over = false;
         self.wait(why, effects);
         self.consider_peer(effects);

@@ -187,6 +187,8 @@ pub enum HaInput {
     StopRequested,
     /// Everything that clients had sent is answered, and they are gone.
     ClientsDrained,
+    /// The operator wants the peer to serve.
+    SwitchoverRequested,
 }
 
 /// What the shell is to do, in order.

@@ -51,7 +51,7 @@ fn act(pair: &mut Pair, random: &mut Random) {
         SECONDARY
     };
     let alive = pair.servers[at].machine.is_some();
-    match random.below(24) {
+    match random.below(25) {
         0 | 1 if alive => pair.kill(at),
         0 | 1 if random.below(12) == 0 && pair.may_wipe(at) => pair.wipe(at),
         0 | 1 if random.below(6) == 0 && pair.may_wipe(at) => pair.revert(at),
@@ -78,6 +78,7 @@ fn act(pair: &mut Pair, random: &mut Random) {
             }
         }
         19 => pair.back_up(at),
+        20 if alive => pair.give(at, HaInput::SwitchoverRequested),
         _ => pair.write(),
     }
 }
