@@ -34,6 +34,13 @@ pub enum HaMessage {
     Stop,
     /// A command of the operator's, with the way for its answer.
     Operator(OperatorOrder),
+    /// The store was copied aside before an override, or, in words, was not.
+    SetAside {
+        /// The epoch that the override ends.
+        epoch: Epoch,
+        /// What came of it.
+        outcome: Result<(), String>,
+    },
 }
 
 /// What happens on the HA channel, as far as roles go.

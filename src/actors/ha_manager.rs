@@ -11,6 +11,7 @@ use crate::actors::board::Board;
 use crate::actors::connection_manager::LinkCommand;
 pub use crate::actors::ha_inbox::{HaMessage, LinkEvent};
 use crate::actors::ha_inputs::input_of_report;
+use crate::actors::ha_operator::input_of_set_aside;
 pub use crate::actors::ha_ports::{ClientSide, HaIdentity, HaPorts, PairPorts};
 use crate::actors::ha_timing::HaTiming;
 use crate::actors::post::{Posted, post};
@@ -122,6 +123,7 @@ impl Shelled for HaManager {
             HaMessage::ClientsDrained => Some(HaInput::ClientsDrained),
             HaMessage::Stop => Some(HaInput::StopRequested),
             HaMessage::Operator(order) => self.input_of_order(order),
+            HaMessage::SetAside { epoch, outcome } => Some(input_of_set_aside(epoch, outcome)),
         });
         if let Some(input) = input {
             tracing::debug!(target: "twinmq::ha", ?input, state = ?self.machine.state());

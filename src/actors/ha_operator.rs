@@ -4,8 +4,11 @@
 use tokio::sync::oneshot;
 
 use crate::actors::ha_manager::HaManager;
-use crate::machines::ha::{Condition, HaInput, HaTimer};
+use crate::actors::post::post;
+use crate::actors::replicator::ReplicatorCommand;
+use crate::machines::ha::{Condition, HaInput, HaTimer, Promotion};
 use crate::proto::ids::Epoch;
+use crate::time::rfc3339;
 
 /// What an operator wants of the role machine.
 #[derive(Debug)]
@@ -17,6 +20,24 @@ pub enum OperatorOrder {
         /// For the answer.
         answer: oneshot::Sender<SwitchoverAnswer>,
     },
+    /// Serve although the record does not name this store.
+    Promote {
+        /// The epoch that this ends, as it was typed; none: only say what would be given up.
+        epoch: Option<Epoch>,
+        /// For the answer.
+        answer: oneshot::Sender<PromoteAnswer>,
+    },
+}
+
+/// What became of a wish for an override.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromoteAnswer {
+    /// What was found.
+    pub found: Promotion,
+    /// All conditions hold.
+    pub ready: bool,
+    /// It is carried out: the store is copied to this name in the data directory first.
+    pub copy: Option<String>,
 }
 
 /// What became of a wish for a switchover.
@@ -75,6 +96,59 @@ impl HaManager {
                 }
                 carried_out.then_some(HaInput::SwitchoverRequested)
             }
+            OperatorOrder::Promote { epoch, answer } => {
+                let found = self.machine.promotion();
+                let ready = found.conditions.iter().all(|condition| condition.holds);
+                let typed = epoch == Some(found.epoch);
+                let copy = (ready && typed).then(|| self.begin_override(&found));
+                let said = PromoteAnswer { found, ready, copy };
+                if answer.send(said).is_err() {
+                    tracing::debug!(target: "twinmq::ha", "nobody waits for the answer any more");
+                }
+                None
+            }
+        }
+    }
+
+    /// The store is copied and the override noted before anything is overruled. Gives the copy's name.
+    fn begin_override(&self, found: &Promotion) -> String {
+        let epoch = found.epoch;
+        let at = rfc3339(self.identity.clock.wall_ms());
+        let name = format!("epoch-{epoch}-{}", at.replace([':', '-'], ""));
+        let record = found.record.as_ref().map(|record| record.seq);
+        let note = serde_json::json!({
+            "at": at,
+            "overruled": "an operator promoted this server and accepted the loss",
+            "epoch": epoch,
+            "record": record,
+            "own_epoch": found.own.epoch,
+            "own_position": found.own.lsn,
+            "lost_at_least": found.lost_at_least,
+            "copy": format!("kept/{name}"),
+        });
+        tracing::error!(target: "twinmq::ha", epoch = epoch.0, lost_at_least = found.lost_at_least,
+            copy = %format!("kept/{name}"),
+            "OVERRIDE: an operator promotes this server; what only the other one has is given up");
+        let (name_of_copy, note) = (name.clone(), note.to_string());
+        post(
+            &self.ports().replicator,
+            ReplicatorCommand::SetAside {
+                epoch,
+                name: name_of_copy,
+                note,
+            },
+        );
+        format!("kept/{name}")
+    }
+}
+
+/// The copy is there, or there is no override.
+pub(super) fn input_of_set_aside(epoch: Epoch, outcome: Result<(), String>) -> HaInput {
+    match outcome {
+        Ok(()) => HaInput::PromoteRequested { epoch },
+        Err(why) => {
+            tracing::error!(target: "twinmq::ha", why, "OVERRIDE given up: nothing was changed");
+            HaInput::PromotionRefused { reason: why }
         }
     }
 }

@@ -25,6 +25,7 @@ pub mod permits;
 pub mod places;
 pub mod post;
 pub mod replicator;
+pub mod replicator_inbox;
 mod resync_log;
 pub mod server;
 mod server_clients;

@@ -44,6 +44,7 @@ pub fn serve(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<S
                 "/api/v1/switchover",
                 web::post().to(operator::post_switchover),
             )
+            .route("/api/v1/promote", web::post().to(operator::post_promote))
             .route("/healthz", web::get().to(get_healthz))
             .route("/readyz", web::get().to(get_readyz))
             .default_service(web::to(not_found))

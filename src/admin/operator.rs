@@ -7,9 +7,10 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::actors::ha_manager::HaMessage;
-use crate::actors::ha_operator::{OperatorOrder, SwitchoverAnswer};
+use crate::actors::ha_operator::{OperatorOrder, PromoteAnswer, SwitchoverAnswer};
 use crate::actors::post::{Port, post};
 use crate::machines::ha::Condition;
+use crate::proto::ids::Epoch;
 
 use super::{AdminState, refusal_of};
 
@@ -66,6 +67,73 @@ pub(super) async fn post_switchover(
         (_, true) => HttpResponse::Ok().json(body),
         (false, false) => HttpResponse::Conflict().json(body),
     }
+}
+
+/// `?accept_loss=true&epoch=N` carries it out; anything less only tells what would be given up.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct PromoteQuery {
+    #[serde(default)]
+    accept_loss: bool,
+    epoch: Option<u64>,
+}
+
+/// 202 when it is carried out, 200 when it was only asked about, 409 when it is refused.
+pub(super) async fn post_promote(
+    request: HttpRequest,
+    query: web::Query<PromoteQuery>,
+    state: web::Data<AdminState>,
+) -> HttpResponse {
+    if let Some(refusal) = refusal_of(&request, &state) {
+        return refusal;
+    }
+    let epoch = query.epoch.filter(|_| query.accept_loss).map(Epoch);
+    let asked = state
+        .operator
+        .ask(|answer| OperatorOrder::Promote { epoch, answer })
+        .await;
+    let Some(said) = asked else {
+        return no_answer();
+    };
+    let body = promote_json(&said);
+    if epoch.is_none() {
+        HttpResponse::Ok().json(body)
+    } else if said.copy.is_some() {
+        HttpResponse::Accepted().json(body)
+    } else {
+        HttpResponse::Conflict().json(body)
+    }
+}
+
+fn promote_json(said: &PromoteAnswer) -> serde_json::Value {
+    let found = &said.found;
+    let known: Vec<_> = found
+        .known
+        .iter()
+        .map(|known| {
+            json!({
+                "store": known.store,
+                "own": known.own,
+                "epoch": known.position.epoch,
+                "position": known.position.lsn,
+                "source": known.source,
+            })
+        })
+        .collect();
+    json!({
+        "ready": said.ready,
+        "epoch": found.epoch,
+        "record": found.record.as_ref().map(|record| json!({
+            "number": record.seq,
+            "epoch": record.epoch,
+            "in_sync": record.isr,
+        })),
+        "own_epoch": found.own.epoch,
+        "own_position": found.own.lsn,
+        "known": known,
+        "lost_at_least": found.lost_at_least,
+        "copy": said.copy,
+        "conditions": conditions_json(&found.conditions),
+    })
 }
 
 fn no_answer() -> HttpResponse {

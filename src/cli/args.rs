@@ -10,6 +10,12 @@ use super::CliError;
 use crate::config::{ConfigSource, HostPort, Loaded, Mode, load, parse_target};
 use crate::proto::peer::ServerState;
 
+mod operator;
+
+pub use operator::{
+    DivergenceCommand, DivergenceListArgs, DivergenceTailArgs, PromoteArgs, SwitchoverArgs,
+};
+
 /// TwinMQ: a highly available message broker of two servers that look like one.
 #[derive(Debug, Parser)]
 #[command(name = "twinmq", version, about, max_term_width = 100)]
@@ -61,6 +67,11 @@ pub enum Command {
     Config(ConfigCommand),
     /// Let the passive server serve instead of the active one, now and in order
     Switchover(SwitchoverArgs),
+    /// Override: let a server serve that may lack confirmed messages, and give those up
+    Promote(PromoteArgs),
+    /// See what a server had that the pair gave up, and export it
+    #[command(subcommand)]
+    Divergence(DivergenceCommand),
 }
 
 /// `twinmq store ...`
@@ -229,27 +240,6 @@ pub struct StopArgs {
     /// Wait so many seconds for the server to end
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
-}
-
-/// Arguments of `twinmq switchover`.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "\
-The active answers what clients have sent, hands over, and comes back as the passive. Clients are \
-disconnected once and find the other server in their host list. Nothing that was confirmed is lost, and \
-no timer is waited for. Name the server that is ACTIVE; --dry-run says whether it would be done.")]
-pub struct SwitchoverArgs {
-    /// Which server.
-    #[command(flatten)]
-    pub server: ServerArgs,
-    /// Only say what would happen, with each thing that must be so and whether it is
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Wait so many seconds until the other server serves and this one is PASSIVE again
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub timeout: u64,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Arguments of `twinmq clear-db`.

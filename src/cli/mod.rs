@@ -7,9 +7,11 @@ pub mod bench;
 pub mod clear_db;
 pub mod config_show;
 pub mod demo;
+pub mod divergence;
 pub mod ledger;
 pub mod load;
 pub mod pair;
+pub mod promote;
 pub mod receive;
 pub mod run;
 pub mod send;
@@ -87,6 +89,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Stop(args) => stop::run(&args),
         Command::ClearDb(args) => clear_db::run(&args),
         Command::Switchover(args) => switchover::run(&args),
+        Command::Promote(args) => promote::run(&args),
+        Command::Divergence(command) => divergence::run(&command),
         Command::Send(args) => send::run(&args),
         Command::Receive(args) => receive::run(&args),
         Command::Bench(args) => bench::run(&args),

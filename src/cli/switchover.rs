@@ -28,9 +28,9 @@ struct Answer {
 }
 
 /// One thing that must be so.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Found {
+pub(super) struct Found {
     condition: String,
     holds: bool,
     found: String,
@@ -91,7 +91,7 @@ pub fn run(args: &SwitchoverArgs) -> Result<ExitCode, CliError> {
     if !answer.ready {
         return Err(fail(SwitchoverError::Refused {
             server: status.server,
-            reasons: reasons(&answer),
+            reasons: reasons(&answer.conditions),
         }));
     }
     let peer = address.peer.map(|url| AdminClient::new(&url, None));
@@ -207,9 +207,9 @@ impl Watched {
     }
 }
 
-fn reasons(answer: &Answer) -> String {
-    let missing: Vec<String> = answer
-        .conditions
+/// What is missing, in one sentence.
+pub(super) fn reasons(conditions: &[Found]) -> String {
+    let missing: Vec<String> = conditions
         .iter()
         .filter(|found| !found.holds)
         .map(|found| format!("{}, but {}", found.condition, found.found))
@@ -217,13 +217,19 @@ fn reasons(answer: &Answer) -> String {
     format!("it is required that {}", missing.join("; and that "))
 }
 
-fn dry_run_text(server: &str, answer: &Answer) -> String {
+/// Each thing with what was found, one a line.
+pub(super) fn list(conditions: &[Found]) -> String {
     let mut text = String::new();
-    for found in &answer.conditions {
+    for found in conditions {
         let mark = if found.holds { "yes" } else { "NO " };
         writeln!(text, "{mark}  {}: {}", found.condition, found.found)
             .expect("a string takes every text");
     }
+    text
+}
+
+fn dry_run_text(server: &str, answer: &Answer) -> String {
+    let mut text = list(&answer.conditions);
     let peer = answer.peer.as_deref().unwrap_or("the other server");
     if answer.ready {
         let epoch = answer.epoch;

@@ -18,6 +18,7 @@ mod harness;
 mod life;
 mod lock;
 mod operate;
+mod overrule;
 mod recovery;
 mod refusals;
 mod reloads;

@@ -199,6 +199,7 @@ impl HaMachine {
             return;
         }
         self.drop_lock(effects);
+        self.overrule = None;
         self.call = None;
         self.claims.reason = None;
         self.state = HaState::PassiveSync {
@@ -225,6 +226,7 @@ impl HaMachine {
     /// Enters WAITING and looks at the arbiter anew.
     pub(super) fn wait(&mut self, why: &str, effects: &mut Vec<HaEffect>) {
         self.state = HaState::Waiting(Claim::Idle);
+        self.overrule = None;
         self.reason = Some(why.to_owned());
         self.resting = false;
         if self.peer.is_none() && !self.peer_wait_over {

@@ -21,6 +21,7 @@ mod eligibility;
 mod handover;
 mod history;
 mod link;
+mod overrule;
 mod serve;
 mod table;
 mod types;
@@ -30,6 +31,7 @@ mod tests;
 
 pub use eligibility::{ArbiterView, OwnStore, Refusal};
 pub use handover::Condition;
+pub use overrule::{KnownPosition, NOT_OVERRULED, Promotion};
 pub use table::render_table;
 pub use types::*;
 
@@ -85,6 +87,8 @@ pub struct HaMachine {
     strange_looks: u32,
     claims: Claims,
     handover: handover::Handover,
+    /// The epoch that an operator ends by an override which is under way.
+    overrule: Option<Epoch>,
     /// In words, why this server waits; none while it does not.
     reason: Option<String>,
 }
@@ -119,6 +123,7 @@ impl HaMachine {
             strange_looks: 0,
             claims: Claims::default(),
             handover: handover::Handover::None,
+            overrule: None,
             reason: None,
         }
     }
@@ -137,7 +142,7 @@ impl HaMachine {
             HaInput::LockRefused { holder } => self.on_lock_refused(holder, effects),
             HaInput::LockConfirmed { record } => self.on_lock_confirmed(record, effects),
             HaInput::LockLost { reason } => self.on_lock_lost(&reason, effects),
-            HaInput::LockUnreachable { reason } => self.on_lock_unreachable(reason),
+            HaInput::LockUnreachable { reason } => self.on_lock_unreachable(reason, effects),
             HaInput::ArbiterAnswered { id, answer } => self.on_answer(id, answer, effects),
             HaInput::GatewayUnreachable(unreachable) => self.gateway_unreachable = unreachable,
             HaInput::Persisted => self.on_persisted(effects),
@@ -157,6 +162,8 @@ impl HaMachine {
             HaInput::ClientsDrained => self.on_drained(effects),
             HaInput::LockReleased => self.on_lock_released(effects),
             HaInput::SwitchoverRequested => self.on_switchover(effects),
+            HaInput::PromoteRequested { epoch } => self.on_promote(epoch, effects),
+            HaInput::PromotionRefused { reason } => self.not_promoted(reason),
         }
         self.maintain(effects);
         self.assert_invariants();

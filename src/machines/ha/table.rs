@@ -564,6 +564,10 @@ fn inputs(machine: &HaMachine) -> Vec<(&'static str, HaInput)> {
         ("stop asked for", HaInput::StopRequested),
         ("clients drained", HaInput::ClientsDrained),
         ("switchover asked for", HaInput::SwitchoverRequested),
+        (
+            "promotion asked for, epoch typed",
+            HaInput::PromoteRequested { epoch: Epoch(5) },
+        ),
     ];
     if let Some(next) = next {
         inputs.push(("compare-and-set: done", answer(ArbiterAnswer::Set(next))));

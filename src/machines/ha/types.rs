@@ -189,6 +189,16 @@ pub enum HaInput {
     ClientsDrained,
     /// The operator wants the peer to serve.
     SwitchoverRequested,
+    /// The operator gives up what only the other server has, and wants this one to serve.
+    PromoteRequested {
+        /// The epoch that this ends, as it was typed.
+        epoch: Epoch,
+    },
+    /// An override was given up before it began.
+    PromotionRefused {
+        /// In words.
+        reason: String,
+    },
 }
 
 /// What the shell is to do, in order.

@@ -1,6 +1,7 @@
 //! The machine by scenario: what a pair does when its parts start, die, lose each other and return.
 
 mod handover;
+mod overrule;
 mod pair;
 mod random;
 

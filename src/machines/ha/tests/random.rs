@@ -51,7 +51,7 @@ fn act(pair: &mut Pair, random: &mut Random) {
         SECONDARY
     };
     let alive = pair.servers[at].machine.is_some();
-    match random.below(25) {
+    match random.below(26) {
         0 | 1 if alive => pair.kill(at),
         0 | 1 if random.below(12) == 0 && pair.may_wipe(at) => pair.wipe(at),
         0 | 1 if random.below(6) == 0 && pair.may_wipe(at) => pair.revert(at),
@@ -79,6 +79,10 @@ fn act(pair: &mut Pair, random: &mut Random) {
         }
         19 => pair.back_up(at),
         20 if alive => pair.give(at, HaInput::SwitchoverRequested),
+        21 if alive && random.below(3) == 0 => {
+            let epoch = pair.machine(at).promotion().epoch;
+            pair.give(at, HaInput::PromoteRequested { epoch });
+        }
         _ => pair.write(),
     }
 }
