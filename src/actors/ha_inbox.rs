@@ -5,7 +5,7 @@ use crate::machines::gateway::GatewayVerdict;
 use crate::machines::ha::LinkEnd;
 use crate::machines::lock::LockReport;
 use crate::machines::replication::ReplicationReport;
-use crate::proto::ids::{Epoch, SessionId};
+use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{Hello, PeerFacts};
 use crate::time::Moment;
 
@@ -40,6 +40,13 @@ pub enum HaMessage {
         epoch: Epoch,
         /// What came of it.
         outcome: Result<(), String>,
+    },
+    /// The process in which that server served this epoch has ended, says its parent.
+    PeerDied {
+        /// The server.
+        node: NodeId,
+        /// The epoch that its process knew last.
+        epoch: Epoch,
     },
 }
 
@@ -85,6 +92,13 @@ pub enum LinkEvent {
     ReplySent {
         /// When.
         at: Moment,
+    },
+    /// The peer's process, which served in this epoch, has ended: its watchdog says so (A8).
+    PeerDied {
+        /// Whose.
+        node: NodeId,
+        /// The epoch.
+        epoch: Epoch,
     },
     /// The peer does not fit.
     Mismatch {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use actix::prelude::{Actor, Context, Handler};
 
 use crate::actors::board::Board;
-use crate::actors::ha_manager::{HaMessage, encode_last_record};
+use crate::actors::ha_manager::HaMessage;
 use crate::actors::post::{Port, Posted, post};
 pub use crate::actors::replicator_inbox::{PeerSender, ReplicatorCommand};
 use crate::actors::resync_log::tell_resync;
@@ -17,6 +17,7 @@ use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::replication::{
     ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport,
 };
+use crate::proto::arbiter_codec::encode_last_record;
 use crate::proto::ids::{Epoch, SessionId};
 use crate::proto::log::Batch;
 use crate::proto::peer::{Body, Frame};

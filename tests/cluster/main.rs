@@ -14,6 +14,7 @@ mod support;
 mod commands;
 mod disk;
 mod failover;
+mod fence;
 mod harness;
 mod life;
 mod lock;
@@ -25,6 +26,7 @@ mod reloads;
 mod schedule;
 mod starts;
 mod two_hosts;
+mod watchdog;
 
 use support::eventually::SOON;
 use support::pair::Pair;

@@ -1,4 +1,5 @@
-//! From WAITING or PASSIVE to service: look, lock, compare-and-set, persist, fence, open.
+//! From WAITING or PASSIVE to service: look, lock, compare-and-set, persist, fence, open. Where the
+//! lock is not to be had, `fence.rs` goes on.
 
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockHeartbeat};
 use crate::proto::ids::{Epoch, RecordSeq, SessionId};
@@ -8,7 +9,7 @@ use crate::storage::api::GatePolicy;
 use super::eligibility::{ArbiterView, Eligible, Refusal};
 use super::handover::Handover;
 use super::overrule::NOT_OVERRULED;
-use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, Peer};
+use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, Peer, Takeover};
 
 /// So many looks at a record that cannot be the active's, before it is called another one.
 const STRANGE_LOOKS_MAX: u32 = 3;
@@ -54,7 +55,7 @@ impl HaMachine {
     }
 
     /// Alone for long enough, or the better of two that wait, or the better one does not move.
-    fn my_turn(&self) -> bool {
+    pub(super) fn my_turn(&self) -> bool {
         match &self.peer {
             None => self.peer_wait_over,
             Some(peer) => {
@@ -111,6 +112,7 @@ impl HaMachine {
                     self.decide_claim(effects);
                 }
             }
+            CallPurpose::LookToFence => self.on_looked_to_fence(&answer, effects),
             CallPurpose::Create => self.on_created(answer, effects),
             CallPurpose::Set(next) => match answer {
                 ArbiterAnswer::Set(_) => self.on_set_known(&next, true, effects),
@@ -153,7 +155,7 @@ impl HaMachine {
         }
     }
 
-    fn on_looked(&mut self, answer: &ArbiterAnswer, effects: &mut Vec<HaEffect>) {
+    pub(super) fn on_looked(&mut self, answer: &ArbiterAnswer, effects: &mut Vec<HaEffect>) {
         if matches!(answer, ArbiterAnswer::Failed(_))
             && matches!(self.state, HaState::Passive { .. })
         {
@@ -282,6 +284,8 @@ impl HaMachine {
             epoch,
             owner: self.config.node,
             isr: vec![self.own.store],
+            // Re-formed: whoever may still hold the lock that counted keeps it.
+            generation: last.map_or(Epoch::ZERO, |last| last.generation),
         };
         self.state = HaState::Waiting(Claim::Creating);
         self.call(CallPurpose::Create, ArbiterCall::Create(record), effects);
@@ -325,6 +329,7 @@ impl HaMachine {
                 self.lock = Some(held);
                 self.on_lock_confirmed(record, effects);
             }
+            HaState::Waiting(Claim::FenceLocking) => self.on_fence_locked(held, effects),
             HaState::Waiting(_)
             | HaState::PassiveSync { .. }
             | HaState::Passive { .. }
@@ -377,14 +382,23 @@ impl HaMachine {
         effects: &mut Vec<HaEffect>,
     ) {
         let passive = matches!(self.state, HaState::Passive { session: None });
-        if !passive && self.state != HaState::Waiting(Claim::Locking) {
+        let locking = matches!(
+            self.state,
+            HaState::Waiting(Claim::Locking | Claim::FenceLocking)
+        );
+        if !passive && !locking {
             return;
         }
+        self.lock_denied = true;
         let holder = holder.map_or_else(
             || "another process".to_owned(),
             |beat| format!("server {} in epoch {}", beat.owner, beat.epoch),
         );
-        let refusal = Refusal::LockHeld { holder };
+        let refusal = if self.silent && self.config.takeover == Takeover::Lock {
+            Refusal::LockHeldInSilence { holder }
+        } else {
+            Refusal::LockHeld { holder }
+        };
         if self.overrule.is_some() {
             // An override is for now: it does not wait for its chance.
             self.refuse(&refusal, effects);
@@ -394,7 +408,7 @@ impl HaMachine {
         self.claims.refused = self.claims.refused.saturating_add(1);
         self.reason = Some(reason.clone());
         self.claims.reason = Some(reason);
-        if passive && self.call.is_none() {
+        if passive && self.call.is_none() && !self.fence_due() {
             self.read_record(effects);
         }
     }
@@ -403,6 +417,7 @@ impl HaMachine {
         if self.overrule.is_some() && self.state == HaState::Waiting(Claim::Locking) {
             self.refuse(&Refusal::Unreadable(reason), effects);
         } else if matches!(self.state, HaState::Waiting(_) | HaState::Passive { .. }) {
+            self.lock_denied = true;
             let reason = Refusal::Unreadable(reason).to_string();
             self.claims.refused = self.claims.refused.saturating_add(1);
             self.claims.reason = Some(reason.clone());
@@ -426,38 +441,6 @@ impl HaMachine {
         }
     }
 
-    pub(super) fn on_persisted(&mut self, effects: &mut Vec<HaEffect>) {
-        if self.state != HaState::Waiting(Claim::Persisting) {
-            return;
-        }
-        self.state = HaState::Waiting(Claim::Fencing);
-        if self.old_holder_is_gone() {
-            self.on_fence_over(effects);
-        } else {
-            effects.push(HaEffect::Arm(HaTimer::FenceWait));
-        }
-    }
-
-    /// A3: nobody else can be serving, so that there is nothing to wait for.
-    fn old_holder_is_gone(&self) -> bool {
-        let (Some(from), Some(held)) = (&self.claimed_from, &self.lock) else {
-            return false;
-        };
-        let certain_death =
-            held.lock.local && self.peer_lock == Some((from.owner, held.lock.identity()));
-        from.owner == self.config.node
-            || self.goodbye == Some((from.owner, from.epoch))
-            || certain_death
-    }
-
-    pub(super) fn on_fence_over(&mut self, effects: &mut Vec<HaEffect>) {
-        if self.state == HaState::Waiting(Claim::Fencing) {
-            self.state = HaState::Waiting(Claim::Opening);
-            effects.push(HaEffect::Gate(GatePolicy::Alone));
-            effects.push(HaEffect::BeginEpoch(self.epoch()));
-        }
-    }
-
     pub(super) fn on_epoch_begun(&mut self, epoch: Epoch, effects: &mut Vec<HaEffect>) {
         if self.state != HaState::Waiting(Claim::Opening) {
             return;
@@ -466,6 +449,7 @@ impl HaMachine {
         self.peer_wait_over = false;
         self.handover = Handover::None;
         self.overrule = None;
+        self.silent = false;
         self.state = HaState::Standalone;
         effects.push(HaEffect::OpenClients { epoch });
         self.consider_peer(effects);
@@ -530,6 +514,7 @@ impl HaMachine {
 
     pub(super) fn seek_lock(&mut self, effects: &mut Vec<HaEffect>) {
         self.seeking = true;
+        self.lock_denied = false;
         effects.push(HaEffect::AcquireLock);
     }
 

@@ -258,9 +258,14 @@ impl HaMachine {
                 arbiter: remembered.or(peer).unwrap_or(self.config.new_arbiter),
                 cluster: self.config.cluster.clone(),
                 seq: self.highest_seq().next(),
-                epoch: self.highest_epoch(),
+                // Above this server's own epochs as well, so that the claim waits for whoever may serve.
+                epoch: self.highest_epoch().next(),
                 owner: self.config.node,
                 isr: vec![self.own.store],
+                generation: self
+                    .last_record
+                    .as_ref()
+                    .map_or(Epoch::ZERO, |last| last.generation),
             };
             self.state = HaState::Waiting(Claim::Creating);
             self.call(CallPurpose::Create, ArbiterCall::Create(record), effects);

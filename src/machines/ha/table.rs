@@ -13,7 +13,7 @@ use super::eligibility::{ArbiterView, OwnStore};
 use super::handover::Handover;
 use super::{
     CallPurpose, Claim, HaConfig, HaEffect, HaInput, HaMachine, HaMode, HaState, HaTimer, HeldLock,
-    LinkEnd, Peer, SyncStep,
+    LinkEnd, Peer, SyncStep, Takeover,
 };
 
 const SESSION: SessionId = SessionId(7);
@@ -152,6 +152,7 @@ fn record(owner: NodeId, isr: &[StoreId]) -> ArbiterRecord {
         epoch: Epoch(5),
         owner,
         isr: isr.to_vec(),
+        generation: Epoch::ZERO,
     }
 }
 
@@ -209,6 +210,7 @@ fn machine(
         node: ME,
         cluster: "pair".into(),
         new_arbiter: ArbiterId([3; 16]),
+        takeover: Takeover::Fence,
     };
     let both = [MY_STORE, PEER_STORE];
     let mut machine = HaMachine::new(config, own(), Some(record(owner, &both)));
