@@ -1,6 +1,7 @@
 //! HAManager's inbox: the facts that its leaves report.
 
 use crate::actors::ha_chronicle::ExplainAsked;
+use crate::actors::ha_operator::OperatorOrder;
 use crate::machines::gateway::GatewayVerdict;
 use crate::machines::ha::LinkEnd;
 use crate::machines::lock::LockReport;
@@ -32,6 +33,15 @@ pub enum HaMessage {
     ClientsDrained,
     /// End in order.
     Stop,
+    /// A command of the operator's, with the way for its answer.
+    Operator(OperatorOrder),
+    /// The store was copied aside before an override, or, in words, was not.
+    SetAside {
+        /// The epoch that the override ends.
+        epoch: Epoch,
+        /// What came of it.
+        outcome: Result<(), String>,
+    },
     /// The process in which that server served this epoch has ended, says its parent.
     PeerDied {
         /// The server.

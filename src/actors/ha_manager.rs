@@ -11,6 +11,7 @@ use crate::actors::board::Board;
 use crate::actors::connection_manager::LinkCommand;
 pub use crate::actors::ha_inbox::{HaMessage, LinkEvent};
 use crate::actors::ha_inputs::{input_of_report, proof_of};
+use crate::actors::ha_operator::input_of_set_aside;
 pub use crate::actors::ha_ports::{ClientSide, HaIdentity, HaPorts, PairPorts};
 use crate::actors::ha_timing::HaTiming;
 use crate::actors::post::{Posted, post};
@@ -124,6 +125,8 @@ impl Shelled for HaManager {
             HaMessage::EpochRefused(why) => Some(HaInput::EpochRefused(why)),
             HaMessage::ClientsDrained => Some(HaInput::ClientsDrained),
             HaMessage::Stop => Some(self.input_of_stop()),
+            HaMessage::Operator(order) => self.input_of_order(order),
+            HaMessage::SetAside { epoch, outcome } => Some(input_of_set_aside(epoch, outcome)),
             HaMessage::PeerDied { node, epoch } => Some(HaInput::PeerDied { node, epoch }),
             HaMessage::Explain(asked) => {
                 asked.0(self.explained(now));
@@ -154,7 +157,7 @@ impl Shelled for HaManager {
             .get()
             .expect("wiring fills the ports before it posts Start");
         match effect {
-            HaEffect::Arm(timer) => self.timing.arm(timer, self.identity.clock.now()),
+            HaEffect::Arm(timer) => self.arm(timer),
             HaEffect::Disarm(timer) => self.timing.disarm(timer),
             HaEffect::Arbiter { id, call } => self.call_arbiter(id, call),
             HaEffect::AcquireLock => {
@@ -180,7 +183,7 @@ impl Shelled for HaManager {
                 ports.clients.stop_serving(&reason);
                 self.timing.serve(false);
             }
-            HaEffect::DrainClients => ports.clients.drain(),
+            HaEffect::DrainClients => self.drain_clients(),
             HaEffect::Lead { session, epoch } => {
                 post(
                     &ports.replicator,
@@ -205,7 +208,11 @@ impl Shelled for HaManager {
             HaEffect::DropLink { session, reason } => {
                 ports.to_link(LinkCommand::Drop { session, reason });
             }
-            HaEffect::SayGoodbye { epoch } => ports.to_link(LinkCommand::Goodbye { epoch }),
+            HaEffect::SayGoodbye { epoch } => {
+                // The peer has been there until now; PassiveInterval counts from here.
+                self.timing.peer_heard(self.identity.clock.now());
+                ports.to_link(LinkCommand::Goodbye { epoch });
+            }
             HaEffect::Announce(said) => self.announce(&said),
             HaEffect::PeerChanged { old, new } => {
                 tracing::info!(target: "twinmq::ha", "Old status of remote server = {old}");

@@ -1,6 +1,7 @@
 //! HAManager's neighbours, and what it knows of its own server.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::actors::connection_manager::LinkCommand;
 use crate::actors::ha_chronicle::Chronicle;
@@ -18,8 +19,8 @@ pub trait ClientSide: Send + Sync {
     fn serve(&self, epoch: Epoch);
     /// Close the port and every connection now.
     fn stop_serving(&self, reason: &str);
-    /// Answer what was sent, then close; `ClientsDrained` comes back.
-    fn drain(&self);
+    /// Answer what was sent, for so long at most, then close; `ClientsDrained` comes back.
+    fn drain(&self, patience: Duration, reason: &str);
     /// End the process, in order.
     fn end_process(&self, cause: &ExitCause);
 }

@@ -25,7 +25,7 @@ pub struct HaIntervals {
     pub max_wait: Duration,
     /// replication_ack_timeout_ms; the first back-off of a peer that was too slow.
     pub ack_timeout: Duration,
-    /// How long an orderly stop waits for confirms.
+    /// How long an orderly stop waits for confirms; a hand-over waits at most [`HANDOVER_DRAIN`].
     pub drain: Duration,
 }
 
@@ -55,6 +55,9 @@ impl HaIntervals {
     }
 }
 
+/// The longest that a hand-over waits for confirms. What is not confirmed by then never was, and the
+/// client sends it again.
+pub const HANDOVER_DRAIN: Duration = Duration::from_millis(1000);
 /// The longest that a peer which was too slow is kept out.
 const BACK_OFF_MAX: Duration = Duration::from_secs(300);
 
@@ -122,6 +125,22 @@ impl HaTiming {
             HaTimer::Drain => now.after(intervals.drain),
         };
         self.timers.insert(timer, due);
+    }
+
+    /// How long clients are drained before a hand-over, or before the process ends.
+    #[must_use]
+    pub fn drain_for(&self, hands_over: bool) -> Duration {
+        if hands_over {
+            self.intervals.drain.min(HANDOVER_DRAIN)
+        } else {
+            self.intervals.drain
+        }
+    }
+
+    /// Starts the drain's timer.
+    pub fn arm_drain(&mut self, hands_over: bool, now: Moment) {
+        let due = now.after(self.drain_for(hands_over));
+        self.timers.insert(HaTimer::Drain, due);
     }
 
     /// Stops a timer.

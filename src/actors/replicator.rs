@@ -11,76 +11,24 @@ use actix::prelude::{Actor, Context, Handler};
 use crate::actors::board::Board;
 use crate::actors::ha_manager::HaMessage;
 use crate::actors::post::{Port, Posted, post};
+pub use crate::actors::replicator_inbox::{PeerSender, ReplicatorCommand};
 use crate::actors::resync_log::tell_resync;
 use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::replication::{
     ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport,
 };
-use crate::proto::arbiter::ArbiterRecord;
 use crate::proto::arbiter_codec::encode_last_record;
-use crate::proto::ids::{Epoch, Lsn, SessionId};
+use crate::proto::ids::{Epoch, SessionId};
 use crate::proto::log::Batch;
 use crate::proto::peer::{Body, Frame};
-use crate::storage::api::{GatePolicy, Job, SharedStore, StoreEvent};
+use crate::storage::api::{Job, SharedStore, StoreEvent};
 use crate::storage::error::StoreError;
 use crate::time::{Clock, Moment};
 
 /// Requests to the store that the machine does not know of have this bit.
 const OUR_REQUEST: u64 = 1 << 63;
-
-/// What Replicator is told.
-pub enum ReplicatorCommand {
-    /// HAManager: bring this session's peer into step.
-    Lead {
-        /// The channel.
-        session: SessionId,
-        /// The epoch.
-        epoch: Epoch,
-    },
-    /// HAManager: follow this session's peer.
-    Follow {
-        /// The channel.
-        session: SessionId,
-        /// Its epoch.
-        epoch: Epoch,
-    },
-    /// HAManager: neither.
-    Rest,
-    /// HAManager: who must hold a batch before it counts.
-    Gate(GatePolicy),
-    /// HAManager: open an epoch in the log.
-    BeginEpoch(Epoch),
-    /// HAManager: remember the record.
-    Persist(ArbiterRecord),
-    /// HAManager: tell the peer that the record names it.
-    InSync {
-        /// The channel.
-        session: SessionId,
-        /// The epoch.
-        epoch: Epoch,
-    },
-    /// ConnectionManager: a channel is up; frames for it go here.
-    Channel {
-        /// Its session.
-        session: SessionId,
-        /// The way to the peer.
-        peer: PeerSender,
-    },
-    /// ConnectionManager: a frame of the peer's.
-    Frame {
-        /// Its session.
-        session: SessionId,
-        /// What it carries.
-        body: Body,
-    },
-    /// The store: any event that is not for the client side.
-    Store(StoreEvent),
-    /// The store: the commit index moved.
-    Committed(Lsn),
-}
-
-/// The way to the peer on one channel.
-pub type PeerSender = Arc<dyn Fn(Frame) + Send + Sync>;
+/// Of those, the one that copies the store aside.
+const SET_ASIDE: u64 = OUR_REQUEST | 1 << 62;
 
 /// The actor.
 pub struct Replicator {
@@ -145,6 +93,11 @@ impl Replicator {
                     .run(OUR_REQUEST, Job::PersistRecord(encode_last_record(&record)));
                 None
             }
+            ReplicatorCommand::SetAside { epoch, name, note } => {
+                self.store
+                    .run(SET_ASIDE | epoch.0, Job::SetAside { name, note });
+                None
+            }
             ReplicatorCommand::InSync { session, epoch } => {
                 self.send(session, Body::InSync { epoch });
                 None
@@ -167,6 +120,12 @@ impl Replicator {
             StoreEvent::Durable(position) => Some(ReplicationInput::Durable(position)),
             StoreEvent::LogRead { request, batches } => {
                 Some(ReplicationInput::LogRead { request, batches })
+            }
+            StoreEvent::Done { request, outcome } if request & SET_ASIDE == SET_ASIDE => {
+                let epoch = Epoch(request & !SET_ASIDE);
+                let outcome = outcome.map(drop).map_err(|refusal| refusal.to_string());
+                post(&self.manager, HaMessage::SetAside { epoch, outcome });
+                None
             }
             StoreEvent::Done { request, outcome } if request & OUR_REQUEST != 0 => {
                 let epoch = Epoch(request & !OUR_REQUEST);

@@ -1,12 +1,13 @@
 //! The client side of a real server: what the store and HAManager say to the data thread.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::actors::data_plane::DataHandle;
 use crate::actors::ha_manager::{ClientSide, HaMessage};
 use crate::actors::post::{Port, post};
 use crate::actors::server::{End, tell};
-use crate::actors::server_settings::DRAIN;
 use crate::actors::store_sink::CommittedSink;
 use crate::machines::ha::ExitCause;
 use crate::proto::ids::{DestId, Epoch, Lsn};
@@ -51,12 +52,11 @@ impl ClientSide for ServerClients {
         self.data.stop_serving(reason.to_owned(), Box::new(|()| {}));
     }
 
-    fn drain(&self) {
+    fn drain(&self, patience: Duration, reason: &str) {
         let manager = self.manager.clone();
-        let reason = "the server is stopping; the other server takes over".to_owned();
         self.data.drain(
-            DRAIN,
-            reason,
+            patience,
+            reason.to_owned(),
             Box::new(move |()| post(&manager, HaMessage::ClientsDrained)),
         );
     }

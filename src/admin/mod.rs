@@ -3,11 +3,13 @@
 //! so that no web page can make it (interface.md, "Admin HTTP").
 
 mod explain;
+mod operator;
 mod status;
 
 pub use explain::{
     EVENTS_SHOWN, ExplainDocument, Explaining, FactDocument, GuardDocument, Profiles, WayDocument,
 };
+pub use operator::Operator;
 pub use status::{StatusSource, render};
 
 use std::net::TcpListener;
@@ -43,6 +45,8 @@ pub struct AdminState {
     pub node_dir: PathBuf,
     /// Ends the server in order.
     pub stop: Box<dyn Fn() + Send + Sync>,
+    /// The way to the role machine for an operator's commands.
+    pub operator: Operator,
 }
 
 /// Serves the API on a listener that is bound already. The server runs when its future is polled.
@@ -58,6 +62,11 @@ pub fn serve(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<S
             .route("/api/v1/explain", web::get().to(get_explain))
             .route("/api/v1/history", web::get().to(get_history))
             .route("/api/v1/stop", web::post().to(post_stop))
+            .route(
+                "/api/v1/switchover",
+                web::post().to(operator::post_switchover),
+            )
+            .route("/api/v1/promote", web::post().to(operator::post_promote))
             .route("/healthz", web::get().to(get_healthz))
             .route("/readyz", web::get().to(get_readyz))
             .default_service(web::to(not_found))

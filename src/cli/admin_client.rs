@@ -9,7 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::CliError;
+use super::args::AdminAddress;
 use crate::admin::ExplainDocument;
+use crate::exit::ExitCode;
 use crate::proto::history::Event;
 
 /// How long one call may take.
@@ -65,6 +68,35 @@ pub enum AdminError {
         /// The body.
         reason: String,
     },
+}
+
+/// A token file that is there and cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read the admin token {path}: {error}; run this as the server's user")]
+struct TokenError {
+    path: String,
+    error: std::io::Error,
+}
+
+impl AdminAddress {
+    /// A client that may change something, if the token is at hand. Without its file a server may
+    /// still be asked: its answer says what is missing.
+    ///
+    /// # Errors
+    /// When the token's file is there and cannot be read.
+    pub fn authorized(&self) -> Result<AdminClient, CliError> {
+        let token = match &self.token_file {
+            Some(path) if path.exists() => match std::fs::read_to_string(path) {
+                Ok(token) => Some(token.trim().to_owned()),
+                Err(error) => {
+                    let path = path.display().to_string();
+                    return Err(CliError::of(ExitCode::Failed, TokenError { path, error }));
+                }
+            },
+            Some(_) | None => None,
+        };
+        Ok(AdminClient::new(&self.url, token))
+    }
 }
 
 /// One server's admin API.
@@ -161,13 +193,21 @@ impl AdminClient {
     /// # Errors
     /// If it is not running, or refuses.
     pub fn stop(&self) -> Result<(), AdminError> {
-        let call = format!("{}/api/v1/stop", self.url);
+        self.post("stop").map(drop)
+    }
+
+    /// Calls what changes something: `what` is the rest of its path, with the query.
+    ///
+    /// # Errors
+    /// If the server is not running, or refuses.
+    pub fn post(&self, what: &str) -> Result<String, AdminError> {
+        let call = format!("{}/api/v1/{what}", self.url);
         let mut request = self.agent.post(&call);
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
         let answer = request.send_empty();
-        self.read(&call, answer).map(drop)
+        self.read(&call, answer)
     }
 
     fn read(

@@ -10,6 +10,12 @@ use super::CliError;
 use crate::config::{ConfigSource, HostPort, Loaded, Mode, load, parse_target};
 use crate::proto::peer::ServerState;
 
+mod operator;
+
+pub use operator::{
+    DivergenceCommand, DivergenceListArgs, DivergenceTailArgs, PromoteArgs, SwitchoverArgs,
+};
+
 /// TwinMQ: a highly available message broker of two servers that look like one.
 #[derive(Debug, Parser)]
 #[command(name = "twinmq", version, about, max_term_width = 100)]
@@ -66,6 +72,13 @@ pub enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Let the passive server serve instead of the active one, now and in order
+    Switchover(SwitchoverArgs),
+    /// Override: let a server serve that may lack confirmed messages, and give those up
+    Promote(PromoteArgs),
+    /// See what a server had that the pair gave up, and export it
+    #[command(subcommand)]
+    Divergence(DivergenceCommand),
     /// Watch the server that started this process
     #[command(hide = true)]
     Watchdog,

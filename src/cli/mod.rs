@@ -8,11 +8,13 @@ pub mod check;
 pub mod clear_db;
 pub mod config_show;
 pub mod demo;
+pub mod divergence;
 pub mod explain;
 pub mod history;
 pub mod ledger;
 pub mod load;
 pub mod pair;
+pub mod promote;
 pub mod receive;
 pub mod run;
 pub mod send;
@@ -20,6 +22,7 @@ pub mod status;
 pub mod stomp_client;
 pub mod stop;
 pub mod store_check;
+pub mod switchover;
 pub mod wait;
 pub mod watchdog;
 
@@ -91,6 +94,9 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Wait(args) => wait::run(&args),
         Command::Stop(args) => stop::run(&args),
         Command::ClearDb(args) => clear_db::run(&args),
+        Command::Switchover(args) => switchover::run(&args),
+        Command::Promote(args) => promote::run(&args),
+        Command::Divergence(command) => divergence::run(&command),
         Command::Send(args) => send::run(&args),
         Command::Receive(args) => receive::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::actors::ha_manager::HaMessage;
 use crate::actors::post::post;
 use crate::actors::server::{End, Server, StartError, block_on, start};
-use crate::admin::{AdminState, StatusSource};
+use crate::admin::{AdminState, Operator, StatusSource};
 use crate::config::{Config, ConfigSource, Loaded, load, read_or_make_secret, reload, watch};
 use crate::exit::ExitCode;
 use crate::io::port_owner;
@@ -271,6 +271,7 @@ fn admin_state(config: &Config, server: &Server, token: String) -> AdminState {
         hosts: vec![config.admin.listen.to_string(), format!("localhost:{port}")],
         explain: Box::new(move |ask| post(&asked, HaMessage::Explain(ask))),
         node_dir: server.store_dir.join("node"),
+        operator: Operator::new(manager.clone()),
         stop: Box::new(move || post(&manager, HaMessage::Stop)),
     }
 }

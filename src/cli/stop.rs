@@ -1,9 +1,7 @@
 //! `twinmq stop`: an orderly stop over the admin API, done when the process is gone.
 
 use std::fs;
-use std::io;
 use std::net::ToSocketAddrs;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -19,8 +17,6 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Why it was not stopped.
 #[derive(Debug, thiserror::Error)]
 enum StopError {
-    #[error("failed to read the admin token {path}: {error}; run this as the server's user")]
-    Token { path: String, error: io::Error },
     #[error(
         "{url} (process {pid}) still runs after {seconds} s: clients may be slow to drain; see its log"
     )]
@@ -33,12 +29,7 @@ enum StopError {
 /// When it is not running, refuses, or does not end in time.
 pub fn run(args: &StopArgs) -> Result<ExitCode, CliError> {
     let address = args.server.admin()?;
-    let token = match &address.token_file {
-        // Without the file a server may still be told by its answer what is missing.
-        Some(path) if path.exists() => Some(read_token(path)?),
-        Some(_) | None => None,
-    };
-    let client = AdminClient::new(&address.url, token);
+    let client = address.authorized()?;
     let status = client.status()?;
     client.stop()?;
     let clock = SystemClock;
@@ -61,19 +52,6 @@ pub fn run(args: &StopArgs) -> Result<ExitCode, CliError> {
         status.server, status.profile
     ))?;
     Ok(ExitCode::Done)
-}
-
-fn read_token(path: &Path) -> Result<String, CliError> {
-    match fs::read_to_string(path) {
-        Ok(token) => Ok(token.trim().to_owned()),
-        Err(error) => Err(CliError::of(
-            ExitCode::Failed,
-            StopError::Token {
-                path: path.display().to_string(),
-                error,
-            },
-        )),
-    }
 }
 
 /// Gone: nobody answers and, where the process can be looked at, it has ended.

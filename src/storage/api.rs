@@ -216,6 +216,14 @@ pub enum Job {
     EndSnapshot,
     /// Write out and flush whatever is queued; answers when it is durable here.
     Flush,
+    /// Before an operator's override: a copy of the whole store as a data directory of its own,
+    /// `kept/<name>/`, and a line for `node/overrides`. Refused if the copy cannot be made.
+    SetAside {
+        /// The copy's name: letters, digits, `-` and `.`.
+        name: String,
+        /// What is being overruled, in one line.
+        note: String,
+    },
 }
 
 /// What a [`Job`] gives.
@@ -251,6 +259,9 @@ pub enum JobRefusal {
     /// The job does not fit the store's present state.
     #[error("not possible now: {0}")]
     NotNow(&'static str),
+    /// The store could not be copied aside.
+    #[error("the store could not be copied aside: {0}")]
+    NotKept(String),
 }
 
 /// Takes the store's events, one at a time and in order, on the store's threads or on that of whoever

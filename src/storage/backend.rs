@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::proto::ids::{Lsn, StoreId};
 
+use super::divergent::TailNote;
 use super::error::StoreError;
 
 /// The tables of a store.
@@ -153,7 +154,22 @@ pub trait Home: Send + 'static {
     ///
     /// # Errors
     /// When it cannot be written.
-    fn keep_tail(&mut self, first: Lsn, last: Lsn, fill: &mut Fill<'_>) -> Result<(), StoreError>;
+    fn keep_tail(
+        &mut self,
+        range: (Lsn, Lsn),
+        note: &TailNote,
+        fill: &mut Fill<'_>,
+    ) -> Result<(), StoreError>;
+    /// Durably copies an environment into `kept/<name>/`, and adds a line to `node/overrides`.
+    ///
+    /// # Errors
+    /// When it cannot be written; what there is of the copy may be removed.
+    fn set_aside(
+        &mut self,
+        present: &Self::Backend,
+        name: &str,
+        note: &str,
+    ) -> Result<(), StoreError>;
     /// A store id that was never used before.
     ///
     /// # Errors

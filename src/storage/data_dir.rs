@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::proto::ids::{Lsn, NodeId, StoreId};
 
 use super::backend::{Backend as _, Fill, Home, Space, View as _};
+use super::divergent::TailNote;
 use super::env::{LmdbEnv, SyncMode};
 use super::error::StoreError;
 use super::shape;
@@ -283,30 +284,18 @@ impl Home for DataDir {
         replace(&self.dir.join("node"), "last_record", record)
     }
 
-    fn keep_tail(&mut self, first: Lsn, last: Lsn, fill: &mut Fill<'_>) -> Result<(), StoreError> {
-        let dir = self.dir.join("node/divergent");
-        fs::create_dir_all(&dir).map_err(StoreError::file("make the folder", &dir))?;
-        let count = fs::read_dir(&dir)
-            .map_err(StoreError::file("list", &dir))?
-            .count();
-        // Numbers only grow: nobody removes files here but people.
-        let mut number = count + 1;
-        let (file, path) = loop {
-            let path = dir.join(format!("{number}-{first}-{last}.log"));
-            match File::create_new(&path) {
-                Ok(file) => break (file, path),
-                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => number += 1,
-                Err(cause) => return Err(StoreError::file("make", &path)(cause)),
-            }
-        };
-        let mut to = io::BufWriter::new(file);
-        fill(&mut to)?;
-        to.flush().map_err(StoreError::file("write", &path))?;
-        to.get_ref()
-            .sync_all()
-            .map_err(StoreError::file("flush", &path))?;
-        flush_dir(&dir)?;
-        flush_dir(&self.dir.join("node"))
+    fn keep_tail(
+        &mut self,
+        range: (Lsn, Lsn),
+        note: &TailNote,
+        fill: &mut Fill<'_>,
+    ) -> Result<(), StoreError> {
+        super::divergent::keep(&self.dir.join("node"), range, note, fill)
+    }
+
+    fn set_aside(&mut self, present: &LmdbEnv, name: &str, note: &str) -> Result<(), StoreError> {
+        super::kept::set_aside(&self.dir, present, name)?;
+        super::kept::note_override(&self.dir, note)
     }
 
     fn new_store_id(&mut self) -> Result<StoreId, StoreError> {

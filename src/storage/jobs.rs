@@ -4,12 +4,14 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use crate::proto::ids::Lsn;
+use crate::proto::ids::{Lsn, Position};
+use crate::proto::log::common_point;
 use crate::proto::record::ChunkHeader;
 
 use super::api::{Job, JobOutcome, JobRefusal};
 use super::backend::{Backend, Home, Table, View, Write, log_key};
 use super::core::Core;
+use super::divergent::{TailNote, name_of};
 use super::error::StoreError;
 use super::meta::{self, Meta};
 use super::recover::{self, Recovered, each_chunk};
@@ -66,6 +68,18 @@ impl<H: Home> Core<H> {
                 }
             }
             Job::EndSnapshot => self.switch(),
+            Job::SetAside { name, note } => {
+                self.sync()?;
+                let present = self
+                    .env
+                    .as_ref()
+                    .expect("the environment is there until the store has failed");
+                // The store itself is as it was, whatever became of the copy.
+                Ok(match self.home.set_aside(present, &name, &note) {
+                    Ok(()) => DONE,
+                    Err(error) => Err(JobRefusal::NotKept(error.to_string())),
+                })
+            }
             Job::Flush => {
                 self.sync()?;
                 self.measure()?;
@@ -116,7 +130,7 @@ impl<H: Home> Core<H> {
         if !begins_batch {
             return refuse("it is inside a batch");
         }
-        self.keep_tail(to)?;
+        self.keep_tail(to, "a resync cut the log to where both servers agree")?;
         let mut writes = Vec::new();
         each_chunk(&view, to.next(), &mut |lsn, _| {
             writes.push(Write::Delete(Table::Log, log_key(lsn).to_vec()));
@@ -136,10 +150,24 @@ impl<H: Home> Core<H> {
     }
 
     /// Copies the log after `after` into the evidence.
-    fn keep_tail(&mut self, after: Lsn) -> Result<(), StoreError> {
+    fn keep_tail(&mut self, after: Lsn, why: &str) -> Result<(), StoreError> {
         let view = self.env().view();
         let (first, last) = (after.next(), self.end.position.lsn);
-        self.home.keep_tail(first, last, &mut |file| {
+        let note = {
+            let state = self.shared.state();
+            TailNote {
+                store: state.store,
+                committed: state.commit,
+                why: why.to_owned(),
+                destinations: state
+                    .index
+                    .facts()
+                    .into_iter()
+                    .filter_map(|facts| Some((facts.id.0, name_of(&facts.definition)?)))
+                    .collect(),
+            }
+        };
+        self.home.keep_tail((first, last), &note, &mut |file| {
             each_chunk(&view, first, &mut |_, value| {
                 file.write_all(value).map_err(|cause| StoreError::File {
                     action: "write the divergent tail of",
@@ -254,10 +282,16 @@ impl<H: Home> Core<H> {
             return refuse(error.to_string());
         }
         self.sync()?;
-        let commit = self.shared.state().commit;
-        if commit < self.end.position.lsn {
-            // Nobody has confirmed it, but somebody may want to know what it was.
-            self.keep_tail(commit)?;
+        // Where the two histories part, as far as the new copy tells: its newest epoch goes on.
+        let beyond = Position {
+            epoch: meta.checkpoint.position.epoch,
+            lsn: Lsn(u64::MAX),
+        };
+        let shared = common_point(&meta.epochs, beyond, &self.epochs, self.end.position);
+        let shared = shared.unwrap_or(Lsn::ZERO);
+        if shared < self.end.position.lsn {
+            // Somebody may want to know what it was.
+            self.keep_tail(shared, "a full resync replaced the store")?;
         }
         let present = self
             .env

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::proto::ids::{Lsn, NodeId, StoreId};
 
 use super::backend::{Backend, Fill, Home, Space, Table, View, Visit, Write, log_key};
+use super::divergent::TailNote;
 use super::error::StoreError;
 
 type Tables = [BTreeMap<Vec<u8>, Bytes>; 3];
@@ -31,6 +32,7 @@ struct Disk {
     last_record: Option<Bytes>,
     present: Option<MemoryEnv>,
     tails: Vec<(Lsn, Lsn, Vec<u8>)>,
+    overrides: Vec<String>,
     fail_commit_after: Option<u32>,
     lies: bool,
     space: Option<Space>,
@@ -367,10 +369,20 @@ impl Home for MemoryHome {
         Ok(())
     }
 
-    fn keep_tail(&mut self, first: Lsn, last: Lsn, fill: &mut Fill<'_>) -> Result<(), StoreError> {
+    fn keep_tail(
+        &mut self,
+        (first, last): (Lsn, Lsn),
+        _: &TailNote,
+        fill: &mut Fill<'_>,
+    ) -> Result<(), StoreError> {
         let mut tail = Vec::new();
         fill(&mut tail)?;
         self.disk.lock().tails.push((first, last, tail));
+        Ok(())
+    }
+
+    fn set_aside(&mut self, _: &MemoryEnv, _: &str, note: &str) -> Result<(), StoreError> {
+        self.disk.lock().overrides.push(note.to_owned());
         Ok(())
     }
 

@@ -69,7 +69,7 @@ fn kill(server: &mut Server) {
 
 fn clear(server: &Server, wrapper: &[String]) {
     let output = server
-        .subcommand(wrapper, "clear-db")
+        .subcommand(wrapper, &["clear-db"])
         .output()
         .expect("the binary under test starts");
     assert!(output.status.success(), "{output:?}");

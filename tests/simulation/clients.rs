@@ -241,7 +241,7 @@ impl ClientSide for Clients {
         self.command(Command::Stop(reason.to_owned()));
     }
 
-    fn drain(&self) {
+    fn drain(&self, _: Duration, _: &str) {
         self.tell("drains");
         self.command(Command::Drain);
     }

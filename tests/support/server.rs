@@ -154,17 +154,23 @@ impl Server {
 
     /// `twinmq run` as this server is started, to be run to its end by a test of refusals.
     pub(crate) fn command(&self) -> Command {
-        self.subcommand(&self.wrapper, "run")
+        self.subcommand(&self.wrapper, &["run"])
+    }
+
+    /// `twinmq COMMAND ...` with this server's profile and settings.
+    pub(crate) fn operator(&self, words: &[&str]) -> Command {
+        self.subcommand(&[], words)
     }
 
     /// A command of `twinmq` about this server, with its profile and settings, under another program.
-    pub(crate) fn subcommand(&self, wrapper: &[String], subcommand: &str) -> Command {
+    pub(crate) fn subcommand(&self, wrapper: &[String], operation: &[&str]) -> Command {
         let mut words = wrapper.iter().map(String::as_str).chain([TWINMQ]);
         let mut command = Command::new(words.next().expect("the last one at least"));
         command
             .args(words)
             .current_dir(&self.folder)
-            .args([subcommand, "-p", &self.profile]);
+            .args(operation)
+            .args(["-p", &self.profile]);
         for setting in &self.settings {
             command.args(["--set", setting]);
         }

@@ -36,6 +36,9 @@ pub(super) enum Told {
     StopAsked,
     ClientsGone,
     PeerDied,
+    SwitchoverAsked,
+    PromotionAsked,
+    PromotionRefused,
 }
 
 impl Told {
@@ -76,6 +79,9 @@ impl Told {
             HaInput::StopRequested => Self::StopAsked,
             HaInput::ClientsDrained => Self::ClientsGone,
             HaInput::PeerDied { .. } => Self::PeerDied,
+            HaInput::SwitchoverRequested => Self::SwitchoverAsked,
+            HaInput::PromoteRequested { .. } => Self::PromotionAsked,
+            HaInput::PromotionRefused { .. } => Self::PromotionRefused,
         }
     }
 
@@ -120,6 +126,9 @@ impl Told {
             Self::StopAsked => "it was asked to stop",
             Self::ClientsGone => "clients were answered",
             Self::PeerDied => "the other server's process was seen to end",
+            Self::SwitchoverAsked => "an operator asked for a switchover",
+            Self::PromotionAsked => "an operator overruled the record",
+            Self::PromotionRefused => "an operator's override could not be carried out",
         };
         text.to_owned()
     }

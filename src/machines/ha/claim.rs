@@ -8,6 +8,8 @@ use crate::storage::api::GatePolicy;
 use super::eligibility::{ArbiterView, Eligible, Refusal};
 use super::explain::Truth;
 use super::guards::Guard;
+use super::handover::Handover;
+use super::overrule::NOT_OVERRULED;
 use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, Peer, Takeover};
 
 /// So many looks at a record that cannot be the active's, before it is called another one.
@@ -34,7 +36,7 @@ impl HaMachine {
                 self.call(CallPurpose::LookToClaim, ArbiterCall::Read, effects);
             }
             HaState::Passive { session: None } => {
-                if self.hold(&[Guard::PeerAway, Guard::LockNotSought]) {
+                if self.hold(&[Guard::MayTakeOver, Guard::LockNotSought]) {
                     self.claims.tried = self.claims.tried.saturating_add(1);
                     self.seek_lock(effects);
                 }
@@ -330,22 +332,30 @@ impl HaMachine {
                     effects.push(HaEffect::StopReplication);
                     effects.push(HaEffect::Gate(GatePolicy::Closed));
                 }
-                self.state = HaState::Waiting(Claim::Claiming);
-                let next = ArbiterRecord {
-                    seq: record.seq.next(),
-                    epoch: record.epoch.next(),
-                    owner: self.config.node,
-                    isr: vec![self.own.store],
-                    ..record.clone()
-                };
-                self.claimed_from = Some(record);
-                self.compare_and_set(next, effects);
+                let epoch = record.epoch.next();
+                self.raise(record, epoch, effects);
             }
             Ok(Eligible::FirstBoot | Eligible::ReForm(_)) => {
                 self.refuse(&Refusal::Conflict, effects);
             }
-            Err(refusal) => self.refuse(&refusal, effects),
+            Err(refusal) => match self.overruled() {
+                Some((record, epoch)) => self.raise(record, epoch, effects),
+                None => self.refuse(&refusal, effects),
+            },
         }
+    }
+
+    fn raise(&mut self, record: ArbiterRecord, epoch: Epoch, effects: &mut Vec<HaEffect>) {
+        self.state = HaState::Waiting(Claim::Claiming);
+        let next = ArbiterRecord {
+            seq: record.seq.next(),
+            epoch,
+            owner: self.config.node,
+            isr: vec![self.own.store],
+            ..record.clone()
+        };
+        self.claimed_from = Some(record);
+        self.compare_and_set(next, effects);
     }
 
     pub(super) fn on_lock_refused(
@@ -364,12 +374,17 @@ impl HaMachine {
         self.lock_denied = true;
         let holder = holder_text(holder.as_ref());
         self.lock_refused = Some(holder.clone());
-        let reason = if self.silent && self.config.takeover == Takeover::Lock {
+        let refusal = if self.silent && self.config.takeover == Takeover::Lock {
             Refusal::LockHeldInSilence { holder }
         } else {
             Refusal::LockHeld { holder }
+        };
+        if self.overrule.is_some() {
+            // An override is for now: it does not wait for its chance.
+            self.refuse(&refusal, effects);
+            return;
         }
-        .to_string();
+        let reason = refusal.to_string();
         self.claims.refused = self.claims.refused.saturating_add(1);
         self.reason = Some(reason.clone());
         self.claims.reason = Some(reason);
@@ -378,8 +393,10 @@ impl HaMachine {
         }
     }
 
-    pub(super) fn on_lock_unreachable(&mut self, reason: String) {
-        if matches!(self.state, HaState::Waiting(_) | HaState::Passive { .. }) {
+    pub(super) fn on_lock_unreachable(&mut self, reason: String, effects: &mut Vec<HaEffect>) {
+        if self.overrule.is_some() && self.state == HaState::Waiting(Claim::Locking) {
+            self.refuse(&Refusal::Unreadable(reason), effects);
+        } else if matches!(self.state, HaState::Waiting(_) | HaState::Passive { .. }) {
             self.lock_denied = true;
             let reason = Refusal::Unreadable(reason).to_string();
             self.claims.refused = self.claims.refused.saturating_add(1);
@@ -392,6 +409,8 @@ impl HaMachine {
     fn on_set_known(&mut self, next: &ArbiterRecord, applied: bool, effects: &mut Vec<HaEffect>) {
         if self.state != HaState::Waiting(Claim::Claiming) {
             self.on_serving_set_known(next, applied, effects);
+        } else if let (true, Some(further)) = (applied, self.overrule_further()) {
+            self.compare_and_set(further, effects);
         } else if applied {
             self.state = HaState::Waiting(Claim::Persisting);
             if !self.remember(effects) {
@@ -408,6 +427,8 @@ impl HaMachine {
         }
         self.claims.reason = None;
         self.peer_wait_over = false;
+        self.handover = Handover::None;
+        self.overrule = None;
         self.silent = false;
         self.state = HaState::Standalone;
         effects.push(HaEffect::OpenClients { epoch });
@@ -423,7 +444,10 @@ impl HaMachine {
 
     /// Back to WAITING(idle), to try again after a rest. L1: no camping on the lock.
     pub(super) fn refuse(&mut self, refusal: &Refusal, effects: &mut Vec<HaEffect>) {
-        let reason = refusal.to_string();
+        let reason = match self.overrule.take() {
+            Some(_) => format!("{NOT_OVERRULED}: {refusal}"),
+            None => refusal.to_string(),
+        };
         self.claims.refused = self.claims.refused.saturating_add(1);
         self.claims.reason = Some(reason.clone());
         self.reason = Some(reason.clone());

@@ -233,6 +233,10 @@ pub enum Event {
     ClaimRefused,
     /// The peer does not fit this server's configuration.
     PeerMismatched,
+    /// The operator's switchover.
+    SwitchoverAsked,
+    /// The operator's override, with the epoch typed.
+    PromotionAsked,
 }
 
 impl Event {
@@ -266,6 +270,8 @@ impl Event {
             Self::StopAsked => "when it is stopped in order: twinmq stop -p {own}",
             Self::ClientsGone => "when clients have been answered",
             Self::ClaimRefused => "if one of these does not hold when its turn comes",
+            Self::SwitchoverAsked => "on `twinmq switchover`",
+            Self::PromotionAsked => "on `twinmq promote --accept-loss`",
             Self::PeerMismatched => "if the other server does not fit: the process ends then",
             Self::Started => "when it is started again: twinmq run -p {own}",
         }

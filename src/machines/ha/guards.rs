@@ -57,6 +57,16 @@ pub enum Guard {
     RecordNamesCopy,
     /// The record does not name this server's copy.
     RecordDropsCopy,
+    /// The server that served is away, or handed over.
+    MayTakeOver,
+    /// The peer, to which this server handed over, neither serves nor claims.
+    PeerIdle,
+    /// The peer, to which this server handed over, has had its time.
+    PeerHadItsTime,
+    /// What must be so for a switchover.
+    SwitchoverReady,
+    /// What must be so for an operator's override.
+    PromotionReady,
 }
 
 impl Guard {
@@ -90,6 +100,11 @@ impl Guard {
             Self::RecordMine => "the record still names this server as the one that serves",
             Self::RecordDropsCopy => "the record does not name this server's copy",
             Self::RecordNamesCopy => "the record names this server's copy",
+            Self::MayTakeOver => "the server that served has gone, or handed over",
+            Self::PeerIdle => "the other server does not take what was handed to it",
+            Self::PeerHadItsTime => "the other server has had its time",
+            Self::SwitchoverReady => "the other server is ready to take over",
+            Self::PromotionReady => "an override is needed, and nobody else may serve",
         }
     }
 }
@@ -98,6 +113,8 @@ impl Guard {
 const ALONE: [Guard; 1] = [Guard::PeerAway];
 /// A claim that begins while the peer is linked.
 const LINKED: [Guard; 2] = [Guard::PeerWaits, Guard::FirstInTurn];
+/// A claim of a server that has handed over, while the peer is linked.
+const YIELDING: [Guard; 2] = [Guard::PeerIdle, Guard::PeerHadItsTime];
 
 impl HaMachine {
     /// The decision.
@@ -112,7 +129,11 @@ impl HaMachine {
 
     /// What decides whose turn it is to claim.
     pub(super) fn turn(&self) -> &'static [Guard] {
-        if self.peer.is_none() { &ALONE } else { &LINKED }
+        match self.peer {
+            None => &ALONE,
+            Some(_) if self.yields() => &YIELDING,
+            Some(_) => &LINKED,
+        }
     }
 
     /// The guard with its truth and what it rests on.
@@ -143,7 +164,9 @@ impl HaMachine {
             ),
             // A peer that has not looked yet cannot say whether it is the better one.
             Guard::FirstInTurn => is(self.peer.as_ref().is_some_and(|peer| {
-                self.patience_over || (peer.facts.looked && self.better_than(peer))
+                self.patience_over
+                    || (peer.facts.looked && self.better_than(peer))
+                    || self.was_handed_over_by(peer)
             })),
             Guard::MayBePromoted => match self.judge() {
                 Ok(_) => Truth::Holds,
@@ -209,6 +232,15 @@ impl HaMachine {
                 Some(record) => is(record.holds(self.own.store)),
                 None => Truth::Unknown,
             },
+            Guard::MayTakeOver => is(self.peer_wait_over || peer.is_some()),
+            // It may have been handed the service and cannot take it.
+            Guard::PeerIdle => is(peer.is_some_and(|facts| {
+                (facts.state == ServerState::Waiting && !facts.claiming)
+                    || facts.state == ServerState::Passive
+            })),
+            Guard::PeerHadItsTime => is(self.patience_over),
+            Guard::SwitchoverReady => is(self.switchover_conditions().iter().all(|it| it.holds)),
+            Guard::PromotionReady => is(self.promotion().conditions.iter().all(|it| it.holds)),
         }
     }
 
@@ -228,7 +260,18 @@ impl HaMachine {
                     self.timer_fact(HaTimer::PeerWait, !self.peer_wait_over),
                 ],
             },
+            Guard::MayTakeOver => vec![
+                self.peer_fact(),
+                self.timer_fact(HaTimer::PeerWait, !self.peer_wait_over),
+            ],
+            Guard::PeerHadItsTime => vec![self.timer_fact(
+                HaTimer::Patience,
+                self.peer.is_some() && !self.patience_over,
+            )],
+            Guard::SwitchoverReady => vec![self.peer_fact(), self.lock_fact(), self.arbiter_fact()],
+            Guard::PromotionReady => vec![self.peer_fact(), self.arbiter_fact(), self.copy_fact()],
             Guard::PeerWaits
+            | Guard::PeerIdle
             | Guard::PeerOffersCopy
             | Guard::PeerStoppedSending
             | Guard::PeerMovedOn
@@ -493,6 +536,11 @@ impl HaMachine {
             Guard::ArbiterSeen
             | Guard::Rested
             | Guard::PeerAway
+            | Guard::MayTakeOver
+            | Guard::PeerIdle
+            | Guard::PeerHadItsTime
+            | Guard::SwitchoverReady
+            | Guard::PromotionReady
             | Guard::PeerWaits
             | Guard::FirstInTurn
             | Guard::LockFree

@@ -38,6 +38,15 @@ impl HaMachine {
         effects.push(HaEffect::Arm(HaTimer::Patience));
         effects.push(HaEffect::Disarm(HaTimer::PeerWait));
         // A passive that finds its active again under a new session has missed batches: it asks anew.
+        // One that was handed the service goes on taking it.
+        let takes_over = matches!(self.state, HaState::Passive { session: None })
+            && hello.facts.state == ServerState::Waiting
+            && self
+                .goodbye
+                .is_some_and(|(node, epoch)| node == hello.node && epoch == self.epoch());
+        if takes_over {
+            return;
+        }
         if matches!(
             self.state,
             HaState::PassiveSync { .. } | HaState::Passive { .. }
@@ -142,6 +151,12 @@ impl HaMachine {
                     self.read_record(effects);
                 }
             }
+            HaState::Passive { session: None } => {
+                if facts.state.serves() {
+                    self.drop_lock(effects);
+                    self.fall_back("the other server went on", effects);
+                }
+            }
             HaState::ActiveSync { .. }
             | HaState::Active { .. }
             | HaState::Standalone
@@ -172,6 +187,7 @@ impl HaMachine {
             return;
         }
         self.drop_lock(effects);
+        self.overrule = None;
         self.call = None;
         self.claims.reason = None;
         self.state = HaState::PassiveSync {
@@ -198,6 +214,7 @@ impl HaMachine {
     /// Enters WAITING and looks at the arbiter anew.
     pub(super) fn wait(&mut self, why: &str, effects: &mut Vec<HaEffect>) {
         self.state = HaState::Waiting(Claim::Idle);
+        self.overrule = None;
         self.reason = Some(why.to_owned());
         self.resting = false;
         if self.peer.is_none() && !self.peer_wait_over {

@@ -23,8 +23,10 @@ mod explain;
 mod fence;
 mod forecast;
 mod guards;
+mod handover;
 mod history;
 mod link;
+mod overrule;
 mod serve;
 mod table;
 mod types;
@@ -37,6 +39,8 @@ pub use eligibility::{ArbiterView, OwnStore, Refusal};
 pub use explain::{Checked, Event, Explanation, Fact, FactValue, Source, Truth, Way};
 pub use forecast::{Forecast, LockProbe, Outcome, forecast};
 pub use guards::Guard;
+pub use handover::Condition;
+pub use overrule::{KnownPosition, NOT_OVERRULED, Promotion};
 pub use table::render_table;
 pub use types::*;
 
@@ -98,6 +102,9 @@ pub struct HaMachine {
     /// Looks in a row at a record that cannot be the active's.
     strange_looks: u32,
     claims: Claims,
+    handover: handover::Handover,
+    /// The epoch that an operator ends by an override which is under way.
+    overrule: Option<Epoch>,
     /// In words, why this server waits; none while it does not.
     reason: Option<String>,
     /// In words, what led to the present state; none right after the start.
@@ -138,6 +145,8 @@ impl HaMachine {
             claimed_from: None,
             strange_looks: 0,
             claims: Claims::default(),
+            handover: handover::Handover::None,
+            overrule: None,
             reason: None,
             cause: None,
             lock_refused: None,
@@ -159,7 +168,7 @@ impl HaMachine {
             HaInput::LockRefused { holder } => self.on_lock_refused(holder, effects),
             HaInput::LockConfirmed { record } => self.on_lock_confirmed(record, effects),
             HaInput::LockLost { reason } => self.on_lock_lost(&reason, effects),
-            HaInput::LockUnreachable { reason } => self.on_lock_unreachable(reason),
+            HaInput::LockUnreachable { reason } => self.on_lock_unreachable(reason, effects),
             HaInput::PeerDied { node, epoch } => self.on_peer_died(node, epoch, effects),
             HaInput::ArbiterAnswered { id, answer } => self.on_answer(id, answer, effects),
             HaInput::GatewayUnreachable(unreachable) => self.gateway_unreachable = unreachable,
@@ -179,6 +188,9 @@ impl HaMachine {
             HaInput::StopRequested => self.on_stop(effects),
             HaInput::ClientsDrained => self.on_drained(effects),
             HaInput::LockReleased => self.on_lock_released(effects),
+            HaInput::SwitchoverRequested => self.on_switchover(effects),
+            HaInput::PromoteRequested { epoch } => self.on_promote(epoch, effects),
+            HaInput::PromotionRefused { reason } => self.not_promoted(reason),
         }
         self.maintain(&before, told, effects);
         self.assert_invariants();
@@ -314,6 +326,8 @@ impl HaMachine {
     }
 
     fn on_stop(&mut self, effects: &mut Vec<HaEffect>) {
+        // An end of the process hands over as well.
+        self.handover = handover::Handover::None;
         match self.state {
             HaState::ActiveSync { .. }
             | HaState::Active { .. }
@@ -334,7 +348,11 @@ impl HaMachine {
     fn on_drained(&mut self, effects: &mut Vec<HaEffect>) {
         if matches!(self.state, HaState::Draining(_)) {
             effects.push(HaEffect::Disarm(HaTimer::Drain));
-            self.release_for_exit(effects);
+            if self.hands_over() {
+                self.release_for_peer(effects);
+            } else {
+                self.release_for_exit(effects);
+            }
         }
     }
 
@@ -352,7 +370,12 @@ impl HaMachine {
     }
 
     fn on_lock_released(&mut self, effects: &mut Vec<HaEffect>) {
-        if matches!(self.state, HaState::Releasing(_)) {
+        if !matches!(self.state, HaState::Releasing(_)) {
+            return;
+        }
+        if self.hands_over() {
+            self.on_handed_over(effects);
+        } else {
             effects.push(HaEffect::SayGoodbye {
                 epoch: self.epoch(),
             });

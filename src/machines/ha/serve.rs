@@ -6,6 +6,7 @@ use crate::proto::peer::ServerState;
 use crate::storage::api::GatePolicy;
 
 use super::guards::Guard;
+use super::handover::Handover;
 use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, LinkEnd, SyncStep};
 
 impl HaMachine {
@@ -344,6 +345,7 @@ impl HaMachine {
         self.seeking = true; // whatever the shell still tries or holds is let go
         self.drop_lock(effects);
         self.unresolved = None;
+        self.handover = Handover::None;
         self.peer_wait_over = false;
         self.silent = false;
         self.wait(why, effects);

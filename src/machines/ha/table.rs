@@ -12,6 +12,7 @@ use crate::proto::ids::{
 use crate::proto::peer::{Hello, PeerFacts, ServerState};
 
 use super::eligibility::{ArbiterView, OwnStore};
+use super::handover::Handover;
 use super::{
     CallPurpose, Claim, HaConfig, HaEffect, HaMachine, HaMode, HaState, HeldLock, Peer, SyncStep,
     Takeover,
@@ -443,12 +444,35 @@ pub(super) fn states() -> Vec<(&'static str, HaMachine)> {
             "ACTIVE (releasing the lock before an orderly stop)",
             machine(HaState::Releasing(Active), ME, &both, Some(Waiting)),
         ),
+        (
+            "ACTIVE (draining before a switchover)",
+            handing_over(holding(machine(
+                HaState::Draining(Active),
+                ME,
+                &both,
+                Some(Passive),
+            ))),
+        ),
+        (
+            "ACTIVE (releasing the lock before a switchover)",
+            handing_over(machine(
+                HaState::Releasing(Active),
+                ME,
+                &both,
+                Some(Passive),
+            )),
+        ),
     ]
 }
 
 fn reading(mut machine: HaMachine) -> HaMachine {
     machine.call = Some((1, CallPurpose::LookToClaim));
     machine.next_call = 2;
+    machine
+}
+
+fn handing_over(mut machine: HaMachine) -> HaMachine {
+    machine.handover = Handover::Asked;
     machine
 }
 

@@ -199,6 +199,18 @@ pub enum HaInput {
     StopRequested,
     /// Everything that clients had sent is answered, and they are gone.
     ClientsDrained,
+    /// The operator wants the peer to serve.
+    SwitchoverRequested,
+    /// The operator gives up what only the other server has, and wants this one to serve.
+    PromoteRequested {
+        /// The epoch that this ends, as it was typed.
+        epoch: Epoch,
+    },
+    /// An override was given up before it began.
+    PromotionRefused {
+        /// In words.
+        reason: String,
+    },
     /// The process in which that server served this epoch has ended: its parent has seen it end (A8).
     PeerDied {
         /// The server.

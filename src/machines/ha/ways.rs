@@ -37,8 +37,8 @@ impl HaState {
             Self::Active { .. } => "ACTIVE",
             Self::Shrinking { .. } => "ACTIVE (going on alone)",
             Self::Standalone => "STANDALONE",
-            Self::Draining(_) => "stopping (answering clients)",
-            Self::Releasing(_) => "stopping (letting the lock go)",
+            Self::Draining(_) => DRAINING,
+            Self::Releasing(_) => RELEASING,
             Self::Stopped => "stopped",
         }
     }
@@ -84,12 +84,16 @@ impl HaState {
             Self::Standalone => {
                 "it serves clients alone: a confirmed message is on this server's disk only"
             }
-            Self::Draining(_) | Self::Releasing(_) => "it is being stopped in order",
+            Self::Draining(_) | Self::Releasing(_) => {
+                "it ends its service in order: it stops, or hands over to the other server"
+            }
             Self::Stopped => "it has ended",
         }
     }
 }
 
+const DRAINING: &str = "ending its service (answering clients)";
+const RELEASING: &str = "ending its service (letting the lock go)";
 const IDLE: &str = "WAITING";
 const CLAIMING: &str = "STANDALONE";
 
@@ -169,6 +173,12 @@ impl HaMachine {
                 way(IDLE, Event::ClaimRefused, &[]),
                 way(IDLE, Event::RecordTaken, &[]),
             ],
+            // An operator has answered the question whether this copy may be promoted.
+            HaState::Waiting(Claim::Locking) if self.overrules() => vec![
+                self.way(CLAIMING, Event::LockObtained, &[], &[Guard::LockFree]),
+                way(IDLE, Event::ClaimRefused, &[]),
+                way("PASSIVE_SYNC", Event::PeerSays, &[Guard::PeerOffersCopy]),
+            ],
             HaState::Waiting(Claim::Locking) => vec![
                 self.way(
                     CLAIMING,
@@ -229,7 +239,7 @@ impl HaMachine {
                     CLAIMING,
                     Event::LockObtained,
                     &[Guard::MayBePromoted],
-                    &[Guard::PeerAway, Guard::LockFree],
+                    &[Guard::MayTakeOver, Guard::LockFree],
                 ),
                 self.way(
                     CLAIMING,
@@ -281,6 +291,11 @@ impl HaMachine {
                         way(to, Event::PeerSays, &[Guard::PeerAsksForCopy, lock]),
                     ]);
                 }
+                ways.push(way(
+                    DRAINING,
+                    Event::SwitchoverAsked,
+                    &[Guard::SwitchoverReady],
+                ));
                 ways.extend(self.ways_down());
                 ways
             }
@@ -292,14 +307,31 @@ impl HaMachine {
                 ways.extend(self.ways_down());
                 ways
             }
-            HaState::Draining(_) => vec![
-                way("stopped", Event::ClientsGone, &[]),
-                way("stopped", Event::LeaseOver, &[]),
-                way("stopped", Event::RecordMoved, &[]),
-            ],
-            HaState::Releasing(_) => vec![way("stopped", Event::LockLetGo, &[])],
+            HaState::Draining(_) => {
+                let to = match (self.hands_over(), &self.lock) {
+                    (false, _) => "stopped",
+                    (true, Some(_)) => RELEASING,
+                    (true, None) => IDLE,
+                };
+                vec![
+                    way(to, Event::ClientsGone, &[]),
+                    way(to, Event::LeaseOver, &[]),
+                    way(to, Event::RecordMoved, &[]),
+                ]
+            }
+            HaState::Releasing(_) => {
+                let to = if self.hands_over() { IDLE } else { "stopped" };
+                vec![way(to, Event::LockLetGo, &[])]
+            }
             HaState::Stopped => vec![way(IDLE, Event::Started, &[])],
         };
+        if matches!(
+            self.state,
+            HaState::Waiting(Claim::Idle | Claim::Reading | Claim::Locking)
+        ) {
+            let ready = [Guard::PromotionReady];
+            ways.push(way(CLAIMING, Event::PromotionAsked, &ready));
+        }
         if single {
             ways.retain(|way| matches!(way.event, Event::EpochOpened | Event::ClientsGone));
         }

@@ -11,7 +11,6 @@
 //! and no file; frames and jobs are effects. Everything that is sent and not acknowledged is bounded
 //! in bytes: beyond that a live leader falls back to reading from its log.
 
-mod common;
 mod follower;
 mod leader;
 mod resync;
@@ -19,7 +18,7 @@ mod resync;
 #[cfg(test)]
 mod tests;
 
-pub use common::common_point;
+pub use crate::proto::log::common_point;
 
 use std::time::Duration;
 

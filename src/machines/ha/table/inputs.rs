@@ -141,6 +141,11 @@ pub(in crate::machines::ha) fn of(machine: &HaMachine) -> Vec<(&'static str, HaI
         ("lease over", HaInput::LeaseExpired),
         ("stop asked for", HaInput::StopRequested),
         ("clients drained", HaInput::ClientsDrained),
+        ("switchover asked for", HaInput::SwitchoverRequested),
+        (
+            "promotion asked for, epoch typed",
+            HaInput::PromoteRequested { epoch: Epoch(5) },
+        ),
     ];
     if let Some(next) = next {
         inputs.push(("compare-and-set: done", answer(ArbiterAnswer::Set(next))));

@@ -44,9 +44,13 @@ fn events(input: &HaInput) -> Vec<Event> {
         HaInput::Timer(HaTimer::ReEntry) => vec![Event::PeerSays],
         HaInput::StopRequested => vec![Event::StopAsked],
         HaInput::LockReleased => vec![Event::LockLetGo],
-        HaInput::Started
-        | HaInput::LockRefused { .. }
+        // Only an override is given up by these at once.
+        HaInput::LockRefused { .. }
         | HaInput::LockUnreachable { .. }
+        | HaInput::PromotionRefused { .. } => vec![Event::ClaimRefused],
+        HaInput::SwitchoverRequested => vec![Event::SwitchoverAsked],
+        HaInput::PromoteRequested { .. } => vec![Event::PromotionAsked],
+        HaInput::Started
         | HaInput::GatewayUnreachable(_)
         | HaInput::SyncProgress { .. }
         | HaInput::Timer(HaTimer::PeerWait | HaTimer::Patience | HaTimer::Retry) => Vec::new(),
@@ -245,6 +249,11 @@ fn an_open_way_is_taken_when_its_event_comes() {
         for way in machine.explain().ways {
             // A refusal is a claim that was judged otherwise.
             if !way.is_open() || matches!(way.event, Event::ByItself | Event::ClaimRefused) {
+                continue;
+            }
+            // After an attempt in vain the record is looked at once more, which is a state of its own.
+            let looks = matches!(machine.call, Some((_, CallPurpose::LookToFence)));
+            if way.event == Event::LockInVain && !looks {
                 continue;
             }
             let led = inputs::of(&machine).into_iter().any(|(_, input)| {

@@ -2,6 +2,8 @@
 
 mod explain;
 mod fence;
+mod handover;
+mod overrule;
 mod pair;
 mod random;
 

@@ -57,7 +57,7 @@ pub(super) fn act(pair: &mut Pair, random: &mut Random) {
         SECONDARY
     };
     let alive = pair.servers[at].machine.is_some();
-    match random.below(28) {
+    match random.below(30) {
         0 if alive => pair.kill(at),
         1 if alive && pair.servers[at].serving => pair.kill_with_word(at),
         1 if alive => pair.power_off(at),
@@ -89,6 +89,11 @@ pub(super) fn act(pair: &mut Pair, random: &mut Random) {
         19 => pair.back_up(at),
         20 | 21 if pair.servers[at].paused => pair.resume(at),
         20 | 21 if alive => pair.pause(at),
+        22 if alive => pair.give(at, HaInput::SwitchoverRequested),
+        23 if alive && random.below(3) == 0 => {
+            let epoch = pair.machine(at).promotion().epoch;
+            pair.give(at, HaInput::PromoteRequested { epoch });
+        }
         _ => pair.write(),
     }
 }

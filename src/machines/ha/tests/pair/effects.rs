@@ -2,7 +2,7 @@
 
 use super::{PRIMARY, Pair, SECONDARY};
 use crate::machines::ha::*;
-use crate::proto::arbiter::ArbiterCall;
+use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall};
 use crate::proto::ids::Position;
 use crate::storage::api::GatePolicy;
 
@@ -51,6 +51,12 @@ impl Pair {
             HaEffect::Arbiter { id, call } => {
                 let holds = matches!(call, ArbiterCall::CompareAndSet(_));
                 let answer = self.arbiter(call);
+                let changed = matches!(answer, ArbiterAnswer::Set(_) | ArbiterAnswer::Created(_));
+                if changed && self.machine(at).overrules() {
+                    // The operator has given up what this copy lacks: exactly that, and from here on.
+                    let log = &self.servers[at].log;
+                    self.confirmed.retain(|write| log.contains(write));
+                }
                 let input = HaInput::ArbiterAnswered { id, answer };
                 match &mut self.held_answers {
                     Some(held) if holds => held.push((at, input)),

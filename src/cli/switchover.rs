@@ -1,0 +1,266 @@
+//! `twinmq switchover`: the passive serves instead of the active, in order; done when the pair is in
+//! sync again with its roles changed.
+
+use std::fmt::Write as _;
+use std::thread;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::admin_client::{AdminClient, AdminError, Status};
+use super::args::SwitchoverArgs;
+use super::{CliError, print, print_json};
+use crate::exit::ExitCode;
+use crate::time::{Clock, Moment, SystemClock};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What the server answers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Answer {
+    ready: bool,
+    epoch: u64,
+    peer: Option<String>,
+    conditions: Vec<Found>,
+}
+
+/// One thing that must be so.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Found {
+    condition: String,
+    holds: bool,
+    found: String,
+}
+
+/// Why it was not done, or not seen to be done.
+#[derive(Debug, thiserror::Error)]
+enum SwitchoverError {
+    #[error("{server} cannot hand over: {reasons}")]
+    Refused { server: String, reasons: String },
+    #[error(
+        "{server} is alone, without a peer to hand over to: a switchover is for a replicated pair"
+    )]
+    Standalone { server: String },
+    #[error("{url} answered what this version does not understand: {reason}")]
+    Strange { url: String, reason: String },
+    #[error(
+        "{server} handed over epoch {epoch}, and after {seconds} s the pair is not in sync with its \
+         roles changed; last seen: {seen}. If the other server did not take over, {server} serves \
+         again by itself; see both servers' status and logs"
+    )]
+    NotInTime {
+        server: String,
+        epoch: u64,
+        seconds: u64,
+        seen: String,
+    },
+}
+
+/// Asks the server, and waits for the outcome.
+///
+/// # Errors
+/// When it is refused, or the roles have not changed in time.
+pub fn run(args: &SwitchoverArgs) -> Result<ExitCode, CliError> {
+    let address = args.server.admin()?;
+    let own = address.authorized()?;
+    let status = own.status()?;
+    let fail = |error: SwitchoverError| CliError::of(ExitCode::Failed, error);
+    if status.mode == "standalone" {
+        return Err(fail(SwitchoverError::Standalone {
+            server: status.server,
+        }));
+    }
+    let started = SystemClock.now();
+    let answer = ask(&own, args.dry_run)?;
+    if args.dry_run {
+        if args.json {
+            print_json(&dry_run_json(&status.server, &answer))?;
+        } else {
+            print(&dry_run_text(&status.server, &answer))?;
+        }
+        return Ok(if answer.ready {
+            ExitCode::Done
+        } else {
+            ExitCode::Failed
+        });
+    }
+    if !answer.ready {
+        return Err(fail(SwitchoverError::Refused {
+            server: status.server,
+            reasons: reasons(&answer.conditions),
+        }));
+    }
+    let peer = address.peer.map(|url| AdminClient::new(&url, None));
+    let pair = Watched {
+        own,
+        peer,
+        epoch: answer.epoch,
+    };
+    let outcome = pair
+        .watch(started, Duration::from_secs(args.timeout))
+        .map_err(|seen| {
+            fail(SwitchoverError::NotInTime {
+                server: status.server.clone(),
+                epoch: answer.epoch,
+                seconds: args.timeout,
+                seen,
+            })
+        })?;
+    let serves = answer.peer.unwrap_or_else(|| "the other server".to_owned());
+    if args.json {
+        print_json(&json!({
+            "active": serves,
+            "passive": status.server,
+            "epoch": outcome.epoch,
+            "serving_after_ms": outcome.serving_ms,
+            "in_sync_after_ms": outcome.in_sync_ms,
+        }))?;
+    } else {
+        let after = outcome
+            .serving_ms
+            .map_or_else(String::new, |ms| format!(" after {ms} ms"));
+        print(&format!(
+            "{serves} serves in epoch {}{after}; {} is PASSIVE and in sync after {} ms",
+            outcome.epoch, status.server, outcome.in_sync_ms
+        ))?;
+    }
+    Ok(ExitCode::Done)
+}
+
+fn ask(server: &AdminClient, dry_run: bool) -> Result<Answer, CliError> {
+    let text = match server.post(&format!("switchover?dry_run={dry_run}")) {
+        Ok(text) => text,
+        // Refused: the body says why.
+        Err(AdminError::Refused {
+            code: 409, reason, ..
+        }) => reason,
+        Err(error) => return Err(error.into()),
+    };
+    serde_json::from_str(&text).map_err(|error| {
+        CliError::of(
+            ExitCode::Failed,
+            SwitchoverError::Strange {
+                url: server.url().to_owned(),
+                reason: error.to_string(),
+            },
+        )
+    })
+}
+
+/// The pair, while its roles change.
+struct Watched {
+    own: AdminClient,
+    /// None where only a URL was given: then the old active's word is all there is.
+    peer: Option<AdminClient>,
+    /// The epoch that ends.
+    epoch: u64,
+}
+
+/// How it went, counted from the command.
+struct Outcome {
+    epoch: u64,
+    /// None if nobody saw the moment.
+    serving_ms: Option<u128>,
+    in_sync_ms: u128,
+}
+
+impl Watched {
+    /// Err: what was seen last.
+    fn watch(&self, started: Moment, patience: Duration) -> Result<Outcome, String> {
+        let clock = SystemClock;
+        let until = started.after(patience);
+        let since = |now: Moment| now.since(started).as_millis();
+        let mut serving_ms = None;
+        loop {
+            if serving_ms.is_none() && self.peer_serves() {
+                serving_ms = Some(since(clock.now()));
+            }
+            let seen = match self.own.status() {
+                Ok(status) if self.is_done(&status) => {
+                    return Ok(Outcome {
+                        epoch: status.epoch,
+                        serving_ms,
+                        in_sync_ms: since(clock.now()),
+                    });
+                }
+                Ok(status) => format!("{} is {}", status.server, status.state),
+                Err(error) => error.to_string(),
+            };
+            if clock.now() >= until {
+                return Err(seen);
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn peer_serves(&self) -> bool {
+        let status = self.peer.as_ref().and_then(|peer| peer.status().ok());
+        status.is_some_and(|status| status.serving && status.epoch > self.epoch)
+    }
+
+    fn is_done(&self, own: &Status) -> bool {
+        own.state == "PASSIVE" && own.epoch > self.epoch && own.pair_is_in_sync()
+    }
+}
+
+/// What is missing, in one sentence.
+pub(super) fn reasons(conditions: &[Found]) -> String {
+    let missing: Vec<String> = conditions
+        .iter()
+        .filter(|found| !found.holds)
+        .map(|found| format!("{}, but {}", found.condition, found.found))
+        .collect();
+    format!("it is required that {}", missing.join("; and that "))
+}
+
+/// Each thing with what was found, one a line.
+pub(super) fn list(conditions: &[Found]) -> String {
+    let mut text = String::new();
+    for found in conditions {
+        let mark = if found.holds { "yes" } else { "NO " };
+        writeln!(text, "{mark}  {}: {}", found.condition, found.found)
+            .expect("a string takes every text");
+    }
+    text
+}
+
+fn dry_run_text(server: &str, answer: &Answer) -> String {
+    let mut text = list(&answer.conditions);
+    let peer = answer.peer.as_deref().unwrap_or("the other server");
+    if answer.ready {
+        let epoch = answer.epoch;
+        write!(
+            text,
+            "{server} would end epoch {epoch} and {peer} would serve; nothing was changed"
+        )
+    } else {
+        write!(
+            text,
+            "{server} would refuse to hand over; nothing was changed"
+        )
+    }
+    .expect("a string takes every text");
+    text
+}
+
+fn dry_run_json(server: &str, answer: &Answer) -> serde_json::Value {
+    let conditions: Vec<_> = answer
+        .conditions
+        .iter()
+        .map(|found| {
+            json!({"condition": found.condition, "holds": found.holds, "found": found.found})
+        })
+        .collect();
+    json!({
+        "server": server,
+        "ready": answer.ready,
+        "dry_run": true,
+        "epoch": answer.epoch,
+        "peer": answer.peer,
+        "conditions": conditions,
+    })
+}
