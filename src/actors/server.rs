@@ -183,6 +183,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         clients,
         replication: replication(config.ha.as_ref()),
         pair,
+        door: None,
     };
     let wired = wire(&places, parts);
     Ok(Server {

@@ -190,6 +190,11 @@ fn ended(server: &Server, end: Option<End>) -> ExitCode {
             server.store.close();
             ExitCode::PeerMismatch
         }
+        Some(End::Role(ExitCause::SteppedDown(reason))) => {
+            // The store stays as it is: only the end of the process lets it go.
+            tracing::error!(target: "twinmq::ha", reason, "this server stepped down: the process ends");
+            ExitCode::SteppedDown
+        }
         Some(End::Store(error)) => {
             tracing::error!(target: "twinmq::store", %error,
                 "the store failed: nothing more is confirmed, the process ends");

@@ -20,7 +20,9 @@ mod claim;
 mod eligibility;
 mod history;
 mod link;
+mod role;
 mod serve;
+mod shared;
 mod table;
 mod types;
 
@@ -28,6 +30,8 @@ mod types;
 mod tests;
 
 pub use eligibility::{ArbiterView, OwnStore, Refusal};
+pub use role::RoleMachine;
+pub use shared::{Attempt, SharedMachine, SharedState, Step, render_shared_table};
 pub use table::render_table;
 pub use types::*;
 
@@ -152,6 +156,8 @@ impl HaMachine {
             HaInput::StopRequested => self.on_stop(effects),
             HaInput::ClientsDrained => self.on_drained(effects),
             HaInput::LockReleased => self.on_lock_released(effects),
+            // The store is open from the start in this mode.
+            HaInput::StoreAnswered { .. } => {}
         }
         self.maintain(effects);
         self.assert_invariants();
@@ -261,7 +267,8 @@ impl HaMachine {
                 effects.push(HaEffect::Gate(GatePolicy::Alone));
                 effects.push(HaEffect::BeginEpoch(self.own.position.epoch.next()));
             }
-            HaMode::Replicated => {
+            // Shared mode has a machine of its own.
+            HaMode::Replicated | HaMode::Shared => {
                 effects.push(HaEffect::Gate(GatePolicy::Closed));
                 effects.push(HaEffect::Arm(HaTimer::PeerWait));
                 self.read_record(effects);
