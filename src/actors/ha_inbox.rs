@@ -4,7 +4,7 @@ use crate::machines::gateway::GatewayVerdict;
 use crate::machines::ha::LinkEnd;
 use crate::machines::lock::LockReport;
 use crate::machines::replication::ReplicationReport;
-use crate::proto::ids::{Epoch, SessionId};
+use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{Hello, PeerFacts};
 use crate::storage::api::StoreAnswer;
 use crate::time::Moment;
@@ -38,6 +38,13 @@ pub enum HaMessage {
         id: u64,
         /// What it said.
         answer: StoreAnswer,
+    },
+    /// The process in which that server served this epoch has ended, says its parent.
+    PeerDied {
+        /// The server.
+        node: NodeId,
+        /// The epoch that its process knew last.
+        epoch: Epoch,
     },
 }
 
@@ -83,6 +90,13 @@ pub enum LinkEvent {
     ReplySent {
         /// When.
         at: Moment,
+    },
+    /// The peer's process, which served in this epoch, has ended: its watchdog says so (A8).
+    PeerDied {
+        /// Whose.
+        node: NodeId,
+        /// The epoch.
+        epoch: Epoch,
     },
     /// The peer does not fit.
     Mismatch {

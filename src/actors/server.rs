@@ -125,9 +125,10 @@ pub fn block_on<T>(main: impl Future<Output = T>) -> T {
 /// When a port, the store, the lock file, a certificate or a secret cannot be had. Everything is
 /// asked for before anything is started, so that a mistake shows at once.
 pub async fn start(config: &Config) -> Result<Server, StartError> {
-    if config.mode == Mode::Shared {
-        check_store_mount(&config.store.path, Path::new(RECOVER_LOST_LOCKS))?;
-    }
+    let local_store = match config.mode {
+        Mode::Standalone | Mode::Replicated => true,
+        Mode::Shared => check_store_mount(&config.store.path, Path::new(RECOVER_LOST_LOCKS))?,
+    };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (ends, ended) = unbounded_channel();
     let (data, plane) = DataPlane::bind(data_config(config))?;
@@ -149,7 +150,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
             fatal,
         ))
     };
-    let opened = open_store(store_config(config), Arc::clone(&sink))?;
+    let opened = open_store(store_config(config), local_store, Arc::clone(&sink))?;
     let last_record = opened
         .last_record
         .as_deref()
@@ -207,9 +208,13 @@ struct Opened {
     dir: PathBuf,
 }
 
-fn open_store(config: StoreConfig, sink: Arc<ServerSink>) -> Result<Opened, StoreError> {
+fn open_store(
+    config: StoreConfig,
+    local: bool,
+    sink: Arc<ServerSink>,
+) -> Result<Opened, StoreError> {
     if let Some(node_dir) = config.node_dir.clone() {
-        let closed = open_door(config, &node_dir, sink)?;
+        let closed = open_door(config, &node_dir, local, sink)?;
         return Ok(Opened {
             node: closed.node,
             last_record: closed.last_record,

@@ -22,6 +22,7 @@ use crate::actors::post::{Port, post};
 use crate::actors::replicator::{Replicator, ReplicatorCommand};
 use crate::actors::store_sink::ServerSink;
 use crate::io::peer_tcp::{Net, PeerListener};
+use crate::io::watchdog::Watchdog;
 use crate::machines::gateway::{GatewayConfig, GatewayMachine};
 use crate::machines::ha::{HaConfig, HaMode, OwnStore, RoleMachine};
 use crate::machines::link::{LinkConfig, LinkMachine};
@@ -30,7 +31,7 @@ use crate::machines::replication::{ReplicationConfig, ReplicationMachine};
 use crate::proto::arbiter::{Arbiter, ArbiterAnswer, ArbiterRecord};
 use crate::proto::ids::Epoch;
 use crate::proto::peer::{PeerFacts, ServerState};
-use crate::storage::api::{SharedStore, StoreDoor};
+use crate::storage::api::{LogFacts, SharedStore, StoreDoor};
 use crate::time::Clock;
 
 /// One server's outside world and settings.
@@ -77,6 +78,8 @@ pub struct PairParts {
     pub lock: LockConfig,
     /// The gateway's.
     pub gateway: GatewayConfig,
+    /// Who ends this process when it hangs, and tells the peer (A8).
+    pub watchdog: Option<Arc<dyn Watchdog>>,
 }
 
 /// Takes the arbiter's answers, on any thread.
@@ -98,10 +101,11 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
         store: Arc::clone(&parts.store),
         clock: Arc::clone(&parts.identity.clock),
     };
-    let facts = initial_facts(parts.ha.mode, &parts.store, parts.last_record.as_ref());
+    let log = parts.store.log_facts();
+    let facts = initial_facts(parts.ha.mode, &log, parts.last_record.as_ref());
     let ports = Arc::new(OnceLock::new());
     let role = Role {
-        machine: RoleMachine::new(parts.ha.clone(), own_store(&facts), parts.last_record),
+        machine: RoleMachine::new(parts.ha.clone(), OwnStore::from(&log), parts.last_record),
         timing: HaTiming::new(
             parts.intervals,
             parts.lease,
@@ -226,7 +230,15 @@ fn start_pair(
         link: link.clone(),
         accept,
     };
-    (PairPorts { lock, link }, begin)
+    let watchdog = pair.watchdog;
+    (
+        PairPorts {
+            lock,
+            link,
+            watchdog,
+        },
+        begin,
+    )
 }
 
 fn start_gateway(
@@ -293,20 +305,7 @@ fn start_link(
     Port::new("connection_manager", address.recipient())
 }
 
-fn own_store(facts: &PeerFacts) -> OwnStore {
-    OwnStore {
-        store: facts.store,
-        position: facts.position,
-        sync_in_progress: facts.sync_in_progress,
-    }
-}
-
-fn initial_facts(
-    mode: HaMode,
-    store: &SharedStore,
-    last_record: Option<&ArbiterRecord>,
-) -> PeerFacts {
-    let log = store.log_facts();
+fn initial_facts(mode: HaMode, log: &LogFacts, last_record: Option<&ArbiterRecord>) -> PeerFacts {
     PeerFacts {
         state: match mode {
             HaMode::Single | HaMode::Replicated => ServerState::Waiting,

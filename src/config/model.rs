@@ -121,6 +121,8 @@ pub struct HaConfig {
     /// The channel counts as broken when no ping was answered for so many ping intervals. At least
     /// 2; the product is at most `passive_interval`.
     pub ping_misses: u32,
+    /// A process beside the server kills it when it hangs, and tells the peer (A8).
+    pub watchdog: bool,
     /// How long a connect to the peer may take.
     pub connect_timeout: Duration,
     /// How long a new channel may take to its welcome, hello and proof included.
@@ -138,6 +140,8 @@ pub struct HaConfig {
     pub max_wait: Duration,
     /// How a passive server takes over.
     pub takeover: Takeover,
+    /// By how much the clocks of both servers may drift apart within a lease.
+    pub clock_drift: Duration,
     /// What is probed to learn whether this server is still on the network.
     pub gateway: GatewayConfig,
     /// The stream to the peer.
@@ -164,13 +168,14 @@ impl HaConfig {
     }
 }
 
-/// How a passive server takes over. `fence`, with which it first cuts the old holder off, comes in
-/// a later version.
+/// How a passive server takes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Takeover {
-    /// When it has obtained the lock.
+    /// When it has obtained the lock of the old holder.
     Lock,
+    /// The same; and where a silent peer keeps the lock, by changing the record first.
+    Fence,
 }
 
 impl Takeover {
@@ -179,6 +184,7 @@ impl Takeover {
     pub fn name(self) -> &'static str {
         match self {
             Self::Lock => "lock",
+            Self::Fence => "fence",
         }
     }
 }

@@ -61,6 +61,7 @@ raw!(RawHa {
     backup_rmi_server_port: u16,
     ping_interval_ms: u64,
     ping_misses: u32,
+    watchdog: bool,
     connection: RawConnection,
     lock: RawLock,
     gateway: RawGateway,
@@ -80,6 +81,7 @@ raw!(RawLock {
     passive_lock_acquisition_interval_ms: u64,
     max_wait_timeout_ms: u64,
     takeover: Takeover,
+    clock_drift_ms: u64,
 });
 
 raw!(RawGateway {

@@ -11,3 +11,4 @@ pub mod port_owner;
 pub mod signals;
 pub mod store_mount;
 pub mod tls;
+pub mod watchdog;

@@ -69,11 +69,11 @@ pub enum StoreMountError {
 }
 
 /// The check of a shared store's directory at the start, before anything is opened. `recover` is
-/// [`RECOVER_LOST_LOCKS`], but in tests.
+/// [`RECOVER_LOST_LOCKS`], but in tests. True: no other machine can have it mounted.
 ///
 /// # Errors
 /// What is wrong and what to do.
-pub fn check_store_mount(path: &Path, recover: &Path) -> Result<(), StoreMountError> {
+pub fn check_store_mount(path: &Path, recover: &Path) -> Result<bool, StoreMountError> {
     let mount = mount_of(path).map_err(|cause| StoreMountError::Unknown {
         path: path.to_path_buf(),
         cause,
@@ -81,8 +81,8 @@ pub fn check_store_mount(path: &Path, recover: &Path) -> Result<(), StoreMountEr
     // A file that is not there: a kernel without an NFS client.
     let recovers = std::fs::read_to_string(recover).is_ok_and(|text| text.trim() == "Y");
     match mount {
-        Some(mount) => judge(path, &mount, recovers),
-        None => Ok(()),
+        Some(mount) => judge(path, &mount, recovers).map(|()| !mount.is_network()),
+        None => Ok(false),
     }
 }
 

@@ -333,8 +333,11 @@ pub enum StoreAnswer {
     Seen(Option<StoreId>),
     /// To `Found`: the store there, and the last epoch in its log.
     Founded(StoreId, Epoch),
-    /// To `Take`: nobody else has it open.
-    Taken,
+    /// To `Take`: it is this process's.
+    Taken {
+        /// Its file system is this kernel's own: no other process has the store open.
+        local: bool,
+    },
     /// To `Take` or `Found`: another process has it open. In words, who.
     InUse(String),
     /// To `Leave`.

@@ -50,12 +50,14 @@ enum Ask {
 }
 
 /// Locks this server's own folder, `node_dir`, and makes it where it is missing; the store stays closed.
+/// `local`: its directory is on a file system of this kernel alone.
 ///
 /// # Errors
 /// When another server has the folder, or it cannot be read or written.
 pub fn open_door(
     config: StoreConfig,
     node_dir: &Path,
+    local: bool,
     sink: Arc<dyn StoreSink>,
 ) -> Result<ClosedStore, StoreError> {
     let node = own_folder(node_dir)?;
@@ -73,6 +75,7 @@ pub fn open_door(
         seen: Arc::clone(&store.seen),
         open: Arc::clone(&store.open),
         node: Some(node),
+        local,
         taken: None,
     };
     std::thread::Builder::new()
@@ -203,6 +206,8 @@ struct Keeper {
     open: Arc<OnceLock<SharedStore>>,
     /// The open store has it then.
     node: Option<NodeDir>,
+    /// See `StoreAnswer::Taken`.
+    local: bool,
     /// Kept when the store is open, until the process ends.
     taken: Option<Arc<DataLock>>,
 }
@@ -260,7 +265,7 @@ impl Keeper {
                 Had::InUse(by) => return Ok(StoreAnswer::InUse(by)),
             }
         }
-        Ok(StoreAnswer::Taken)
+        Ok(StoreAnswer::Taken { local: self.local })
     }
 
     fn leave(&mut self) -> Result<StoreAnswer, StoreError> {

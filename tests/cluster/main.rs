@@ -14,6 +14,7 @@ mod support;
 mod commands;
 mod disk;
 mod failover;
+mod fence;
 mod harness;
 mod life;
 mod lock;
@@ -24,6 +25,7 @@ mod schedule;
 mod shared;
 mod starts;
 mod two_hosts;
+mod watchdog;
 
 use support::eventually::SOON;
 use support::pair::Pair;

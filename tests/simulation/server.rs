@@ -18,7 +18,7 @@ use twinmq::actors::store_sink::{CommittedSink, ServerSink};
 use twinmq::actors::wiring::{PairParts, Parts, Wired, wire};
 use twinmq::io::peer_tcp::{MemoryNet, Net, PeerListener};
 use twinmq::machines::gateway::{GatewayConfig, ProbeOutcome};
-use twinmq::machines::ha::{HaConfig, HaMode};
+use twinmq::machines::ha::{HaConfig, HaMode, Takeover};
 use twinmq::machines::link::LinkConfig;
 use twinmq::machines::lock::LockConfig;
 use twinmq::machines::replication::ReplicationConfig;
@@ -150,6 +150,7 @@ pub(crate) fn intervals() -> HaIntervals {
     HaIntervals {
         ping: ms(500),
         active: ms(1000),
+        drift: ms(250),
         passive: ms(2500),
         max_wait: ms(30_000),
         ack_timeout: ms(5000),
@@ -173,6 +174,7 @@ fn role(world: &World, life: Life, node: NodeId) -> HaConfig {
         node,
         cluster: CLUSTER.to_owned(),
         new_arbiter: ArbiterId(world.chance.bytes()),
+        takeover: Takeover::Fence,
     }
 }
 
@@ -215,6 +217,7 @@ fn pair_parts(
             initialization_timeout: Duration::from_secs(1),
         },
         lock: LockConfig::new(node, ping, active),
+        watchdog: None,
         gateway: GatewayConfig {
             targets: vec!["gateway:80".to_owned()],
             interval: Duration::from_secs(1),

@@ -12,7 +12,7 @@ use crate::proto::peer::{Hello, PeerFacts, ServerState};
 use super::eligibility::{ArbiterView, OwnStore};
 use super::{
     CallPurpose, Claim, HaConfig, HaEffect, HaInput, HaMachine, HaMode, HaState, HaTimer, HeldLock,
-    LinkEnd, Peer, SyncStep, render_shared_table,
+    LinkEnd, Peer, SyncStep, Takeover, render_shared_table,
 };
 
 pub(super) const SESSION: SessionId = SessionId(7);
@@ -154,6 +154,7 @@ pub(super) fn record(owner: NodeId, isr: &[StoreId]) -> ArbiterRecord {
         epoch: Epoch(5),
         owner,
         isr: isr.to_vec(),
+        generation: Epoch::ZERO,
     }
 }
 
@@ -211,6 +212,7 @@ fn machine(
         node: ME,
         cluster: "pair".into(),
         new_arbiter: ArbiterId([3; 16]),
+        takeover: Takeover::Fence,
     };
     let both = [MY_STORE, PEER_STORE];
     let mut machine = HaMachine::new(config, own(), Some(record(owner, &both)));

@@ -32,7 +32,7 @@ impl Server {
         let probe = Arc::new(Probe::default());
         let config = shared(folder, name);
         let node_dir = config.node_dir.clone().unwrap();
-        let closed = open_door(config, &node_dir, Arc::clone(&probe) as Arc<_>).unwrap();
+        let closed = open_door(config, &node_dir, true, Arc::clone(&probe) as Arc<_>).unwrap();
         Self { closed, probe }
     }
 
@@ -50,7 +50,10 @@ impl Server {
 
     /// Opened, and serving.
     fn activate(&self, epoch: u64) -> Rig {
-        assert_eq!(self.ask(StoreCall::Take), StoreAnswer::Taken);
+        assert_eq!(
+            self.ask(StoreCall::Take),
+            StoreAnswer::Taken { local: true }
+        );
         assert_eq!(self.ask(StoreCall::Open), StoreAnswer::Opened);
         let rig = self.rig();
         rig.serve(epoch);
@@ -59,7 +62,9 @@ impl Server {
 }
 
 fn data_file(folder: &Path) -> std::path::PathBuf {
-    folder.join("store/store.1/data.mdb")
+    let dir = folder.join("store");
+    let current = fs::read_to_string(dir.join("CURRENT")).unwrap();
+    dir.join(current.trim_end()).join("data.mdb")
 }
 
 /// Whether the kernel has a POSIX lock of this process on the file.
@@ -225,7 +230,7 @@ fn files_of_two_stores_are_not_taken_for_one() {
     let text = fs::read_to_string(&label).unwrap();
     let id = one.closed.store.log_facts().store.to_string();
     fs::write(&label, text.replace(&id, &StoreId([7; 16]).to_string())).unwrap();
-    assert_eq!(one.ask(StoreCall::Take), StoreAnswer::Taken);
+    assert_eq!(one.ask(StoreCall::Take), StoreAnswer::Taken { local: true });
     let StoreAnswer::Failed(why) = one.ask(StoreCall::Open) else {
         panic!("a store under a foreign label was opened");
     };
@@ -239,7 +244,7 @@ fn an_emptied_data_file_is_no_new_store() {
     let one = Server::start(folder.path(), "one");
     one.ask(StoreCall::Found);
     fs::write(data_file(folder.path()), "").unwrap();
-    assert_eq!(one.ask(StoreCall::Take), StoreAnswer::Taken);
+    assert_eq!(one.ask(StoreCall::Take), StoreAnswer::Taken { local: true });
     assert!(matches!(one.ask(StoreCall::Open), StoreAnswer::Failed(_)));
 }
 

@@ -39,7 +39,9 @@ impl SharedMachine {
     ) {
         self.saw(&answer);
         match purpose {
-            CallPurpose::Look | CallPurpose::LookToClaim => self.on_looked(effects),
+            CallPurpose::Look | CallPurpose::LookToClaim | CallPurpose::LookToFence => {
+                self.on_looked(effects);
+            }
             CallPurpose::Create => self.on_created(answer, effects),
             CallPurpose::Set(next) => match answer {
                 ArbiterAnswer::Set(_) => self.on_set_known(true, effects),
@@ -147,6 +149,7 @@ impl SharedMachine {
             epoch,
             owner: self.config.node,
             isr: vec![self.own.store],
+            generation: last.map_or(Epoch::ZERO, |last| last.generation),
         };
         self.state = SharedState::Passive(Attempt::Creating);
         self.call(CallPurpose::Create, ArbiterCall::Create(record), effects);
@@ -248,7 +251,7 @@ impl SharedMachine {
                     self.create(RecordSeq(1), epoch, None, effects);
                 }
             }
-            StoreAnswer::Taken => self.on_taken(effects),
+            StoreAnswer::Taken { local } => self.on_taken(local, effects),
             StoreAnswer::InUse(by) => {
                 if let SharedState::Passive(Attempt::Taking | Attempt::Founding) = self.state {
                     self.refuse(&Refusal::StoreInUse(by), effects);
@@ -277,10 +280,11 @@ impl SharedMachine {
     }
 
     /// Lock and data file are this process's: the epoch is raised by compare-and-set.
-    fn on_taken(&mut self, effects: &mut Vec<HaEffect>) {
+    fn on_taken(&mut self, local: bool, effects: &mut Vec<HaEffect>) {
         if self.state != SharedState::Passive(Attempt::Taking) {
             return;
         }
+        self.sole = local;
         let Some(record) = self.record().cloned() else {
             self.refuse(&Refusal::Conflict, effects);
             return;
@@ -337,16 +341,22 @@ impl SharedMachine {
         }
     }
 
-    /// A3: nobody else can be serving, so that there is nothing to wait for.
-    fn old_holder_is_gone(&self) -> bool {
+    /// A3: nobody else can be serving, so that there is nothing to wait for. Whoever serves has the
+    /// data file: where only this kernel gives it out, it is proof enough that this process has it.
+    pub(super) fn old_holder_is_gone(&self) -> bool {
         let (Some(from), Some(held)) = (&self.claimed_from, &self.lock) else {
             return false;
         };
-        let certain_death =
-            held.lock.local && self.peer_lock == Some((from.owner, held.lock.identity()));
-        from.owner == self.config.node
-            || self.goodbye == Some((from.owner, from.epoch))
-            || certain_death
+        let served = Some((from.owner, from.epoch));
+        // An own claim shows that the holder before it was waited for only if its epoch was served.
+        let was_served = held.lock.last.iter().any(|beat| {
+            let mut positions = beat.positions.iter();
+            positions.any(|(_, position)| position.epoch == from.epoch)
+        });
+        self.sole
+            || (from.owner == self.config.node && was_served)
+            || self.goodbye == served
+            || self.peer_died == served
     }
 
     pub(super) fn on_fence_over(&mut self, effects: &mut Vec<HaEffect>) {

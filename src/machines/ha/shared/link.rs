@@ -1,7 +1,7 @@
 //! What comes over the channel. It carries who is where, and nothing of the store.
 
 use super::super::{HaEffect, HaTimer, LinkEnd, Peer};
-use super::{Attempt, SharedMachine, SharedState};
+use super::{Attempt, SharedMachine, SharedState, Step};
 use crate::proto::ids::{Epoch, NodeId, RecordSeq, SessionId};
 use crate::proto::peer::{Hello, PeerFacts};
 
@@ -15,7 +15,6 @@ impl SharedMachine {
         hello: &Hello,
         effects: &mut Vec<HaEffect>,
     ) {
-        self.see_peer_lock(hello.node, &hello.facts);
         self.peer = Some(Peer {
             session,
             node: hello.node,
@@ -69,11 +68,7 @@ impl SharedMachine {
         let Some(peer) = self.peer.as_mut().filter(|peer| peer.session == session) else {
             return;
         };
-        let node = peer.node;
-        self.see_peer_lock(node, &facts);
-        if let Some(peer) = &mut self.peer {
-            peer.facts = facts;
-        }
+        peer.facts = facts;
         self.consider_peer(effects);
     }
 
@@ -88,6 +83,33 @@ impl SharedMachine {
         };
         self.goodbye = Some((peer.node, epoch));
         self.on_link_down(session, LinkEnd::Ended, effects);
+    }
+
+    /// The peer's process has ended, although its channel may stand for a while longer: a host that
+    /// lost its network closes nothing.
+    pub(super) fn on_peer_died(&mut self, node: NodeId, epoch: Epoch, effects: &mut Vec<HaEffect>) {
+        if node == self.config.node {
+            return;
+        }
+        self.peer_died = Some((node, epoch));
+        let linked = self
+            .peer
+            .as_ref()
+            .filter(|peer| peer.node == node && peer.facts.epoch == epoch)
+            .map(|peer| peer.session);
+        if let (SharedState::Passive(_), Some(session)) = (self.state, linked) {
+            let reason = "the peer's process has ended".to_owned();
+            effects.push(HaEffect::DropLink { session, reason });
+            self.on_link_down(session, LinkEnd::Ended, effects);
+        }
+        let owns = |owner: NodeId, at: Epoch| (owner, at) == (node, epoch);
+        if self.peer.is_none() && self.record().is_some_and(|it| owns(it.owner, it.epoch)) {
+            self.peer_silent = false;
+        }
+        if self.state == SharedState::Activating(Step::Fencing) && self.old_holder_is_gone() {
+            effects.push(HaEffect::Disarm(HaTimer::FenceWait));
+            self.on_fence_over(effects);
+        }
     }
 
     /// What the linked peer's state means for this one.
@@ -150,11 +172,5 @@ impl SharedMachine {
             ),
             effects,
         );
-    }
-
-    fn see_peer_lock(&mut self, node: NodeId, facts: &PeerFacts) {
-        if let Some(lock) = facts.lock {
-            self.peer_lock = Some((node, lock));
-        }
     }
 }

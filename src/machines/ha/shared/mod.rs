@@ -116,14 +116,16 @@ pub struct SharedMachine {
     asked: Option<u64>,
     /// The data file is taken, or being taken or opened.
     taken: bool,
+    /// The data file was taken on a file system of this kernel: nobody else can have it open.
+    sole: bool,
     /// The linked peer.
     peer: Option<Peer>,
     /// What the peer was shown as last (`DEAD` while there is no link).
     peer_shown: ServerState,
-    /// The lock file as some peer of this process's life saw it (A3: certain death).
-    peer_lock: Option<(NodeId, LockIdentity)>,
     /// The last goodbye: who ended in order, and in which epoch.
     goodbye: Option<(NodeId, Epoch)>,
+    /// A process of the peer's that is known to have ended, and the epoch that it knew last.
+    peer_died: Option<(NodeId, Epoch)>,
     gateway_unreachable: bool,
     /// This process holds the lock, as far as it knows.
     lock: Option<HeldLock>,
@@ -167,8 +169,9 @@ impl SharedMachine {
             taken: false,
             peer: None,
             peer_shown: ServerState::Dead,
-            peer_lock: None,
             goodbye: None,
+            peer_died: None,
+            sole: false,
             gateway_unreachable: false,
             lock: None,
             call: None,
@@ -200,6 +203,7 @@ impl SharedMachine {
             HaInput::LockConfirmed { record } => self.on_lock_confirmed(record, effects),
             HaInput::LockLost { reason } => self.on_lock_lost(&reason, effects),
             HaInput::LockUnreachable { reason } => self.on_lock_unreachable(reason),
+            HaInput::PeerDied { node, epoch } => self.on_peer_died(node, epoch, effects),
             HaInput::ArbiterAnswered { id, answer } => self.on_answer(id, answer, effects),
             HaInput::GatewayUnreachable(unreachable) => self.gateway_unreachable = unreachable,
             HaInput::Persisted => self.on_persisted(effects),

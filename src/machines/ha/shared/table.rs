@@ -4,7 +4,7 @@ use super::super::table::{
     ME, MY_STORE, PEER, SESSION, hello, line, lock_file, name_of, own, peer, record,
 };
 use super::super::{
-    ArbiterView, CallPurpose, HaConfig, HaInput, HaMode, HaTimer, HeldLock, LinkEnd, Peer,
+    ArbiterView, CallPurpose, HaConfig, HaInput, HaMode, HaTimer, HeldLock, LinkEnd, Peer, Takeover,
 };
 use super::{Attempt, SharedMachine, SharedState, Step, StoreView};
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterRecord};
@@ -66,6 +66,7 @@ pub(super) fn machine(state: SharedState, owner: NodeId) -> SharedMachine {
         node: ME,
         cluster: "pair".into(),
         new_arbiter: ArbiterId([3; 16]),
+        takeover: Takeover::Lock,
     };
     let record = record(owner, &[MY_STORE]);
     let mut machine = SharedMachine::new(config, own(), Some(record.clone()));
@@ -256,6 +257,13 @@ pub(super) fn inputs(machine: &SharedMachine) -> Vec<(&'static str, HaInput)> {
             },
         ),
         (
+            "peer's process has ended",
+            HaInput::PeerDied {
+                node: PEER,
+                epoch: Epoch(5),
+            },
+        ),
+        (
             "peer does not fit",
             HaInput::PeerMismatch {
                 reason: "it does not fit".into(),
@@ -313,7 +321,7 @@ pub(super) fn inputs(machine: &SharedMachine) -> Vec<(&'static str, HaInput)> {
     ];
     let answers = [
         ("store founded", StoreAnswer::Founded(MY_STORE, Epoch::ZERO)),
-        ("data file taken", StoreAnswer::Taken),
+        ("data file taken", StoreAnswer::Taken { local: false }),
         (
             "data file in use",
             StoreAnswer::InUse("process 4711".into()),

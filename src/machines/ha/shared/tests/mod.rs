@@ -72,6 +72,29 @@ fn on_a_share_the_taker_over_opens_nothing_before_the_old_lease_must_be_over() {
 }
 
 #[test]
+fn a_death_that_was_seen_and_an_epoch_that_was_served_need_no_wait() {
+    let mut pair = World::formed();
+    pair.lock_file.as_mut().unwrap().local = false;
+    pair.kill(PRIMARY);
+    assert_eq!(pair.states(), (Dead, Activating));
+    let died = HaInput::PeerDied {
+        node: world::node(PRIMARY),
+        epoch: Epoch(1),
+    };
+    pair.give(SECONDARY, died);
+    assert_eq!(pair.states(), (Dead, Active));
+    // Killed before its first heartbeat, it may have served or not.
+    pair.kill(SECONDARY);
+    pair.start(SECONDARY);
+    assert_eq!(pair.states(), (Dead, Activating));
+    pair.fire(SECONDARY, HaTimer::FenceWait);
+    pair.check_lock(SECONDARY);
+    pair.kill(SECONDARY);
+    pair.start(SECONDARY);
+    assert_eq!(pair.states(), (Dead, Active));
+}
+
+#[test]
 fn a_goodbye_comes_after_the_store_is_closed_and_needs_no_wait() {
     let mut pair = World::formed();
     pair.lock_file.as_mut().unwrap().local = false;

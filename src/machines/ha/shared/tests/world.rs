@@ -58,7 +58,7 @@ pub(super) struct World {
     queue: VecDeque<(usize, HaInput)>,
 }
 
-fn node(server: usize) -> NodeId {
+pub(super) fn node(server: usize) -> NodeId {
     NodeId([if server == PRIMARY { 1 } else { 2 }; 16])
 }
 
@@ -119,6 +119,7 @@ impl World {
             node: node(at),
             cluster: "test".into(),
             new_arbiter: ArbiterId([9; 16]),
+            takeover: Takeover::Lock,
         };
         let server = &mut self.servers[at];
         (server.exited, server.looked) = (None, StoreId::NONE);
@@ -432,12 +433,16 @@ impl World {
             | HaEffect::SteppedDown { .. }
             | HaEffect::Alarmed { .. }
             | HaEffect::ClaimRefused { .. } => {}
+            HaEffect::DropLink { session, .. } => {
+                if self.link == Some(session) {
+                    self.link = None;
+                }
+            }
             HaEffect::RecoverLock
             | HaEffect::Lead { .. }
             | HaEffect::Follow { .. }
             | HaEffect::StopReplication
-            | HaEffect::SendInSync { .. }
-            | HaEffect::DropLink { .. } => panic!("not in shared mode: {effect:?}"),
+            | HaEffect::SendInSync { .. } => panic!("not in shared mode: {effect:?}"),
         }
     }
 
@@ -485,7 +490,8 @@ impl World {
             }
             StoreCall::Take => {
                 self.taken_by = Some(at);
-                StoreAnswer::Taken
+                let local = self.lock_file.as_ref().is_some_and(|lock| lock.local);
+                StoreAnswer::Taken { local }
             }
             StoreCall::Open => {
                 let server = &mut self.servers[at];
