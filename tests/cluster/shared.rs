@@ -143,7 +143,11 @@ fn a_lock_file_that_goes_ends_the_active_with_its_own_code_and_the_standby_takes
 /// file system does by itself, and a file server may.
 #[test]
 fn a_stopped_active_whose_lock_was_taken_keeps_the_store_until_it_is_dead() {
-    let mut pair = Pair::shared_in_sync(test_name!());
+    let mut pair = Pair::shared(test_name!());
+    for role in [Role::Primary, Role::Secondary] {
+        pair.server(role).set("ha.watchdog", "false");
+    }
+    pair.start_shared();
     let client = load(&pair);
     client.await_confirmed(100);
     pair.primary.signal(Signal::SIGSTOP);
@@ -163,6 +167,21 @@ fn a_stopped_active_whose_lock_was_taken_keeps_the_store_until_it_is_dead() {
     assert_eq!(ended.code(), stepped_down());
     client.await_confirmed(100);
     assert_eq!(pair.active(), Role::Secondary);
+    pair.primary.start();
+    pair.await_in_sync();
+    let report = client.finish();
+    assert!(report.holds(), "{report:?}");
+}
+
+#[test]
+fn a_stopped_active_is_ended_by_its_watchdog_and_the_standby_takes_over() {
+    let mut pair = Pair::shared_in_sync(test_name!());
+    let client = load(&pair);
+    client.await_confirmed(100);
+    pair.primary.signal(Signal::SIGSTOP);
+    client.await_confirmed(200);
+    assert_eq!(pair.active(), Role::Secondary);
+    pair.primary.await_exit();
     pair.primary.start();
     pair.await_in_sync();
     let report = client.finish();

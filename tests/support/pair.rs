@@ -96,11 +96,16 @@ impl Pair {
     /// The same with both running, the primary active.
     pub(crate) fn shared_in_sync(test: &str) -> Self {
         let mut pair = Self::shared(test);
-        pair.primary.start();
-        pair.primary.await_state("ACTIVE");
-        pair.secondary.start();
-        assert_eq!(pair.await_in_sync(), Role::Primary);
+        pair.start_shared();
         pair
+    }
+
+    /// Starts both of a shared pair, the primary first.
+    pub(crate) fn start_shared(&mut self) {
+        self.primary.start();
+        self.primary.await_state("ACTIVE");
+        self.secondary.start();
+        assert_eq!(self.await_in_sync(), Role::Primary);
     }
 
     pub(crate) fn server(&mut self, role: Role) -> &mut Server {

@@ -232,9 +232,10 @@ impl SharedMachine {
     pub(super) fn on_store(&mut self, id: u64, answer: StoreAnswer, effects: &mut Vec<HaEffect>) {
         if self.looking == Some(id) {
             self.looking = None;
-            self.store = match answer {
-                StoreAnswer::Failed(why) => StoreView::Unreachable(why),
-                _ => StoreView::Seen,
+            self.store = if let StoreAnswer::Failed(why) = answer {
+                StoreView::Unreachable(why)
+            } else {
+                StoreView::Seen
             };
             self.on_looked(effects);
         } else if self.asked == Some(id) {

@@ -121,6 +121,7 @@ fn next() -> ArbiterRecord {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one entry for each state")]
 fn states() -> Vec<(&'static str, SharedMachine)> {
     let passive = |attempt| machine(SharedState::Passive(attempt), PEER);
     let activating = |step| holding(machine(SharedState::Activating(step), ME));
