@@ -1,11 +1,11 @@
 //! HAManager: which role does this server have?
-//! Owns: HaMachine, its clockwork. Sends: LockCommand to LockKeeper, LinkCommand to
+//! Owns: RoleMachine, its clockwork. Sends: LockCommand to LockKeeper, LinkCommand to
 //! ConnectionManager, ReplicatorCommand to Replicator, serve/stop/drain to the client side.
 //! Does not: touch a socket, a file, a client's message or the store's data.
 
 use std::sync::{Arc, OnceLock};
 
-use actix::prelude::{Actor, Context, Handler};
+use actix::prelude::{Actor, AsyncContext, Context, Handler};
 
 use crate::actors::board::Board;
 use crate::actors::connection_manager::LinkCommand;
@@ -14,20 +14,20 @@ use crate::actors::ha_inputs::{input_of_report, proof_of};
 use crate::actors::ha_operator::input_of_set_aside;
 pub use crate::actors::ha_ports::{ClientSide, HaIdentity, HaPorts, PairPorts};
 use crate::actors::ha_timing::HaTiming;
-use crate::actors::post::{Posted, post};
+use crate::actors::post::{Port, Posted, post};
 use crate::actors::replicator::ReplicatorCommand;
 use crate::actors::shell::{Shell, Shelled, drive};
-use crate::machines::ha::{HaEffect, HaInput, HaMachine};
+use crate::machines::ha::{HaEffect, HaInput, RoleMachine};
 use crate::machines::lock::{LockCommand, LockPace, RecordCall};
 use crate::proto::arbiter::ArbiterCall;
 use crate::proto::history::EventKind;
-use crate::storage::api::SharedStore;
+use crate::storage::api::{SharedStore, StoreCall};
 use crate::time::Moment;
 
 /// The actor.
 pub struct HaManager {
     pub(super) shell: Shell<HaEffect>,
-    pub(super) machine: HaMachine,
+    pub(super) machine: RoleMachine,
     pub(super) timing: HaTiming,
     pub(super) identity: HaIdentity,
     pub(super) store: SharedStore,
@@ -42,7 +42,7 @@ impl HaManager {
     #[must_use]
     pub fn new(
         identity: HaIdentity,
-        machine: HaMachine,
+        machine: RoleMachine,
         timing: HaTiming,
         store: SharedStore,
         board: Arc<Board>,
@@ -82,6 +82,19 @@ impl HaManager {
             }
         };
         self.ports().to_lock(LockCommand::Ask { ticket: id, call });
+    }
+}
+
+impl HaManager {
+    /// Shared mode: the answer comes back as a message.
+    fn ask_store(&self, ctx: &Context<Self>, id: u64, call: StoreCall) {
+        let own = Port::new("ha_manager", ctx.address().recipient());
+        let door = self.ports().door.as_ref();
+        door.expect("the wiring of shared mode has the store's door")
+            .call(
+                call,
+                Box::new(move |answer| post(&own, HaMessage::Store { id, answer })),
+            );
     }
 }
 
@@ -127,6 +140,7 @@ impl Shelled for HaManager {
             HaMessage::Stop => Some(self.input_of_stop()),
             HaMessage::Operator(order) => self.input_of_order(order),
             HaMessage::SetAside { epoch, outcome } => Some(input_of_set_aside(epoch, outcome)),
+            HaMessage::Store { id, answer } => Some(HaInput::StoreAnswered { id, answer }),
             HaMessage::PeerDied { node, epoch } => Some(HaInput::PeerDied { node, epoch }),
             HaMessage::Explain(asked) => {
                 asked.0(self.explained(now));
@@ -134,7 +148,7 @@ impl Shelled for HaManager {
             }
         });
         if let Some(input) = input {
-            tracing::debug!(target: "twinmq::ha", ?input, state = ?self.machine.state());
+            tracing::debug!(target: "twinmq::ha", ?input, state = self.machine.phase());
             self.feed(input, effects);
         }
         if let Some(sent_at) = proof
@@ -151,7 +165,7 @@ impl Shelled for HaManager {
         self.publish();
     }
 
-    fn run(&mut self, _: &mut Context<Self>, effect: HaEffect) {
+    fn run(&mut self, ctx: &mut Context<Self>, effect: HaEffect) {
         let ports = Arc::clone(&self.ports);
         let ports = ports
             .get()
@@ -228,6 +242,7 @@ impl Shelled for HaManager {
                 self.note(EventKind::Alarm, reason);
             }
             HaEffect::ClaimRefused { reason } => self.refused(reason),
+            HaEffect::Store { id, call } => self.ask_store(ctx, id, call),
             HaEffect::Exit(cause) => {
                 self.timing.serve(false);
                 if let Some(watchdog) = ports.watchdog() {

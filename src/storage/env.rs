@@ -4,12 +4,14 @@ use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 #[cfg(target_env = "gnu")]
 use std::sync::Once;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use heed::types::Bytes as Raw;
 use heed::{CommitOrAbort, CompactionOption, EnvFlags, EnvOpenOptions, PutFlags, WithoutTls};
 
 use super::backend::{Backend, Table, View, Visit, Write, log_key};
+use super::data_lock::{DATA_FILE, DataLock};
 use super::error::StoreError;
 
 /// When a commit counts as being on disk.
@@ -41,6 +43,8 @@ type Db = heed::Database<'static, Raw, Raw>;
 pub struct LmdbEnv {
     view: LmdbView,
     mode: SyncMode,
+    /// A shared store's: without it nothing is written.
+    lock: Option<Arc<DataLock>>,
 }
 
 /// A reader of it.
@@ -49,6 +53,9 @@ pub struct LmdbView {
     env: heed::Env<WithoutTls>,
     tables: [Db; 3],
     path: PathBuf,
+    /// A shared store's: LMDB knows nothing of its readers there, so that they and the commits, after
+    /// which pages are used anew, take turns here.
+    turns: Option<Arc<RwLock<()>>>,
 }
 
 impl LmdbEnv {
@@ -57,6 +64,27 @@ impl LmdbEnv {
     /// # Errors
     /// When LMDB refuses.
     pub fn open(path: &Path, mode: SyncMode) -> Result<Self, StoreError> {
+        Self::open_as(path, mode, None)
+    }
+
+    /// Opens the environment of a shared store: without LMDB's own lock file, whose mutexes mean
+    /// nothing to another machine. `lock` is this process's, and stays so.
+    ///
+    /// # Errors
+    /// When LMDB refuses, or the lock was lost on the way.
+    pub(super) fn open_shared(
+        path: &Path,
+        mode: SyncMode,
+        lock: Arc<DataLock>,
+    ) -> Result<Self, StoreError> {
+        Self::open_as(path, mode, Some(lock))
+    }
+
+    fn open_as(
+        path: &Path,
+        mode: SyncMode,
+        lock: Option<Arc<DataLock>>,
+    ) -> Result<Self, StoreError> {
         let failed = |cause: heed::Error| {
             damage(path, &cause).unwrap_or_else(|| StoreError::Open {
                 path: path.to_path_buf(),
@@ -64,8 +92,20 @@ impl LmdbEnv {
             })
         };
         keep_freed_memory();
-        let (env, map_bytes) =
-            map_env(|map_bytes| open_env(path, mode, map_bytes)).map_err(failed)?;
+        let mut tried = false;
+        let (env, map_bytes) = map_env(|map_bytes| {
+            // An attempt that failed has closed the file, and so dropped the lock.
+            if let Some(lock) = lock.as_ref().filter(|_| tried)
+                && !lock.lock().map_err(heed::Error::Io)?
+            {
+                return Err(heed::Error::Io(std::io::Error::other(
+                    "the lock on its data file was lost while it was opened",
+                )));
+            }
+            tried = true;
+            open_env(path, mode, map_bytes, lock.is_some())
+        })
+        .map_err(failed)?;
         if map_bytes < MAP_BYTES {
             tracing::info!(
                 target: "twinmq::store",
@@ -92,9 +132,19 @@ impl LmdbEnv {
                 env,
                 tables,
                 path: path.to_path_buf(),
+                turns: lock.is_some().then(Arc::default),
             },
             mode,
+            lock,
         })
+    }
+
+    /// Z13: a descriptor of the data file was closed somewhere in this process.
+    fn has_lock(&self) -> Result<(), StoreError> {
+        match &self.lock {
+            Some(lock) if !lock.is_held() => Err(lock_lost(&self.view.path)),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Bytes of its file, which never shrinks.
@@ -102,10 +152,10 @@ impl LmdbEnv {
     /// # Errors
     /// When the system does not say.
     pub fn file_bytes(&self) -> Result<u64, StoreError> {
-        self.view
-            .env
-            .real_disk_size()
-            .map_err(self.view.read_failed())
+        // By its name: heed's own way closes a descriptor of the file (Z13).
+        let path = self.view.path.join(DATA_FILE);
+        let found = std::fs::metadata(&path).map_err(StoreError::file("measure", &path))?;
+        Ok(found.len())
     }
 
     /// Writes a copy without free pages into an empty folder.
@@ -135,6 +185,13 @@ impl LmdbEnv {
     }
 }
 
+fn lock_lost(path: &Path) -> StoreError {
+    StoreError::Commit {
+        path: path.to_path_buf(),
+        cause: "this process has lost its lock on the data file".to_owned(),
+    }
+}
+
 /// What LMDB says where the file is not what it wrote.
 fn damage(path: &Path, cause: &heed::Error) -> Option<StoreError> {
     use heed::MdbError::{Corrupted, Invalid, PageNotFound, VersionMismatch};
@@ -151,7 +208,7 @@ fn damage(path: &Path, cause: &heed::Error) -> Option<StoreError> {
 
 /// With as much address space as the system gives.
 fn map_env(
-    open: impl Fn(usize) -> Result<heed::Env<WithoutTls>, heed::Error>,
+    mut open: impl FnMut(usize) -> Result<heed::Env<WithoutTls>, heed::Error>,
 ) -> Result<(heed::Env<WithoutTls>, usize), heed::Error> {
     let mut map_bytes = MAP_BYTES;
     loop {
@@ -190,15 +247,19 @@ fn open_env(
     path: &Path,
     mode: SyncMode,
     map_bytes: usize,
+    shared: bool,
 ) -> Result<heed::Env<WithoutTls>, heed::Error> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_bytes).max_dbs(8).max_readers(64);
     // SAFETY: NO_META_SYNC gives up the durability of the last commit only, which the writer
-    // accounts for; the file is local to the data directory that this process has locked.
+    // accounts for; the file is local to the data directory that this process has locked. NO_LOCK
+    // leaves to the caller that there is one writer and that pages are not used anew under a reader:
+    // the lock on the data file and `LmdbView::turns` see to that.
     unsafe {
-        if mode == SyncMode::Deferred {
-            options.flags(EnvFlags::NO_META_SYNC);
-        }
+        let mut flags = EnvFlags::empty();
+        flags.set(EnvFlags::NO_META_SYNC, mode == SyncMode::Deferred);
+        flags.set(EnvFlags::NO_LOCK, shared);
+        options.flags(flags);
         options.open(path)
     }
 }
@@ -271,6 +332,7 @@ impl LmdbView {
                 env,
                 tables,
                 path: path.to_path_buf(),
+                turns: None,
             }),
             CommitOrAbort::Abort(()) => None,
         })
@@ -282,6 +344,12 @@ impl LmdbView {
             Table::Meta => self.tables[1],
             Table::Checkpoint => self.tables[2],
         }
+    }
+
+    /// Held while a transaction reads.
+    fn turn(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        let turns = self.turns.as_deref();
+        turns.map(|turns| turns.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn read_failed(&self) -> impl Fn(heed::Error) -> StoreError + '_ {
@@ -298,6 +366,7 @@ impl Backend for LmdbEnv {
     type View = LmdbView;
 
     fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        self.has_lock()?;
         let view = &self.view;
         let work = || -> Result<(), heed::Error> {
             let mut txn = view.env.write_txn()?;
@@ -317,6 +386,8 @@ impl Backend for LmdbEnv {
                     }
                 }
             }
+            let turns = view.turns.as_deref();
+            let _alone = turns.map(|turns| turns.write().unwrap_or_else(PoisonError::into_inner));
             txn.commit()
         };
         work().map_err(|cause| StoreError::Commit {
@@ -326,6 +397,7 @@ impl Backend for LmdbEnv {
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
+        self.has_lock()?;
         self.view
             .env
             .force_sync()
@@ -347,6 +419,7 @@ impl Backend for LmdbEnv {
 impl View for LmdbView {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let failed = self.read_failed();
+        let _turn = self.turn();
         let txn = self.env.read_txn().map_err(&failed)?;
         let value = self.table(table).get(&txn, key).map_err(&failed)?;
         Ok(value.map(Bytes::copy_from_slice))
@@ -354,6 +427,7 @@ impl View for LmdbView {
 
     fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let failed = self.read_failed();
+        let _turn = self.turn();
         let txn = self.env.read_txn().map_err(&failed)?;
         // LMDB knows no empty key.
         let start = match from {
@@ -372,6 +446,7 @@ impl View for LmdbView {
 
     fn used_bytes(&self) -> Result<u64, StoreError> {
         let failed = self.read_failed();
+        let _turn = self.turn();
         let txn = self.env.read_txn().map_err(&failed)?;
         let mut bytes = 0;
         for table in &self.tables {

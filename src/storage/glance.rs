@@ -15,9 +15,10 @@ use crate::proto::ids::{NodeId, Position, StoreId};
 use crate::proto::record::Chunk;
 
 use super::backend::{Table, View as _, log_key};
-use super::data_dir::{CURRENT, DataDir, Identity, read_if_there, store_number};
+use super::data_dir::{CURRENT, DataDir, read_if_there, store_number};
 use super::env::LmdbView;
 use super::error::StoreError;
+use super::node_dir::Identity;
 use super::{meta, shape};
 
 /// What was found.

@@ -5,9 +5,12 @@ pub mod api;
 pub mod backend;
 pub mod check;
 pub mod checkpoint;
+mod common_dir;
 mod core;
 pub mod data_dir;
+mod data_lock;
 pub mod divergent;
+pub mod door;
 pub mod env;
 pub mod error;
 mod follow;
@@ -19,6 +22,7 @@ mod kept;
 pub mod ledger;
 pub mod memory;
 pub mod meta;
+mod node_dir;
 pub mod open;
 mod reader;
 pub mod recover;
@@ -28,9 +32,10 @@ pub mod snapshot;
 pub mod threaded;
 
 pub use check::{CheckReport, Finding, check};
+pub use door::{ClosedStore, DoorStore, open_door};
 pub use env::SyncMode;
 pub use glance::{Glance, StoreGlance, glance};
-pub use open::{OpenedStore, StoreConfig, ToClear, clear, open, open_memory};
+pub use open::{Cleared, OpenedStore, StoreConfig, ToClear, clear, open, open_memory};
 
 #[cfg(test)]
 mod tests;

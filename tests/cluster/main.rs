@@ -28,6 +28,7 @@ mod recovery;
 mod refusals;
 mod reloads;
 mod schedule;
+mod shared;
 mod starts;
 mod troubleshooting;
 mod two_hosts;

@@ -171,6 +171,7 @@ impl Server {
             },
             history: Arc::new(NoChronicle),
             pair: Some(pair_parts(world, host, life, opened.node, listener)),
+            door: None,
         };
         let wired = wire(&Places::Here, parts);
         let data = Arc::clone(&clients).run(commands, Arc::downgrade(&store));

@@ -39,6 +39,7 @@ pub(super) enum Told {
     SwitchoverAsked,
     PromotionAsked,
     PromotionRefused,
+    StoreAnswered,
 }
 
 impl Told {
@@ -82,6 +83,7 @@ impl Told {
             HaInput::SwitchoverRequested => Self::SwitchoverAsked,
             HaInput::PromoteRequested { .. } => Self::PromotionAsked,
             HaInput::PromotionRefused { .. } => Self::PromotionRefused,
+            HaInput::StoreAnswered { .. } => Self::StoreAnswered,
         }
     }
 
@@ -128,6 +130,7 @@ impl Told {
             Self::PeerDied => "the other server's process was seen to end",
             Self::SwitchoverAsked => "an operator asked for a switchover",
             Self::PromotionAsked => "an operator overruled the record",
+            Self::StoreAnswered => "the store answered",
             Self::PromotionRefused => "an operator's override could not be carried out",
         };
         text.to_owned()

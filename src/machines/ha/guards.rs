@@ -580,7 +580,7 @@ impl Refusal {
             }
             Self::RecordRolledBack { .. } | Self::RecordBehindLog { .. } => {
                 "put the newest rec.N back into LockFile.d; with both servers running they compare what \
-                 they know: twinmq run -p {other}"
+                 they know: twinmq run -p {other}. If it is gone for good: twinmq promote -p {own}"
             }
             Self::EpochRefused(_) => {
                 "see the log of this server, and its disk: twinmq store check -p {own}"
@@ -593,7 +593,8 @@ impl Refusal {
                 "start the other server, which brings this one into step: twinmq run -p {other}"
             }
             Self::NotInSync { .. } => {
-                "start the other server, whose copy has every confirmed message: twinmq run -p {other}"
+                "start the other server, whose copy has every confirmed message: twinmq run -p {other}. If \
+                 that copy is gone for good: twinmq promote -p {own}"
             }
             Self::GatewayUnreachable => {
                 "see to this machine's network: ping the gateways of ha.gateway from here"
@@ -603,6 +604,14 @@ impl Refusal {
             }
             Self::LockHeld { .. } => "if the server that holds it hangs, end its process",
             Self::Conflict => "none is needed: it looks again by itself",
+            Self::StoreUnreachable(_) | Self::OtherStore { .. } => {
+                "see to the mount that the store is on, and compare store.path of both profiles: \
+                 twinmq check -p {own}"
+            }
+            Self::StoreInUse(_) => "end that process: this server goes on by itself then",
+            Self::StoreBehind { .. } => {
+                "put the newest copy of the store back, then start both servers"
+            }
         }
     }
 }

@@ -63,6 +63,7 @@ impl HaMachine {
                 match self.config.mode {
                     HaMode::Replicated => "it is".to_owned(),
                     HaMode::Single => "it has no peer".to_owned(),
+                    HaMode::Shared => "it shares its store".to_owned(),
                 },
             ),
             condition(

@@ -27,7 +27,9 @@ mod handover;
 mod history;
 mod link;
 mod overrule;
+mod role;
 mod serve;
+mod shared;
 mod table;
 mod types;
 mod ways;
@@ -41,6 +43,8 @@ pub use forecast::{Forecast, LockProbe, Outcome, forecast};
 pub use guards::Guard;
 pub use handover::Condition;
 pub use overrule::{KnownPosition, NOT_OVERRULED, Promotion};
+pub use role::RoleMachine;
+pub use shared::{Attempt, SharedMachine, SharedState, Step, render_shared_table};
 pub use table::render_table;
 pub use types::*;
 
@@ -191,6 +195,8 @@ impl HaMachine {
             HaInput::SwitchoverRequested => self.on_switchover(effects),
             HaInput::PromoteRequested { epoch } => self.on_promote(epoch, effects),
             HaInput::PromotionRefused { reason } => self.not_promoted(reason),
+            // The store is open from the start in this mode.
+            HaInput::StoreAnswered { .. } => {}
         }
         self.maintain(&before, told, effects);
         self.assert_invariants();
@@ -307,7 +313,8 @@ impl HaMachine {
                 effects.push(HaEffect::Gate(GatePolicy::Alone));
                 effects.push(HaEffect::BeginEpoch(self.own.position.epoch.next()));
             }
-            HaMode::Replicated => {
+            // Shared mode has a machine of its own.
+            HaMode::Replicated | HaMode::Shared => {
                 effects.push(HaEffect::Gate(GatePolicy::Closed));
                 effects.push(HaEffect::Arm(HaTimer::PeerWait));
                 self.read_record(effects);

@@ -53,6 +53,7 @@ fn events(input: &HaInput) -> Vec<Event> {
         HaInput::Started
         | HaInput::GatewayUnreachable(_)
         | HaInput::SyncProgress { .. }
+        | HaInput::StoreAnswered { .. }
         | HaInput::Timer(HaTimer::PeerWait | HaTimer::Patience | HaTimer::Retry) => Vec::new(),
     }
 }

@@ -138,7 +138,8 @@ impl Pair {
             HaEffect::PeerChanged { .. }
             | HaEffect::SteppedDown { .. }
             | HaEffect::Alarmed { .. }
-            | HaEffect::ClaimRefused { .. } => {}
+            | HaEffect::ClaimRefused { .. }
+            | HaEffect::Store { .. } => {}
         }
     }
 
