@@ -18,6 +18,10 @@ kills KILLS="500" SEED="":
     TWINMQ_KILLS={{KILLS}} {{ if SEED == "" { "" } else { "TWINMQ_SEED=" + SEED } }} \
         cargo test --test cluster -- --nocapture schedule
 
+# Every search of the HA machine, or the one of this name (docs/proofs.md).
+model NAME="all":
+    TWINMQ_MODEL={{NAME}} cargo test --release --test model -- --nocapture budgets
+
 # Every benchmark, or one of them.
 bench *NAME:
     cargo bench {{ if NAME == "" { "" } else { "--bench " + NAME } }}

@@ -28,6 +28,7 @@ mod types;
 mod tests;
 
 pub use eligibility::{ArbiterView, OwnStore, Refusal};
+pub use history::Counted;
 pub use table::render_table;
 pub use types::*;
 
