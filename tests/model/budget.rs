@@ -8,6 +8,8 @@ pub(crate) struct Budget {
     pub(crate) writes: u8,
     /// `kill -9`, with or without the last write that nobody was promised.
     pub(crate) crashes: u8,
+    /// A crash that the process's parent has seen and tells the other of (A8).
+    pub(crate) watched: u8,
     /// Orderly stops.
     pub(crate) stops: u8,
     /// Both sides hear nothing more, and what was under way is lost.
@@ -38,6 +40,7 @@ impl Budget {
     pub(crate) const NONE: Self = Self {
         writes: 0,
         crashes: 0,
+        watched: 0,
         stops: 0,
         cuts: 0,
         lost_locks: 0,

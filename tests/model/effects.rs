@@ -214,9 +214,7 @@ impl World {
     /// The process is gone: the kernel closes the channel after what was sent, and frees the lock.
     pub(crate) fn end(&mut self, at: usize) {
         self.server_mut(at).end();
-        if self.arbiter.holder == Some(at) {
-            self.arbiter_mut().holder = None;
-        }
+        self.unlock(at);
         if let Some(session) = self.link {
             self.send(at, session, FromLink::Down(session, LinkEnd::Ended));
             self.link = None;
@@ -300,9 +298,14 @@ impl World {
         if matches!(server.state(), Some(HaState::Releasing(_))) {
             server.inbox.push_back(HaInput::LockReleased);
         }
-        if self.arbiter.holder == Some(at) {
-            self.arbiter_mut().holder = None;
-        }
+        self.unlock(at);
+    }
+
+    /// Of whichever generation.
+    pub(crate) fn unlock(&mut self, at: usize) {
+        let arbiter = self.arbiter_mut();
+        arbiter.holds_older[at] = false;
+        arbiter.holder.take_if(|holder| *holder == at);
     }
 
     fn set_gate(&mut self, at: usize, gate: GatePolicy) {
@@ -334,10 +337,10 @@ impl World {
                 if found.is_some() {
                     return ArbiterAnswer::Conflict(found);
                 }
-                arbiter.lock_file.get_or_insert(LockFacts {
+                arbiter.lock_file = Some(LockFacts {
                     nonce: Nonce([7; 16]),
                     device: 1,
-                    inode: 2,
+                    inode: record.generation.0,
                     local: true,
                     last: None,
                 });
@@ -347,6 +350,16 @@ impl World {
             ArbiterCall::CompareAndSet(next) => {
                 let expected = found.as_ref().map(|now| now.seq.next());
                 if expected == Some(next.seq) || rules.lacks(Rule::R8) {
+                    let before = found.map(|now| now.generation);
+                    if let (true, Some(lock)) =
+                        (before != Some(next.generation), &mut arbiter.lock_file)
+                    {
+                        // A new file, with what the old one tells of both stores.
+                        lock.inode = next.generation.0;
+                        if let Some(holder) = arbiter.holder.take() {
+                            arbiter.holds_older[holder] = true;
+                        }
+                    }
                     arbiter.record = Some(next.clone());
                     ArbiterAnswer::Set(next)
                 } else {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use twinmq::machines::ha::{HaInput, HaState, HaTimer, LinkEnd};
+use twinmq::machines::ha::{HaInput, HaMachine, HaState, HaTimer, LinkEnd};
 use twinmq::proto::arbiter::ArbiterRecord;
 use twinmq::proto::ids::SessionId;
 
@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     Crash(usize),
     /// A crash before the last write, which nobody was promised, is on the disk. The peer may have it.
     CrashTorn(usize),
+    /// A crash that the process's parent tells the other of.
+    CrashWatched(usize),
     Stop(usize),
     Cut,
     LoseLock,
@@ -64,6 +66,9 @@ impl World {
             } else if !self.server(at).paused {
                 self.faults_of_process(at, faults);
                 self.delays_of(at, rules, faults);
+            } else if budget.watched > 0 {
+                // Its parent ends a process that stands still (A8).
+                faults.push(Fault::CrashWatched(at));
             }
         }
     }
@@ -94,6 +99,7 @@ impl World {
         };
         offer(budget.writes > 0 && server.serving, Fault::Write(at));
         offer(budget.crashes > 0, Fault::Crash(at));
+        offer(budget.watched > 0, Fault::CrashWatched(at));
         let last = server.disk.log.last();
         let torn = server.disk.log.len() > self.confirmed.len()
             && matches!(last, Some(Entry::Write(_)))
@@ -167,6 +173,13 @@ impl World {
             }
             Fault::Crash(at) => {
                 budget.crashes -= 1;
+                self.end(at);
+            }
+            Fault::CrashWatched(at) => {
+                budget.watched -= 1;
+                let machine = self.server(at).machine.as_ref();
+                let epoch = machine.map(HaMachine::epoch);
+                self.server_mut(1 - at).death = epoch;
                 self.end(at);
             }
             Fault::CrashTorn(at) => {

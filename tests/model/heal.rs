@@ -3,13 +3,14 @@
 //! STANDALONE if the record names its store, and never to service if it does not.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{Hash, Hasher};
 use std::sync::Mutex;
 
 use twinmq::machines::ha::{HaMachine, HaTimer};
 use twinmq::proto::peer::ServerState;
 
 use super::budget::Budget;
+use super::digest::Digest;
 use super::rules::Rules;
 use super::steps::Step;
 use super::world::World;
@@ -20,35 +21,60 @@ const LONGEST: usize = 400;
 /// States that are known to end well.
 #[derive(Debug, Default)]
 pub(crate) struct Healed {
-    hasher: RandomState,
     known: Mutex<HashSet<u64>>,
 }
 
 impl Healed {
+    /// Asks one of the following questions once for each state, whatever may still come there.
+    fn once(&self, world: &World, question: u8, ask: impl FnOnce() -> bool) -> bool {
+        let mut hasher = Digest::default();
+        world.hash_present(&mut hasher);
+        hasher.write_u8(question);
+        let here = hasher.finish();
+        if self.knows(here) {
+            return true;
+        }
+        let well = ask();
+        if well {
+            self.known.lock().expect("no panic holds it").insert(here);
+        }
+        well
+    }
+
+    fn knows(&self, here: u64) -> bool {
+        let known = self.known.lock().expect("no panic holds it");
+        known.contains(&here)
+    }
+
     /// The pair forms again from here.
     pub(crate) fn forms_again(&self, world: &World, rules: Rules) -> bool {
-        let mut world = world.clone();
-        world.heal(rules);
-        self.ends(world, rules, formed)
+        self.once(world, 2, || {
+            let mut world = world.clone();
+            world.heal(rules);
+            self.ends(world, rules, formed)
+        })
     }
 
     /// From here, without the other server: an in-sync store serves alone, no other does.
     pub(crate) fn alone(&self, world: &World, at: usize, rules: Rules) -> bool {
-        let mut world = world.clone();
-        world.heal(rules);
-        world.end(1 - at);
-        world.server_mut(1 - at).gone = true;
-        world.seal();
-        self.ends(world, rules, move |world| {
-            let shown = world.server(at).machine.as_ref().map(HaMachine::shown);
-            let serves = shown == Some(ServerState::Standalone);
-            let whole = !world.server(at).disk.own.sync_in_progress;
-            // Before the first record it is the primary that may begin (A4).
-            let may = match world.record() {
-                Some(_) => world.named(at),
-                None => at == 0,
-            };
-            serves == (may && whole)
+        let question = u8::from(at == 1);
+        self.once(world, question, || {
+            let mut world = world.clone();
+            world.heal(rules);
+            world.end(1 - at);
+            world.server_mut(1 - at).gone = true;
+            world.seal();
+            self.ends(world, rules, move |world| {
+                let shown = world.server(at).machine.as_ref().map(HaMachine::shown);
+                let serves = shown == Some(ServerState::Standalone);
+                let whole = !world.server(at).disk.own.sync_in_progress;
+                // Before the first record it is the primary that may begin (A4).
+                let may = match world.record() {
+                    Some(_) => world.named(at),
+                    None => at == 0,
+                };
+                serves == (may && whole)
+            })
         })
     }
 
@@ -57,12 +83,13 @@ impl Healed {
         let mut path = Vec::new();
         let mut seen = HashSet::new();
         let ends_well = loop {
-            let here = self.hasher.hash_one((&world, turn));
-            let known = self.known.lock().expect("no panic holds it");
-            if known.contains(&here) {
+            let mut hasher = Digest::default();
+            world.hash(&mut hasher);
+            hasher.write_usize(turn);
+            let here = hasher.finish();
+            if self.knows(here) {
                 break true;
             }
-            drop(known);
             // Where it goes round in a circle, it stays there.
             if !seen.insert(here) || path.len() > LONGEST {
                 break well(&world);
@@ -128,6 +155,7 @@ pub(crate) fn next(world: &World, turn: usize, rules: Rules) -> Option<Step> {
             | Step::PeerHoldsAll(at)
             | Step::BeginSync(at)
             | Step::FindSilent(at)
+            | Step::HearOfDeath(at)
             | Step::EndSync(at) => (0, *at),
             Step::Connect => (1, turn),
             Step::Ping(at) => (2, *at),

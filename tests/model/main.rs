@@ -6,6 +6,7 @@
 //! how far that reaches is in docs/proofs.md.
 
 mod budget;
+mod digest;
 mod effects;
 mod faults;
 mod heal;
@@ -18,6 +19,7 @@ mod world;
 
 use budget::SEARCHES;
 use search::run;
+use twinmq::machines::ha::Takeover;
 
 /// Those that `cargo test` has time for.
 #[test]
@@ -34,6 +36,7 @@ fn small_budgets_hold() {
         .collect();
     assert!(!chosen.is_empty(), "there is no search {wanted:?}");
     for search in chosen {
-        run(search);
+        run(search, Takeover::Fence);
+        run(search, Takeover::Lock);
     }
 }

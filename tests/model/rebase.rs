@@ -45,6 +45,7 @@ impl Lowest {
         };
         match number {
             Counted::Epoch(epoch) => lower(&mut self.epoch, epoch.0),
+            Counted::LockFile(inode) => lower(&mut self.epoch, **inode),
             Counted::Record(seq) => lower(&mut self.record, seq.0),
             Counted::Position(position) => {
                 lower(&mut self.epoch, position.epoch.0);
@@ -66,6 +67,7 @@ impl Shift {
     fn lower(self, number: Counted<'_>) {
         match number {
             Counted::Epoch(epoch) => epoch.0 = down(epoch.0, self.epochs),
+            Counted::LockFile(inode) => *inode = down(*inode, self.epochs),
             Counted::Record(seq) => seq.0 = down(seq.0, self.records),
             Counted::Position(position) => self.place(position),
         }
@@ -91,6 +93,9 @@ impl World {
         let mut lowest = self.lowest(0).min(self.lowest(1));
         if let Some(mut record) = self.arbiter.record.clone() {
             record.visit_counted(&mut |number| lowest.see(&number));
+        }
+        if let Some(mut lock) = self.arbiter.lock_file.clone() {
+            lock.visit_counted(&mut |number| lowest.see(&number));
         }
         let cut = self.common(lowest.lsn);
         // The epochs of what is cut off are forgotten, but for the last.
@@ -162,8 +167,12 @@ impl World {
             server.disk.place();
         }
         lower_log(&mut self.confirmed, shift, cut);
-        if let Some(record) = &mut self.arbiter_mut().record {
+        let arbiter = self.arbiter_mut();
+        if let Some(record) = &mut arbiter.record {
             record.visit_counted(&mut lower);
+        }
+        if let Some(lock) = &mut arbiter.lock_file {
+            lock.visit_counted(&mut lower);
         }
     }
 }
@@ -188,6 +197,9 @@ impl Entry {
 
 impl Server {
     fn visit(&mut self, visit: &mut impl FnMut(Counted<'_>)) {
+        if let Some(epoch) = &mut self.death {
+            visit(Counted::Epoch(epoch));
+        }
         if let Some(machine) = &mut self.machine {
             machine.visit_counted(visit);
         }

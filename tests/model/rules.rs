@@ -1,6 +1,8 @@
 //! What is left out on purpose, to see that the search finds what comes of it. Nothing of this is in
 //! the shipped code: the model alters what a machine is told, or what becomes of its effects.
 
+use twinmq::machines::ha::Takeover;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
     /// Only a store that the record names is promoted. Without: every record that a server is shown
@@ -37,13 +39,22 @@ pub(crate) enum Words {
 }
 
 /// How the world behaves in one search.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
+    pub(crate) takeover: Takeover,
     pub(crate) without: Option<Rule>,
     pub(crate) words: Words,
 }
 
 impl Rules {
+    pub(crate) fn of(takeover: Takeover) -> Self {
+        Self {
+            takeover,
+            without: None,
+            words: Words::None,
+        }
+    }
+
     pub(crate) fn lacks(self, rule: Rule) -> bool {
         self.without == Some(rule)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use stateright::{Checker, HasDiscoveries, Model, Path, Property};
+use twinmq::machines::ha::Takeover;
 use twinmq::time::{Clock, SystemClock};
 
 use super::budget::{Begin, Budget, Named};
@@ -164,12 +165,12 @@ impl Model for Search {
 
 /// Searches all of it, prints how much that was, and shows the shortest way to what should not be.
 #[expect(clippy::print_stdout, reason = "the size of the search is its result")]
-pub(crate) fn run(named: &Named) {
+pub(crate) fn run(named: &Named, takeover: Takeover) {
     let clock = SystemClock;
     let began = clock.now();
     let rules = Rules {
         words: named.words,
-        without: None,
+        ..Rules::of(takeover)
     };
     let search = Search::new(named.begin, named.budget, rules);
     let checker = search
@@ -179,7 +180,7 @@ pub(crate) fn run(named: &Named) {
         .spawn_bfs()
         .join();
     println!(
-        "{}: {} unique states, depth {}, {:.1} s",
+        "{} by {takeover:?}: {} unique states, depth {}, {:.1} s",
         named.name,
         checker.unique_state_count(),
         checker.max_depth(),

@@ -15,7 +15,7 @@ use twinmq::proto::ids::SessionId;
 
 use super::effects::hello;
 use super::rules::{Rule, Rules, Words};
-use super::world::{FromLink, Job, World, config, store_id};
+use super::world::{FromLink, Job, World, config, node, store_id};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Step {
@@ -55,6 +55,8 @@ pub(crate) enum Step {
     LockRunsOut(usize),
     /// The share answers again.
     HealArbiter(usize),
+    /// The parent of the other server's process tells that it has ended.
+    HearOfDeath(usize),
 }
 
 const TIMERS: [HaTimer; 5] = [
@@ -113,7 +115,8 @@ impl World {
             | Step::FindSilent(_)
             | Step::Resume(_)
             | Step::LockRunsOut(_)
-            | Step::HealArbiter(_) => false,
+            | Step::HealArbiter(_)
+            | Step::HearOfDeath(_) => false,
         }
     }
 
@@ -151,6 +154,7 @@ impl World {
             return offer(self.link.is_some(), Step::FindSilent(1 - at));
         }
         offer(server.held.is_some(), Step::DeliverHeld(at));
+        offer(server.death.is_some(), Step::HearOfDeath(at));
         offer(!server.jobs.is_empty(), Step::Work(at));
         offer(!server.from_link.is_empty(), Step::Receive(at));
         let free = self.arbiter.holder.is_none() && !server.cut_off;
@@ -185,7 +189,8 @@ impl World {
         if !server.runs() {
             return;
         }
-        if server.wants_lock && self.arbiter.holder == Some(1 - at) && !server.cut_off {
+        let denied = self.arbiter.holder == Some(1 - at) || server.cut_off;
+        if server.wants_lock && denied {
             steps.push(Step::TryLock(at));
         }
         if self.ping_tells(at, rules) {
@@ -251,7 +256,11 @@ impl World {
                 let disk = &server.disk;
                 let mut own = disk.own;
                 own.sync_in_progress &= !rules.lacks(Rule::R4);
-                server.machine = Some(HaMachine::new(config(at), own, disk.last_record.clone()));
+                server.machine = Some(HaMachine::new(
+                    config(at, rules.takeover),
+                    own,
+                    disk.last_record.clone(),
+                ));
                 self.give(at, HaInput::Started, rules);
             }
             Step::Deliver(at) => self.deliver(at, rules),
@@ -299,6 +308,12 @@ impl World {
             Step::Resume(at) => self.resume(at, rules),
             Step::LockRunsOut(_) => self.arbiter_mut().holder = None,
             Step::HealArbiter(at) => self.server_mut(at).cut_off = false,
+            Step::HearOfDeath(at) => {
+                if let Some(epoch) = self.server_mut(at).death.take() {
+                    let node = node(1 - at);
+                    self.give(at, HaInput::PeerDied { node, epoch }, rules);
+                }
+            }
         }
     }
 
@@ -337,7 +352,8 @@ impl World {
     }
 
     fn check_lock(&mut self, at: usize, rules: Rules) {
-        let input = if self.arbiter.holder == Some(at) {
+        let held = self.arbiter.holder == Some(at) || self.arbiter.holds_older[at];
+        let input = if held {
             HaInput::LockConfirmed {
                 record: self.seen(at, rules),
             }
@@ -350,13 +366,19 @@ impl World {
     }
 
     fn try_lock(&mut self, at: usize, rules: Rules) {
+        if self.server(at).cut_off {
+            let reason = String::new();
+            return self.give(at, HaInput::LockUnreachable { reason }, rules);
+        }
         match (&self.arbiter.lock_file, self.arbiter.holder) {
             (Some(lock), None) => {
                 let held = HeldLock {
                     lock: lock.clone(),
                     record: self.seen(at, rules),
                 };
-                self.arbiter_mut().holder = Some(at);
+                let arbiter = self.arbiter_mut();
+                arbiter.holder = Some(at);
+                arbiter.holds_older[at] = false;
                 let server = self.server_mut(at);
                 server.wants_lock = false;
                 server.inbox.push_back(HaInput::LockAcquired(held));

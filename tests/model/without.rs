@@ -1,19 +1,27 @@
 //! Each rule is there for something: without it the search finds what comes of that.
 
+use twinmq::machines::ha::Takeover;
+
 use super::budget::{Begin, Budget};
 use super::rules::{Rule, Rules, Words};
 use super::search::{HALF_SERVES, LOST, NAMED, Search, TWO_SERVE};
 
 /// With the rule nothing of the kind is found, without it the shortest way is shown.
-#[expect(clippy::print_stdout, reason = "the trace is the result")]
 fn breaks(property: &'static str, rule: Rule, budget: Budget) {
+    for takeover in [Takeover::Fence, Takeover::Lock] {
+        breaks_by(takeover, property, rule, budget);
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the trace is the result")]
+fn breaks_by(takeover: Takeover, property: &'static str, rule: Rule, budget: Budget) {
     let rules = Rules {
-        without: None,
         words: if budget.wipes > 0 {
             Words::Late
         } else {
             Words::None
         },
+        ..Rules::of(takeover)
     };
     let search = |rules| Search::new(Begin::Formed, budget, rules).only(property);
     let found = search(rules).violation();
@@ -23,7 +31,7 @@ fn breaks(property: &'static str, rule: Rule, budget: Budget) {
         ..rules
     };
     match search(without).violation() {
-        Some((_, path)) => println!("without {rule:?}, {property}: {path}"),
+        Some((_, path)) => println!("by {takeover:?} without {rule:?}, {property}: {path}"),
         None => panic!("without {rule:?} nothing is found against {property}"),
     }
 }
@@ -115,12 +123,14 @@ fn under_an_override_without_r4_half_a_copy_serves() {
 
 /// With R1 and sessions, these two are a second line: the search holds without them.
 fn holds_without(rule: Rule, budget: Budget) {
-    let without = Rules {
-        without: Some(rule),
-        ..Rules::default()
-    };
-    let found = Search::new(Begin::Formed, budget, without).violation();
-    assert!(found.is_none(), "without {rule:?}: {found:?}");
+    for takeover in [Takeover::Fence, Takeover::Lock] {
+        let without = Rules {
+            without: Some(rule),
+            ..Rules::of(takeover)
+        };
+        let found = Search::new(Begin::Formed, budget, without).violation();
+        assert!(found.is_none(), "without {rule:?}: {found:?}");
+    }
 }
 
 #[test]

@@ -2,10 +2,12 @@
 //! and what clients have been told.
 
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use twinmq::machines::ha::{HaConfig, HaInput, HaMachine, HaMode, HaState, HaTimer, OwnStore};
+use twinmq::machines::ha::{
+    HaConfig, HaInput, HaMachine, HaMode, HaState, HaTimer, OwnStore, Takeover,
+};
 use twinmq::proto::arbiter::{ArbiterCall, ArbiterRecord, LockFacts};
 use twinmq::proto::ids::{ArbiterId, Epoch, Lsn, NodeId, Position, SessionId, StoreId};
 use twinmq::proto::log::EpochStart;
@@ -13,6 +15,7 @@ use twinmq::proto::peer::PeerFacts;
 use twinmq::storage::api::GatePolicy;
 
 use super::budget::Budget;
+use super::digest::Digest;
 use super::rebase::Lowest;
 
 /// One record of a log; its place in the log is its LSN.
@@ -75,6 +78,8 @@ pub(crate) struct Server {
     pub(crate) lease_over: bool,
     /// The share does not answer this server.
     pub(crate) cut_off: bool,
+    /// The other's parent process has something to tell: it has ended, and in which epoch (A8).
+    pub(crate) death: Option<Epoch>,
     /// Down for good.
     pub(crate) gone: bool,
     /// One bit for each timer that is armed.
@@ -103,7 +108,10 @@ pub(crate) struct Server {
 pub(crate) struct Arbiter {
     pub(crate) record: Option<ArbiterRecord>,
     pub(crate) lock_file: Option<LockFacts>,
+    /// Of the lock of the generation that the record names.
     pub(crate) holder: Option<usize>,
+    /// Holds the lock of an older generation still.
+    pub(crate) holds_older: [bool; 2],
 }
 
 #[derive(Clone, Debug)]
@@ -140,11 +148,7 @@ impl PartialEq for World {
 
 impl Hash for World {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        assert!(self.changed == [false; 2], "a step seals what it changed");
-        self.digests.hash(state);
-        self.arbiter.hash(state);
-        self.link.hash(state);
-        self.confirmed.hash(state);
+        self.hash_present(state);
         self.forked.hash(state);
         self.budget.hash(state);
     }
@@ -158,13 +162,14 @@ pub(crate) fn store_id(number: u8) -> StoreId {
     StoreId([number; 16])
 }
 
-pub(crate) fn config(at: usize) -> HaConfig {
+pub(crate) fn config(at: usize, takeover: Takeover) -> HaConfig {
     HaConfig {
         mode: HaMode::Replicated,
         primary: at == 0,
         node: node(at),
         cluster: String::new(),
         new_arbiter: ArbiterId([9; 16]),
+        takeover,
     }
 }
 
@@ -229,6 +234,7 @@ impl Server {
             paused: false,
             lease_over: false,
             cut_off: false,
+            death: None,
             gone: false,
             timers: 0,
             wants_lock: false,
@@ -298,6 +304,7 @@ impl World {
                 record: None,
                 lock_file: None,
                 holder: None,
+                holds_older: [false; 2],
             }),
             link: None,
             confirmed: Vec::new(),
@@ -308,6 +315,15 @@ impl World {
         };
         world.seal();
         world
+    }
+
+    /// What the end of all faults makes something of: not how many might have come.
+    pub(crate) fn hash_present<H: Hasher>(&self, state: &mut H) {
+        assert!(self.changed == [false; 2], "a step seals what it changed");
+        self.digests.hash(state);
+        self.arbiter.hash(state);
+        self.link.hash(state);
+        self.confirmed.hash(state);
     }
 
     pub(crate) fn server(&self, at: usize) -> &Server {
@@ -336,7 +352,7 @@ impl World {
         }
         for at in [0, 1] {
             if std::mem::take(&mut self.changed[at]) {
-                let mut hasher = DefaultHasher::new();
+                let mut hasher = Digest::default();
                 self.servers[at].hash(&mut hasher);
                 self.digests[at] = hasher.finish();
             }

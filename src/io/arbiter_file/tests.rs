@@ -2,6 +2,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 
+mod generations;
+
 use super::*;
 use crate::proto::ids::{ArbiterId, Epoch, NodeId, RecordSeq, StoreId};
 
@@ -24,6 +26,7 @@ fn record(owner: u8, seq: u64) -> ArbiterRecord {
         epoch: Epoch(seq),
         owner: NodeId([owner; 16]),
         isr: vec![StoreId([owner; 16])],
+        generation: Epoch::ZERO,
     }
 }
 
@@ -198,7 +201,7 @@ fn deletion_and_replacement_are_noticed() {
         (
             |path| {
                 std::fs::remove_file(path).unwrap();
-                keeper(path).make_lock_file().unwrap();
+                assert!(keeper(path).make_lock_file(path, None).unwrap());
             },
             "lock file PATH was replaced while it was held",
         ),

@@ -11,6 +11,8 @@ use super::{ArbiterView, CallPurpose, Claim, Claims, HaMachine, HaState};
 pub enum Counted<'a> {
     /// An epoch.
     Epoch(&'a mut Epoch),
+    /// The inode of a lock file, where a search counts the generations in it.
+    LockFile(&'a mut u64),
     /// The number of a record.
     Record(&'a mut RecordSeq),
     /// A place in a log.
@@ -34,7 +36,9 @@ impl HaMachine {
         }
         let claims = matches!(
             self.state,
-            HaState::Waiting(Claim::Claiming | Claim::Persisting | Claim::Fencing)
+            HaState::Waiting(
+                Claim::Claiming | Claim::Persisting | Claim::FenceLocking | Claim::Fencing
+            )
         );
         if !claims {
             self.claimed_from = None;
@@ -47,10 +51,16 @@ impl HaMachine {
         if self.shown().serves() {
             // Whoever steps down waits for the peer anew.
             self.peer_wait_over = false;
+            self.silent = false;
+        }
+        if !self.seeking {
+            // Each attempt at the lock begins anew.
+            self.lock_denied = false;
         }
         let epoch = self.record().map(|record| record.epoch);
-        self.goodbye
-            .take_if(|(_, of)| epoch.is_some_and(|epoch| epoch > *of));
+        for ended in [&mut self.goodbye, &mut self.peer_died] {
+            ended.take_if(|(_, of)| epoch.is_some_and(|epoch| epoch > *of));
+        }
         if let Some(lock) = &mut self.lock {
             // It was judged when the lock was obtained.
             lock.record = None;
@@ -89,8 +99,14 @@ impl HaMachine {
         if let Some(peer) = &mut self.peer {
             peer.facts.visit_counted(visit);
         }
-        if let Some((_, epoch)) = &mut self.goodbye {
+        for (_, epoch) in [&mut self.goodbye, &mut self.peer_died]
+            .into_iter()
+            .flatten()
+        {
             visit(Counted::Epoch(epoch));
+        }
+        if let Some((_, lock)) = &mut self.peer_lock {
+            visit(Counted::LockFile(&mut lock.inode));
         }
         if let Some(said) = &mut self.announced {
             visit(Counted::Epoch(&mut said.epoch));
@@ -103,12 +119,14 @@ impl ArbiterRecord {
     pub fn visit_counted(&mut self, visit: &mut impl FnMut(Counted<'_>)) {
         visit(Counted::Record(&mut self.seq));
         visit(Counted::Epoch(&mut self.epoch));
+        visit(Counted::Epoch(&mut self.generation));
     }
 }
 
 impl LockFacts {
     /// As [`HaMachine::visit_counted`].
     pub fn visit_counted(&mut self, visit: &mut impl FnMut(Counted<'_>)) {
+        visit(Counted::LockFile(&mut self.inode));
         if let Some(beat) = &mut self.last {
             visit(Counted::Epoch(&mut beat.epoch));
             visit(Counted::Record(&mut beat.seq));
@@ -125,5 +143,8 @@ impl PeerFacts {
         visit(Counted::Epoch(&mut self.epoch));
         visit(Counted::Record(&mut self.last_record));
         visit(Counted::Position(&mut self.position));
+        if let Some(lock) = &mut self.lock {
+            visit(Counted::LockFile(&mut lock.inode));
+        }
     }
 }
