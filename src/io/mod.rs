@@ -4,8 +4,10 @@
 pub mod arbiter_file;
 pub mod client_tcp;
 pub mod file_lock;
+pub mod mounts;
 pub mod peer_tcp;
 pub mod ping;
 pub mod port_owner;
 pub mod signals;
 pub mod tls;
+pub mod watchdog;

@@ -24,6 +24,7 @@ mod reloads;
 mod schedule;
 mod starts;
 mod two_hosts;
+mod watchdog;
 
 use support::eventually::SOON;
 use support::pair::Pair;
