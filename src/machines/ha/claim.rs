@@ -302,6 +302,7 @@ impl HaMachine {
     }
 
     pub(super) fn on_lock_acquired(&mut self, held: HeldLock, effects: &mut Vec<HaEffect>) {
+        self.take_over_words(&held);
         match self.state {
             HaState::Waiting(Claim::Locking) | HaState::Passive { session: None } => {
                 self.seeking = false;
@@ -489,6 +490,7 @@ impl HaMachine {
         let held = self.lock.take().is_some();
         if held || self.seeking {
             self.seeking = false;
+            self.written.clear();
             effects.push(HaEffect::ReleaseLock);
         }
     }

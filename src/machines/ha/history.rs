@@ -64,6 +64,7 @@ impl HaMachine {
         if let Some(lock) = &mut self.lock {
             // It was judged when the lock was obtained.
             lock.record = None;
+            lock.lock.last = None;
         }
     }
 
@@ -95,6 +96,9 @@ impl HaMachine {
             if let Some(record) = &mut held.record {
                 record.visit_counted(visit);
             }
+        }
+        for (_, position) in &mut self.written {
+            visit(Counted::Position(position));
         }
         if let Some(peer) = &mut self.peer {
             peer.facts.visit_counted(visit);

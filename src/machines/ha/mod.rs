@@ -24,6 +24,7 @@ mod link;
 mod serve;
 mod table;
 mod types;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -34,7 +35,7 @@ pub use table::render_table;
 pub use types::*;
 
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts, LockIdentity};
-use crate::proto::ids::{Epoch, NodeId, SessionId};
+use crate::proto::ids::{Epoch, NodeId, Position, SessionId, StoreId};
 use crate::proto::peer::{PeerFacts, ServerState};
 use crate::storage::api::GatePolicy;
 
@@ -64,6 +65,8 @@ pub struct HaMachine {
     gateway_unreachable: bool,
     /// This process holds the lock, as far as it knows.
     lock: Option<HeldLock>,
+    /// How far the stores were, as the lock file tells by now.
+    written: Vec<(StoreId, Position)>,
     /// The one call on the arbiter whose answer is awaited.
     call: Option<(u64, CallPurpose)>,
     next_call: u64,
@@ -112,6 +115,7 @@ impl HaMachine {
             goodbye: None,
             gateway_unreachable: false,
             lock: None,
+            written: Vec::new(),
             call: None,
             next_call: 1,
             peer_wait_over: false,

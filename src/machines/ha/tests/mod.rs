@@ -3,6 +3,7 @@
 mod fence;
 mod pair;
 mod random;
+mod searched;
 
 use super::*;
 use crate::proto::ids::StoreId;
