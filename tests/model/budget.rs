@@ -215,6 +215,18 @@ pub(crate) const SEARCHES: &[Named] = &[
             },
         )
     },
+    // A parent process that tells of its child's end (A8).
+    formed(
+        "watched",
+        false,
+        Budget {
+            watched: 1,
+            pauses: 1,
+            cuts: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
     // The same, small enough for every test.
     formed(
         "quick-crashes",
@@ -222,6 +234,37 @@ pub(crate) const SEARCHES: &[Named] = &[
         Budget {
             crashes: 2,
             writes: 2,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "quick-cut",
+        true,
+        Budget {
+            crashes: 2,
+            cuts: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "quick-lock",
+        true,
+        Budget {
+            crashes: 1,
+            cuts: 1,
+            lost_locks: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "quick-pause",
+        true,
+        Budget {
+            cuts: 1,
+            pauses: 1,
+            writes: 1,
             ..Budget::NONE
         },
     ),

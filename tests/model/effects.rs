@@ -62,8 +62,11 @@ impl World {
         }
         if let Some(FromLink::Facts(session, facts)) = server.from_link.front() {
             let (session, facts) = (*session, facts.clone());
-            if self.silently(at, HaInput::PeerFacts { session, facts }, rules) {
-                self.server_mut(at).from_link.pop_front();
+            let after = self.silently(at, HaInput::PeerFacts { session, facts }, rules);
+            if after.is_some() {
+                let server = self.server_mut(at);
+                server.from_link.pop_front();
+                server.machine = after;
                 return true;
             }
         }
@@ -74,32 +77,31 @@ impl World {
             ))
         );
         for timer in [HaTimer::Patience, HaTimer::Retry, HaTimer::ReEntry] {
-            let left = self.server(at).armed(timer) && !looks;
-            if left && self.silently(at, HaInput::Timer(timer), rules) {
-                self.server_mut(at).arm(timer, false);
+            if looks || !self.server(at).armed(timer) {
+                continue;
+            }
+            let after = self.silently(at, HaInput::Timer(timer), rules);
+            if after.is_some() {
+                let server = self.server_mut(at);
+                server.arm(timer, false);
+                server.machine = after;
                 return true;
             }
         }
         false
     }
 
-    /// Takes the input in if it has no effect.
-    fn silently(&mut self, at: usize, input: HaInput, rules: Rules) -> bool {
+    /// The machine after an input, if that has no effect.
+    pub(crate) fn silently(&self, at: usize, input: HaInput, rules: Rules) -> Option<HaMachine> {
         let server = self.server(at);
-        let Some(mut machine) = server.machine.clone() else {
-            return false;
-        };
+        let mut machine = server.machine.clone()?;
         let mut own = server.disk.own;
         own.sync_in_progress &= !rules.lacks(Rule::R4);
         let mut effects = Vec::new();
         machine.step(own, input, &mut effects);
         let silent = |effect: &HaEffect| matches!(effect, HaEffect::PeerChanged { .. });
-        let taken = effects.iter().all(silent);
-        if taken {
-            machine.forget_history();
-            self.server_mut(at).machine = Some(machine);
-        }
-        taken
+        machine.forget_history();
+        effects.iter().all(silent).then_some(machine)
     }
 
     pub(crate) fn with_inbox(&self) -> Option<usize> {
@@ -387,29 +389,19 @@ impl World {
         record
     }
 
-    /// What the holder of the lock would write into the file (A1): as HAManager's `positions`.
+    /// What the holder of the lock would write into the file (A1).
     pub(crate) fn words(&self, at: usize) -> Option<LockHeartbeat> {
         let server = self.server(at);
-        let machine = server
-            .machine
-            .as_ref()
-            .filter(|machine| machine.holds_lock())?;
-        let record = machine.record()?;
+        let mut machine = server.machine.clone().filter(HaMachine::holds_lock)?;
+        let seq = machine.record()?.seq;
+        let own = server.disk.own;
         let follower = self.follower_position(at);
-        let positions = [
-            Some((server.disk.own.store, server.disk.own.position)),
-            follower,
-        ]
-        .into_iter()
-        .flatten()
-        .filter(|(store, _)| record.holds(*store))
-        .collect();
         Some(LockHeartbeat {
             owner: node(at),
             epoch: machine.epoch(),
-            seq: record.seq,
+            seq,
             counter: 0,
-            positions,
+            positions: machine.positions((own.store, own.position), follower),
         })
     }
 
@@ -435,6 +427,11 @@ impl World {
             && let Some(lock) = &mut self.arbiter_mut().lock_file
         {
             lock.last = Some(words);
+        }
+        let own = self.server(at).disk.own;
+        let follower = self.follower_position(at);
+        if let Some(machine) = &mut self.server_mut(at).machine {
+            drop(machine.positions((own.store, own.position), follower));
         }
     }
 

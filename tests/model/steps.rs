@@ -38,7 +38,7 @@ pub(crate) enum Step {
     LeaseExpires(usize),
     Fire(usize, HaTimer),
     Connect,
-    /// A ping tells the other what a lost announcement did not.
+    /// A ping tells the other what a lost announcement did not: the link passes on what is new.
     Ping(usize),
     /// Leader and follower have found each other: the follower cuts off what the leader lacks, or
     /// begins a new store.

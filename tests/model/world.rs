@@ -389,7 +389,7 @@ impl World {
     pub(crate) fn nothing_is_lost(&self) -> bool {
         [0, 1].into_iter().all(|at| {
             let server = self.server(at);
-            let open = server.serving && server.gate != GatePolicy::Closed;
+            let open = server.may_speak() && server.gate != GatePolicy::Closed;
             !open || server.disk.log.starts_with(&self.confirmed)
         })
     }
