@@ -77,6 +77,15 @@ fn without_r6_two_serve() {
 }
 
 #[test]
+fn without_r6_a_fence_does_not_keep_two_apart() {
+    let budget = Budget {
+        pauses: 1,
+        ..Budget::NONE
+    };
+    breaks_by(Takeover::Fence, TWO_SERVE, Rule::R6, budget);
+}
+
+#[test]
 fn without_r8_the_record_is_overwritten() {
     let budget = Budget {
         writes: 1,
