@@ -30,6 +30,9 @@ power IMAGES="50000" SEED="":
 # Schedules of faults in the simulation, from SEED on.
 simulate SCHEDULES="20000" SEED="1":
     cargo test --release --test simulation -- --seed {{SEED}} --schedules {{SCHEDULES}}
+# Every search of the HA machine, or the one of this name (docs/proofs.md).
+model NAME="all":
+    TWINMQ_MODEL={{NAME}} cargo test --release --test model -- --nocapture budgets
 
 # Every benchmark, or one of them.
 bench *NAME:

@@ -11,40 +11,31 @@ use crate::time::rfc3339;
 
 impl HaManager {
     /// Every half ping interval: the peer and the lock file learn where this server is.
-    pub(super) fn beat(&self) {
+    pub(super) fn beat(&mut self) {
         if let Some(watchdog) = self.ports().watchdog() {
             let serves = self.machine.shown().serves();
             watchdog.beat(serves.then(|| self.machine.epoch()));
         }
         self.ports().to_link(LinkCommand::OwnFacts(self.facts()));
         if self.machine.holds_lock() {
-            let epoch = self.machine.epoch();
-            self.ports().to_lock(LockCommand::Heartbeat {
-                epoch,
+            let heartbeat = LockCommand::Heartbeat {
+                epoch: self.machine.epoch(),
                 seq: self
                     .machine
                     .record()
                     .map(|record| record.seq)
                     .unwrap_or_default(),
                 positions: self.positions(),
-            });
+            };
+            self.ports().to_lock(heartbeat);
         }
     }
 
     /// A1: how far each store of the in-sync set is durable, at least.
-    pub(super) fn positions(&self) -> Vec<(StoreId, Position)> {
-        let in_sync = |store: &StoreId| {
-            self.machine
-                .record()
-                .is_some_and(|record| record.holds(*store))
-        };
+    pub(super) fn positions(&mut self) -> Vec<(StoreId, Position)> {
         let own = self.own();
         let follower = self.board.replication().follower;
-        [Some((own.store, own.position)), follower]
-            .into_iter()
-            .flatten()
-            .filter(|(store, _)| in_sync(store))
-            .collect()
+        self.machine.positions((own.store, own.position), follower)
     }
 
     pub(super) fn facts(&self) -> PeerFacts {

@@ -294,6 +294,7 @@ impl HaMachine {
     }
 
     pub(super) fn on_lock_acquired(&mut self, held: HeldLock, effects: &mut Vec<HaEffect>) {
+        self.take_over_words(&held);
         match self.state {
             HaState::Waiting(Claim::Locking) | HaState::Passive { session: None } => {
                 self.seeking = false;
@@ -503,6 +504,7 @@ impl HaMachine {
         if held || self.seeking {
             self.seeking = false;
             self.lock_refused = None;
+            self.written.clear();
             effects.push(HaEffect::ReleaseLock);
         }
     }

@@ -33,6 +33,7 @@ mod shared;
 mod table;
 mod types;
 mod ways;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub use explain::{Checked, Event, Explanation, Fact, FactValue, Source, Truth, W
 pub use forecast::{Forecast, LockProbe, Outcome, forecast};
 pub use guards::Guard;
 pub use handover::Condition;
+pub use history::Counted;
 pub use overrule::{KnownPosition, NOT_OVERRULED, Promotion};
 pub use role::RoleMachine;
 pub use shared::{Attempt, SharedMachine, SharedState, Step, render_shared_table};
@@ -49,7 +51,7 @@ pub use table::render_table;
 pub use types::*;
 
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts, LockIdentity};
-use crate::proto::ids::{Epoch, NodeId, SessionId};
+use crate::proto::ids::{Epoch, NodeId, Position, SessionId, StoreId};
 use crate::proto::peer::{PeerFacts, ServerState};
 use crate::storage::api::GatePolicy;
 
@@ -80,6 +82,8 @@ pub struct HaMachine {
     gateway_unreachable: bool,
     /// This process holds the lock, as far as it knows.
     lock: Option<HeldLock>,
+    /// How far the stores were, as the lock file tells by now.
+    written: Vec<(StoreId, Position)>,
     /// The one call on the arbiter whose answer is awaited.
     call: Option<(u64, CallPurpose)>,
     next_call: u64,
@@ -135,6 +139,7 @@ impl HaMachine {
             goodbye: None,
             gateway_unreachable: false,
             lock: None,
+            written: Vec::new(),
             call: None,
             next_call: 1,
             peer_wait_over: false,

@@ -5,7 +5,7 @@ use super::{
     Promotion, SharedMachine,
 };
 use crate::proto::arbiter::{ArbiterRecord, LockIdentity};
-use crate::proto::ids::Epoch;
+use crate::proto::ids::{Epoch, Position, StoreId};
 use crate::proto::peer::ServerState;
 
 /// One of the two; the mode of the process never changes.
@@ -119,6 +119,22 @@ impl RoleMachine {
     #[must_use]
     pub fn looked(&self) -> bool {
         either!(self, machine => machine.looked())
+    }
+
+    /// What is to be written into the lock file of how far each store of the set is durable (A1).
+    pub fn positions(
+        &mut self,
+        own: (StoreId, Position),
+        follower: Option<(StoreId, Position)>,
+    ) -> Vec<(StoreId, Position)> {
+        match self {
+            Self::Replicated(machine) => machine.positions(own, follower),
+            // One store, which nobody follows.
+            Self::Shared(machine) => {
+                let named = machine.record().is_some_and(|record| record.holds(own.0));
+                if named { vec![own] } else { Vec::new() }
+            }
+        }
     }
 
     /// Why this server is in its state, and every way out of it.

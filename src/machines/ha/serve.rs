@@ -300,6 +300,8 @@ impl HaMachine {
                 effects.push(HaEffect::Gate(GatePolicy::Closed));
                 effects.push(HaEffect::ReleaseLock);
                 self.wait(&format!("the lock was lost: {why}"), effects);
+                // It may have said already that it serves, and says nothing twice.
+                self.consider_peer(effects);
             }
             HaState::PassiveSync { .. }
             | HaState::Passive { .. }

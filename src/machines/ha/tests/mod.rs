@@ -6,6 +6,7 @@ mod handover;
 mod overrule;
 mod pair;
 mod random;
+mod searched;
 
 use super::*;
 use crate::proto::ids::StoreId;

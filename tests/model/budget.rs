@@ -1,0 +1,271 @@
+//! How many faults may come in a search, and which searches there are.
+
+use super::rules::Words;
+
+/// How many faults and writes may still come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Budget {
+    pub(crate) writes: u8,
+    /// `kill -9`, with or without the last write that nobody was promised.
+    pub(crate) crashes: u8,
+    /// A crash that the process's parent has seen and tells the other of (A8).
+    pub(crate) watched: u8,
+    /// Orderly stops.
+    pub(crate) stops: u8,
+    /// Both sides hear nothing more, and what was under way is lost.
+    pub(crate) cuts: u8,
+    /// The arbiter forgets who holds the lock.
+    pub(crate) lost_locks: u8,
+    /// SIGSTOP, until SIGCONT at any time later.
+    pub(crate) pauses: u8,
+    /// A server's calls on the arbiter fail, with or without effect, until it is healed.
+    pub(crate) arbiter_cuts: u8,
+    /// Disks replaced while the server is down.
+    pub(crate) wipes: u8,
+    /// Disks set back to an older image while the server is down.
+    pub(crate) reverts: u8,
+    /// Times that the log which the other lacks is no longer kept.
+    pub(crate) collections: u8,
+    /// A timer that fires too early, an answer or a report that comes too late, a transition that
+    /// takes too long, a passive that acknowledges too late.
+    pub(crate) delays: u8,
+    /// The operator makes a server the owner, whatever it lacks.
+    pub(crate) overrides: u8,
+    /// The record and the lock file are deleted.
+    pub(crate) lost_records: u8,
+}
+
+impl Budget {
+    /// Nothing may happen.
+    pub(crate) const NONE: Self = Self {
+        writes: 0,
+        crashes: 0,
+        watched: 0,
+        stops: 0,
+        cuts: 0,
+        lost_locks: 0,
+        pauses: 0,
+        arbiter_cuts: 0,
+        wipes: 0,
+        reverts: 0,
+        collections: 0,
+        delays: 0,
+        overrides: 0,
+        lost_records: 0,
+    };
+}
+
+/// Where a search begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// Two new stores and an empty share.
+    New,
+    /// ACTIVE and PASSIVE.
+    Formed,
+}
+
+/// One search of the shipped machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named {
+    pub(crate) name: &'static str,
+    pub(crate) begin: Begin,
+    pub(crate) budget: Budget,
+    pub(crate) words: Words,
+    /// Small enough for `cargo test`.
+    pub(crate) quick: bool,
+}
+
+const fn formed(name: &'static str, quick: bool, budget: Budget) -> Named {
+    Named {
+        name,
+        begin: Begin::Formed,
+        budget,
+        words: Words::None,
+        quick,
+    }
+}
+
+/// All searches, the protocol's five budgets first.
+pub(crate) const SEARCHES: &[Named] = &[
+    formed(
+        "crashes",
+        false,
+        Budget {
+            crashes: 3,
+            writes: 3,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "cut",
+        false,
+        Budget {
+            crashes: 2,
+            cuts: 1,
+            writes: 3,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "pause",
+        false,
+        Budget {
+            crashes: 1,
+            cuts: 1,
+            lost_locks: 1,
+            pauses: 1,
+            writes: 2,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "lock",
+        false,
+        Budget {
+            crashes: 2,
+            cuts: 1,
+            lost_locks: 1,
+            writes: 2,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "arbiter",
+        false,
+        Budget {
+            crashes: 1,
+            cuts: 1,
+            arbiter_cuts: 1,
+            pauses: 1,
+            writes: 2,
+            ..Budget::NONE
+        },
+    ),
+    // Where a disk is replaced, or goes back.
+    Named {
+        words: Words::Late,
+        ..formed(
+            "wipe",
+            false,
+            Budget {
+                crashes: 2,
+                wipes: 1,
+                writes: 2,
+                ..Budget::NONE
+            },
+        )
+    },
+    Named {
+        words: Words::AtOnce,
+        ..formed(
+            "revert",
+            false,
+            Budget {
+                crashes: 2,
+                reverts: 1,
+                writes: 2,
+                ..Budget::NONE
+            },
+        )
+    },
+    // Resync by a whole copy.
+    formed(
+        "collect",
+        false,
+        Budget {
+            crashes: 2,
+            collections: 1,
+            writes: 2,
+            ..Budget::NONE
+        },
+    ),
+    // Timers that fire too early, answers and reports that come too late or in another order.
+    formed(
+        "delay",
+        false,
+        Budget {
+            crashes: 1,
+            cuts: 1,
+            delays: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "stop",
+        false,
+        Budget {
+            stops: 2,
+            crashes: 1,
+            cuts: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
+    Named {
+        begin: Begin::New,
+        ..formed(
+            "new",
+            false,
+            Budget {
+                crashes: 2,
+                cuts: 1,
+                writes: 1,
+                ..Budget::NONE
+            },
+        )
+    },
+    // A parent process that tells of its child's end (A8).
+    formed(
+        "watched",
+        false,
+        Budget {
+            watched: 1,
+            pauses: 1,
+            cuts: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
+    // The same, small enough for every test.
+    formed(
+        "quick-crashes",
+        true,
+        Budget {
+            crashes: 2,
+            writes: 2,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "quick-cut",
+        true,
+        Budget {
+            crashes: 2,
+            cuts: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "quick-lock",
+        true,
+        Budget {
+            crashes: 1,
+            cuts: 1,
+            lost_locks: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "quick-pause",
+        true,
+        Budget {
+            cuts: 1,
+            pauses: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
+];
