@@ -105,7 +105,7 @@ impl Shelled for HaManager {
         // Judged before anything else: the process may have been paused since the last step.
         if self.timing.lease_is_over(now) {
             tracing::error!(target: "twinmq::ha", "the lease is over");
-            self.timing.serve(false);
+            self.serving_ends();
             self.machine.step(own, HaInput::LeaseExpired, effects);
         }
         let input = input.and_then(|message| match message {
@@ -160,12 +160,12 @@ impl Shelled for HaManager {
             }
             HaEffect::OpenClients { epoch } => {
                 ports.clients.serve(epoch);
-                self.timing.serve(true);
+                self.serving_begins(epoch);
                 self.beat();
             }
             HaEffect::CloseClients { reason } => {
                 ports.clients.stop_serving(&reason);
-                self.timing.serve(false);
+                self.serving_ends();
             }
             HaEffect::DrainClients => ports.clients.drain(),
             HaEffect::Lead { session, epoch } => {
@@ -206,7 +206,7 @@ impl Shelled for HaManager {
             }
             HaEffect::ClaimRefused { reason } => self.refused(reason),
             HaEffect::Exit(cause) => {
-                self.timing.serve(false);
+                self.serving_ends();
                 ports.clients.end_process(&cause);
             }
         }
