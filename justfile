@@ -18,6 +18,11 @@ kills KILLS="500" SEED="":
     TWINMQ_KILLS={{KILLS}} {{ if SEED == "" { "" } else { "TWINMQ_SEED=" + SEED } }} \
         cargo test --test cluster -- --nocapture schedule
 
+# The other faults, many of each.
+nemesis STOPS="100" CUTS="300" ARBITER="100":
+    TWINMQ_STOPS={{STOPS}} TWINMQ_CUTS={{CUTS}} TWINMQ_ARBITER_FAULTS={{ARBITER}} \
+        cargo test --test cluster -- --nocapture nemesis
+
 # Every benchmark, or one of them.
 bench *NAME:
     cargo bench {{ if NAME == "" { "" } else { "--bench " + NAME } }}

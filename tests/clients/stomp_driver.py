@@ -8,8 +8,8 @@ Facts go to standard output, one JSON object a line; the Rust side keeps the led
 
     {"event": "connected", "at": ns, "host": "127.1.2.3:1856"}
     {"event": "sent", "at": ns, "number": 0}                       before the first byte leaves
-    {"event": "receipt", "at": ns, "number": 0}
-    {"event": "received", "at": ns, "sender": "p", "number": 0, "message_id": "..", "redelivered": false}
+    {"event": "receipt", "at": ns, "number": 0, "host": "127.1.2.3:1856"}
+    {"event": "received", "at": ns, "host": "..", "sender": "p", "number": 0, "message_id": "..", "redelivered": false}
     {"event": "disconnected", "at": ns}
     {"event": "error", "at": ns, "message": ".."}
     {"event": "idle", "at": ns}          sending is over, and nothing is under way any more
@@ -58,6 +58,7 @@ class Client(stomp.ConnectionListener):
         self.reconnecting = threading.Lock()
         self.ready = False
         self.closing = False
+        self.host = None  # of the connection that lives, or lived last
         self.pending = set()
         self.room = threading.Condition()
         self.sending_over = threading.Event()
@@ -97,7 +98,8 @@ class Client(stomp.ConnectionListener):
 
     def on_connected(self, frame):
         host = self.connection.transport.current_host_and_port
-        emit("connected", host="%s:%d" % host if host else None)
+        self.host = "%s:%d" % host if host else None
+        emit("connected", host=self.host)
 
     def on_disconnected(self):
         with self.room:
@@ -116,6 +118,7 @@ class Client(stomp.ConnectionListener):
         sender, number = frame.body.split(" ", 2)[:2]
         emit(
             "received",
+            host=self.host,
             sender=sender,
             number=int(number),
             message_id=frame.headers["message-id"],
@@ -132,7 +135,7 @@ class Client(stomp.ConnectionListener):
         number = frame.headers["receipt-id"]
         if not number.isdigit():
             return
-        emit("receipt", number=int(number))
+        emit("receipt", number=int(number), host=self.host)
         with self.room:
             self.pending.discard(int(number))
             self.room.notify_all()

@@ -17,6 +17,7 @@ mod failover;
 mod harness;
 mod life;
 mod lock;
+mod nemesis;
 mod recovery;
 mod refusals;
 mod reloads;

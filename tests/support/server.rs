@@ -1,7 +1,9 @@
 //! One server as a real process.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -10,8 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use twinmq::cli::admin_client::{AdminClient, Status};
 use twinmq::config::ENVIRONMENT_PREFIX;
+use twinmq::time::Moment;
 
-use super::eventually::{SOON, eventually};
+use super::eventually::{SOON, eventually, now};
 
 /// The binary under test.
 pub(crate) const TWINMQ: &str = env!("CARGO_BIN_EXE_twinmq");
@@ -74,6 +77,10 @@ pub(crate) struct Server {
     address: Ipv4Addr,
     child: Option<Child>,
     lives: u32,
+    group: Option<u32>,
+    environment: Vec<(String, String)>,
+    /// When a life was ended by `kill -9`, by its number: no log says so.
+    killed: BTreeMap<u32, Moment>,
 }
 
 impl Server {
@@ -97,6 +104,9 @@ impl Server {
             address,
             child: None,
             lives: 0,
+            group: None,
+            environment: Vec::new(),
+            killed: BTreeMap::new(),
         }
     }
 
@@ -113,6 +123,9 @@ impl Server {
             address,
             child: None,
             lives: 0,
+            group: None,
+            environment: Vec::new(),
+            killed: BTreeMap::new(),
         }
     }
 
@@ -124,6 +137,16 @@ impl Server {
     /// Adds a `--set` for all later starts; the last one of a key wins.
     pub(crate) fn set(&mut self, key: &str, value: &str) {
         self.settings.push(format!("{key}={value}"));
+    }
+
+    /// Runs later lives in a group of their own, by which the network tells their packets. Needs root.
+    pub(crate) fn use_group(&mut self, group: u32) {
+        self.group = Some(group);
+    }
+
+    /// Sets a variable for all later starts.
+    pub(crate) fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts the process. Its output goes to one file for each life.
@@ -156,6 +179,12 @@ impl Server {
                 command.env_remove(name);
             }
         }
+        for (name, value) in &self.environment {
+            command.env(name, value);
+        }
+        if let Some(group) = self.group {
+            command.gid(group);
+        }
         command
     }
 
@@ -170,10 +199,13 @@ impl Server {
         self.child.as_ref().map(Child::id)
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&mut self, signal: Signal) {
         let pid = self.pid().expect("the server runs");
         let pid = i32::try_from(pid).expect("process ids are positive and small");
         kill(Pid::from_raw(pid), signal).expect("a child that was not waited for exists");
+        if signal == Signal::SIGKILL {
+            self.killed.entry(self.lives).or_insert_with(now);
+        }
     }
 
     /// `kill -9`, and waits until it is gone.
@@ -345,9 +377,22 @@ impl Server {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// What each life has printed so far, and when it was killed, if it was.
+    pub(crate) fn logs(&self) -> Vec<(String, Option<Moment>)> {
+        (1..=self.lives)
+            .map(|life| {
+                let log = fs::read_to_string(self.log_of(life)).unwrap_or_default();
+                (log, self.killed.get(&life).copied())
+            })
+            .collect()
+    }
+
     fn log_path(&self) -> PathBuf {
-        self.folder
-            .join(format!("{}.{}.log", self.role.name(), self.lives))
+        self.log_of(self.lives)
+    }
+
+    fn log_of(&self, life: u32) -> PathBuf {
+        self.folder.join(format!("{}.{life}.log", self.role.name()))
     }
 }
 

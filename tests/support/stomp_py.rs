@@ -34,6 +34,14 @@ pub(crate) struct StompPy {
     seen: Arc<Mutex<Seen>>,
 }
 
+/// A host answered or delivered, from its first to its last word in a row.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    pub(crate) host: String,
+    pub(crate) first: Moment,
+    pub(crate) last: Moment,
+}
+
 /// What its lines said so far.
 #[derive(Debug, Default)]
 struct Seen {
@@ -42,6 +50,8 @@ struct Seen {
     connected_to: Vec<String>,
     last_receipt: Option<Moment>,
     longest_gap: Duration,
+    /// Receipts and arrivals of one host in a row: from when to when.
+    served: Vec<Served>,
     idle: bool,
     ended: bool,
     errors: Vec<String>,
@@ -108,6 +118,11 @@ impl StompPy {
     /// The hosts that it was connected to, in order.
     pub(crate) fn connected_to(&self) -> Vec<String> {
         lock(&self.seen).connected_to.clone()
+    }
+
+    /// Who spoke to it, in order.
+    pub(crate) fn served(&self) -> Vec<Served> {
+        lock(&self.seen).served.clone()
     }
 
     /// Begins a new measurement of [`StompPy::longest_gap`].
@@ -189,11 +204,13 @@ impl Seen {
                     "a receipt for nothing: {fact}"
                 );
                 self.confirmed += 1;
+                self.spoke(fact, at);
                 if let Some(last) = self.last_receipt.replace(at) {
                     self.longest_gap = self.longest_gap.max(at.since(last));
                 }
             }
             Some("received") => {
+                self.spoke(fact, at);
                 let arrival = Arrival {
                     consumer: 0,
                     message_id: fact["message_id"].as_str().unwrap_or_default(),
@@ -209,6 +226,18 @@ impl Seen {
             Some("end") => self.ended = true,
             Some("disconnected") => {}
             other => panic!("the driver printed an unknown event {other:?}"),
+        }
+    }
+
+    fn spoke(&mut self, fact: &Value, at: Moment) {
+        let host = fact["host"].as_str().unwrap_or_default();
+        match self.served.last_mut() {
+            Some(served) if served.host == host => served.last = at,
+            Some(_) | None => self.served.push(Served {
+                host: host.to_owned(),
+                first: at,
+                last: at,
+            }),
         }
     }
 

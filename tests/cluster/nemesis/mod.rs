@@ -1,0 +1,157 @@
+//! The nemesis: seeded schedules of faults against a pair of real servers under load, and the
+//! checker. Each test is one family of faults; docs/proofs.md has the list.
+//!
+//! By command, with the seed that a failed run printed:
+//! `TWINMQ_SEED=7 TWINMQ_CUTS=300 cargo test --test cluster -- --nocapture nemesis::cuts`
+
+mod arbiter;
+mod clocks;
+mod cuts;
+mod intervals;
+mod lab;
+mod stops;
+
+use std::thread;
+use std::time::Duration;
+
+use crate::driver;
+use crate::schedule::{Chance, number_from};
+use crate::support::eventually::now;
+use crate::support::pair::Pair;
+use crate::support::server::Role;
+use crate::support::stomp_py::{Driver, Served, StompPy};
+use lab::{Network, Share};
+
+/// Half a second: clients of a silent server must notice by themselves.
+const HEART_BEAT_MS: u32 = 500;
+
+/// A pair in a lab, its load, and what was done to it.
+struct Nemesis {
+    // Dropped in this order: processes that wait for a frozen share do not end before it is thawed.
+    share: Share,
+    client: StompPy,
+    pair: Pair,
+    network: Network,
+    chance: Chance,
+    seed: u64,
+}
+
+impl Nemesis {
+    /// A pair in sync under load. Called in a lab.
+    fn new(test: &str) -> Self {
+        Self::of(Pair::new(test))
+    }
+
+    /// The same with servers that a test has prepared.
+    fn of(mut pair: Pair) -> Self {
+        let seed = number_from("TWINMQ_SEED").unwrap_or_else(|| now().0);
+        eprintln!("nemesis: repeat it with TWINMQ_SEED={seed}");
+        let lock_file = pair.lock_file();
+        let share = Share::mount(lock_file.parent().expect("it has a folder"));
+        for role in [Role::Primary, Role::Secondary] {
+            let server = pair.server(role);
+            server.use_group(lab::group_of(role));
+            for key in ["client.heart_beat_send_ms", "client.heart_beat_receive_ms"] {
+                server.set(key, &HEART_BEAT_MS.to_string());
+            }
+            server.start();
+        }
+        pair.await_in_sync();
+        let client = StompPy::start(&Driver {
+            heart_beat_ms: HEART_BEAT_MS,
+            ..driver(&pair)
+        });
+        client.await_confirmed(50);
+        Self {
+            share,
+            client,
+            pair,
+            network: Network,
+            chance: Chance(seed),
+            seed,
+        }
+    }
+
+    /// How often a family strikes: what the variable says, or so often.
+    fn count(variable: &str, quick: u64) -> u64 {
+        number_from(variable).unwrap_or(quick)
+    }
+
+    /// The next of a shuffled deck, which holds each of its cards.
+    fn draw<T: Copy>(&mut self, deck: &mut Vec<T>, full: &[T]) -> T {
+        if deck.is_empty() {
+            deck.extend_from_slice(full);
+            for last in (1..deck.len()).rev() {
+                let other = usize::try_from(self.chance.below(last as u64 + 1)).expect("small");
+                deck.swap(last, other);
+            }
+        }
+        deck.pop().expect("it was filled")
+    }
+
+    /// Lets a fault last: how long is the schedule's choice, no condition ends it.
+    fn last(&mut self, least: Duration, most: Duration) -> Duration {
+        let spread = u64::try_from((most - least).as_millis()).expect("seconds");
+        let span = least + Duration::from_millis(self.chance.below(spread + 1));
+        thread::sleep(span);
+        span
+    }
+
+    /// Everything heals; the pair is in sync and confirms.
+    fn recovered(&mut self, after: &str) {
+        let seed = self.seed;
+        let active = self.pair.await_in_sync();
+        self.client.await_confirmed(20);
+        eprintln!(
+            "seed {seed}: {after}: recovered, the {} is active",
+            active.name()
+        );
+    }
+
+    /// The checker: the ledger, the intervals of service, both stores.
+    fn finish(self) {
+        let Self {
+            share,
+            client,
+            mut pair,
+            seed,
+            ..
+        } = self;
+        pair.await_in_sync();
+        let served = client.served();
+        let report = client.finish();
+        eprintln!("seed {seed}: {report:?}");
+        assert!(report.holds(), "seed {seed}: {report:?}");
+        for role in [Role::Primary, Role::Secondary] {
+            pair.server(role).terminate();
+            pair.server(role).assert_store_is_sound();
+        }
+        check_intervals(&mut pair, &served, seed);
+        drop(share);
+    }
+}
+
+/// Fails if two servers ever served at once, as their logs tell. Called when both have ended.
+pub(crate) fn check_intervals(pair: &mut Pair, served: &[Served], seed: u64) {
+    let at_last = now();
+    let mut found = Vec::new();
+    for role in [Role::Primary, Role::Secondary] {
+        for (log, killed) in pair.server(role).logs() {
+            let more = intervals::of_log(role, &log, killed, at_last);
+            found.extend(more.unwrap_or_else(|error| panic!("seed {seed}: {error}")));
+        }
+    }
+    let addresses =
+        [Role::Primary, Role::Secondary].map(|role| (pair.server(role).client_address(), role));
+    let role_of = |host: &str| {
+        let known = addresses.iter().find(|(address, _)| address == host);
+        known.map(|(_, role)| *role)
+    };
+    let verdict =
+        intervals::check(&mut found).and_then(|()| intervals::check_words(&found, served, role_of));
+    eprintln!(
+        "seed {seed}: {} intervals of service, {verdict:?}",
+        found.len()
+    );
+    assert_eq!(verdict, Ok(()), "seed {seed}");
+}

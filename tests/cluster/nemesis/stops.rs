@@ -1,0 +1,70 @@
+//! SIGSTOP, for less and for more than the lease, and SIGCONT.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::Nemesis;
+use super::lab::in_a_lab;
+use crate::support::server::Role;
+use crate::test_name;
+
+/// Stops in a plain `cargo test`.
+const STOPS: u64 = 5;
+/// LeaseTTL of the stock profiles is 2 s.
+const SHORT: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(1800)];
+const LONG: [Duration; 2] = [Duration::from_millis(2500), Duration::from_secs(6)];
+/// By command.
+const LONGEST: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    ActiveShort,
+    ActiveLong,
+    PassiveShort,
+    PassiveLong,
+    Both,
+}
+
+const DECK: [Stop; 5] = [
+    Stop::ActiveLong,
+    Stop::PassiveLong,
+    Stop::Both,
+    Stop::ActiveShort,
+    Stop::PassiveShort,
+];
+
+#[test]
+fn servers_that_are_stopped_and_wake_lose_nothing_and_never_serve_beside_each_other() {
+    let test = test_name!();
+    in_a_lab(move || {
+        let mut nemesis = Nemesis::new(test);
+        let stops = Nemesis::count("TWINMQ_STOPS", STOPS);
+        let longest = if stops > STOPS { LONGEST } else { LONG[1] };
+        let mut deck = Vec::new();
+        for _ in 0..stops {
+            let stop = nemesis.draw(&mut deck, &DECK);
+            let active = nemesis.pair.active();
+            let (stopped, [least, most]): (&[Role], _) = match stop {
+                Stop::ActiveShort => (&[active], SHORT),
+                Stop::PassiveShort => (&[active.other()], SHORT),
+                Stop::ActiveLong => (&[active], [LONG[0], longest]),
+                Stop::PassiveLong => (&[active.other()], [LONG[0], longest]),
+                Stop::Both => (&[active, active.other()], [SHORT[0], longest]),
+            };
+            for role in stopped {
+                nemesis.pair.server(*role).signal(Signal::SIGSTOP);
+            }
+            let span = nemesis.last(least, most);
+            if matches!(stop, Stop::PassiveLong) {
+                // The active goes on alone.
+                nemesis.client.await_confirmed(20);
+            }
+            for role in stopped {
+                nemesis.pair.server(*role).signal(Signal::SIGCONT);
+            }
+            nemesis.recovered(&format!("{stop:?} for {span:?}"));
+        }
+        nemesis.finish();
+    });
+}
