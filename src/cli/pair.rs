@@ -11,6 +11,7 @@ use super::args::PairInitArgs;
 use super::{CliError, print};
 use crate::config::{ConfigErrors, SecretError, is_host, is_name, load_text, new_secret};
 use crate::exit::ExitCode;
+use crate::io::mounts::{Mount, mount_of};
 
 mod gateway;
 mod identity;
@@ -93,8 +94,9 @@ impl PairError {
 /// # Errors
 /// When something that was given cannot be used, or a file cannot be written.
 pub fn run(args: &PairInitArgs) -> Result<ExitCode, CliError> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let next_steps = make(args, &mounts).map_err(|error| CliError::of(error.exit_code(), error))?;
+    let mount = mount_of(Path::new(&args.lock_file)).ok().flatten();
+    let next_steps =
+        make(args, mount.as_ref()).map_err(|error| CliError::of(error.exit_code(), error))?;
     print(&next_steps)?;
     Ok(ExitCode::Done)
 }
@@ -125,15 +127,15 @@ struct NewFile {
 }
 
 /// Makes everything and writes it; gives the next steps.
-fn make(args: &PairInitArgs, mounts: &str) -> Result<String, PairError> {
+fn make(args: &PairInitArgs, mount: Option<&Mount>) -> Result<String, PairError> {
     check(args)?;
     let gateway = match &args.gateway {
         Some(host) => host.clone(),
-        None => {
-            gateway::of_lock_file(mounts, &args.lock_file).ok_or_else(|| PairError::NoGateway {
+        None => mount
+            .and_then(gateway::of_mount)
+            .ok_or_else(|| PairError::NoGateway {
                 lock_file: args.lock_file.clone(),
-            })?
-        }
+            })?,
     };
     let steps = texts::next_steps(args);
     let files = plan(args, &gateway, &steps)?;

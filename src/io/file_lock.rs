@@ -7,14 +7,15 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{FsType, fstatfs};
+
+use crate::io::mounts::{Mount, mount_of};
 
 /// File systems of this kernel alone, by their magic: a lock that is free there means that its
 /// holder's process has ended. Anything else, NFS, SMB, FUSE and 9p among it, is taken as shared.
@@ -143,9 +144,8 @@ pub fn validate_lock_file(path: &Path) -> Result<(), LockFileError> {
             cause,
         })?;
     }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let device = std::fs::metadata(folder).map(|it| it.dev());
-    if let Some(option) = device.ok().and_then(|it| local_lock_option(&mounts, it)) {
+    let mount = mount_of(folder).ok().flatten();
+    if let Some(option) = mount.as_ref().and_then(Mount::local_lock_option) {
         return Err(LockFileError::LocksStayLocal {
             path: path.to_owned(),
             option: option.to_owned(),
@@ -165,26 +165,6 @@ pub fn validate_lock_file(path: &Path) -> Result<(), LockFileError> {
             folder: folder.to_owned(),
             cause,
         })
-}
-
-/// The option by which the mount of this device keeps locks on this machine. A line of mountinfo is:
-/// id, parent, major:minor, root, mount point, options, optional fields, `-`, type, source, options.
-fn local_lock_option(mounts: &str, device: u64) -> Option<&str> {
-    let number = format!("{}:{}", major(device), minor(device));
-    mounts.lines().find_map(|line| {
-        let (mount, system) = line.split_once(" - ")?;
-        if mount.split(' ').nth(2)? != number {
-            return None;
-        }
-        let mut system = system.split(' ');
-        let local: &[&str] = match system.next()? {
-            "nfs" | "nfs4" => &["nolock", "local_lock=all", "local_lock=posix"],
-            "cifs" | "smb3" => &["nobrl", "nolock"],
-            _ => &[],
-        };
-        let mut options = system.nth(1)?.split(',');
-        options.find(|option| local.contains(option))
-    })
 }
 
 /// The folder that a file is in; of a bare name, the working directory.
@@ -222,24 +202,6 @@ mod tests {
         assert!(try_lock(&second).unwrap());
         assert!(is_local(&second).unwrap());
         assert!(!is_local(&File::open("/proc/self/status").unwrap()).unwrap());
-    }
-
-    #[test]
-    fn mounts_whose_locks_stay_local_are_told_apart() {
-        let mounts = "\
-            22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/root rw,nolock\n\
-            36 22 0:45 / /ha rw,relatime shared:1 - nfs4 gw:/ rw,vers=4.1,local_lock=none\n\
-            37 22 0:46 / /old rw,relatime - nfs gw:/ rw,vers=3,nolock,local_lock=all\n\
-            38 22 0:47 / /flock rw - nfs gw:/ rw,vers=3,local_lock=flock\n\
-            39 22 0:48 / /smb rw master:2 shared:3 - cifs //gw/share rw,vers=3.1.1,nobrl,soft\n\
-            broken line - nfs\n";
-        let option = |minor| local_lock_option(mounts, nix::sys::stat::makedev(0, minor));
-        assert_eq!(option(20), None);
-        assert_eq!(option(45), None);
-        assert_eq!(option(46), Some("nolock"));
-        assert_eq!(option(47), None);
-        assert_eq!(option(48), Some("nobrl"));
-        assert_eq!(option(99), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod arbiter_file;
 pub mod client_tcp;
 pub mod file_lock;
+pub mod mounts;
 pub mod peer_tcp;
 pub mod ping;
 pub mod port_owner;

@@ -31,7 +31,7 @@ fn made(change: impl FnOnce(&mut PairInitArgs)) -> (tempfile::TempDir, PathBuf) 
     let dir = folder.path().join("pair");
     let mut args = args(&dir);
     change(&mut args);
-    make(&args, "").unwrap();
+    make(&args, None).unwrap();
     (folder, dir)
 }
 
@@ -144,7 +144,7 @@ fn secrets_are_for_their_owner_only() {
 fn nothing_is_written_over() {
     let (_folder, dir) = made(|_| {});
     let before = tree(&dir);
-    let error = make(&args(&dir), "").unwrap_err();
+    let error = make(&args(&dir), None).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(
@@ -162,7 +162,7 @@ fn what_cannot_be_a_pair_is_refused_before_anything_is_written() {
     let refused = |change: &dyn Fn(&mut PairInitArgs)| {
         let mut args = args(&dir);
         change(&mut args);
-        let error = make(&args, "").unwrap_err();
+        let error = make(&args, None).unwrap_err();
         assert!(!dir.exists());
         assert_eq!(error.exit_code(), ExitCode::Usage, "{error}");
         error.to_string()
@@ -212,7 +212,13 @@ fn the_gateway_is_taken_from_the_lock_file_s_mount() {
     let folder = tempfile::tempdir().unwrap();
     let mut args = args(&folder.path().join("pair"));
     args.gateway = None;
-    make(&args, "nas.example:/export /mnt/share nfs4 rw 0 0\n").unwrap();
+    let mount = Mount {
+        point: "/mnt/share".into(),
+        kind: "nfs4".to_owned(),
+        source: "nas.example:/export".to_owned(),
+        options: Vec::new(),
+    };
+    make(&args, Some(&mount)).unwrap();
     let ha = config(&args.dir, "secondary").ha.unwrap();
     assert_eq!(ha.gateway.targets[0].to_string(), "nas.example:7");
 }
