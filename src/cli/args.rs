@@ -6,6 +6,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod drill;
+
+pub use drill::DrillArgs;
+
 use super::CliError;
 use crate::config::{ConfigSource, HostPort, Loaded, Mode, load, parse_target};
 use crate::proto::peer::ServerState;
@@ -20,6 +24,7 @@ Start here:
   twinmq run -p replicated/primary           the first server of a pair on this machine
   twinmq run -p replicated/secondary         the second, in another terminal of the same folder
   twinmq pair init DIR --primary HOST ...    make a pair for two machines
+  twinmq drill -p PROFILE                    rehearse its failures on a scratch pair
 
 Results go to standard output, logs and progress to standard error. The exit code is 0 only when \
 what was asked for is done or true.")]
@@ -50,6 +55,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// See a pair survive: start two servers, kill the active under load, count what was lost
     Demo(DemoArgs),
+    /// Rehearse failures: strike a scratch pair made from your profile, one fault after the other
+    Drill(DrillArgs),
     /// Look at a store on disk
     #[command(subcommand)]
     Store(StoreCommand),

@@ -13,10 +13,11 @@ Facts go to standard output, one JSON object a line; the Rust side keeps the led
     {"event": "disconnected", "at": ns}
     {"event": "error", "at": ns, "message": ".."}
     {"event": "idle", "at": ns}          sending is over, and nothing is under way any more
+    {"event": "stacks", "at": ns, "text": ".."}      what every thread does
     {"event": "end", "at": ns}
 
 `at` is CLOCK_BOOTTIME in nanoseconds. Commands come on standard input, one a line: `stop-sending`,
-`quit`. The end of standard input is `quit`.
+`stacks`, `quit`. The end of standard input is `quit`.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 
 import stomp
 
@@ -37,6 +39,14 @@ def emit(event, **facts):
     with WRITING:
         sys.stdout.write(line)
         sys.stdout.flush()
+
+
+def stacks():
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        names.get(ident, "?") + "\n" + "".join(traceback.format_stack(frame))
+        for ident, frame in sys._current_frames().items()
+    )
 
 
 class Client(stomp.ConnectionListener):
@@ -204,6 +214,8 @@ class Client(stomp.ConnectionListener):
             command = line.strip()
             if command == "stop-sending":
                 self.sending_over.set()
+            elif command == "stacks":
+                emit("stacks", text=stacks())
             elif command == "quit":
                 return
             else:

@@ -377,14 +377,12 @@ impl Server {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// What each life has printed so far, and when it was killed, if it was.
-    pub(crate) fn logs(&self) -> Vec<(String, Option<Moment>)> {
-        (1..=self.lives)
-            .map(|life| {
-                let log = fs::read_to_string(self.log_of(life)).unwrap_or_default();
-                (log, self.killed.get(&life).copied())
-            })
-            .collect()
+    /// What all lives have printed so far, and when they were killed, if they were.
+    pub(crate) fn whole_log(&self) -> (String, Vec<Moment>) {
+        let log = (1..=self.lives)
+            .map(|life| fs::read_to_string(self.log_of(life)).unwrap_or_default())
+            .collect();
+        (log, self.killed.values().copied().collect())
     }
 
     fn log_path(&self) -> PathBuf {

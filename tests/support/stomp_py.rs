@@ -10,7 +10,7 @@ use serde_json::Value;
 use twinmq::cli::ledger::{Arrival, Ledger, LedgerReport};
 use twinmq::time::Moment;
 
-use super::eventually::{SOON, eventually};
+use super::eventually::{SOON, eventually, now};
 use super::python;
 
 /// What the client does.
@@ -54,6 +54,7 @@ struct Seen {
     served: Vec<Served>,
     idle: bool,
     ended: bool,
+    stacks: Option<String>,
     errors: Vec<String>,
 }
 
@@ -174,8 +175,28 @@ impl StompPy {
     }
 }
 
+impl StompPy {
+    /// What its threads do, for the text of a failure.
+    fn stacks(&mut self) -> String {
+        if writeln!(self.stdin, "stacks").is_err() {
+            return "it has ended".to_owned();
+        }
+        let until = now().after(Duration::from_secs(2));
+        while now() < until {
+            if let Some(text) = lock(&self.seen).stacks.take() {
+                return text;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        "it does not say".to_owned()
+    }
+}
+
 impl Drop for StompPy {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("stomp.py's threads: {}", self.stacks());
+        }
         // It may have ended by itself; either way it is gone and reaped after this.
         self.child.kill().ok();
         self.child.wait().ok();
@@ -222,6 +243,9 @@ impl Seen {
                 .connected_to
                 .push(fact["host"].as_str().unwrap_or_default().to_owned()),
             Some("error") => self.errors.push(fact["message"].to_string()),
+            Some("stacks") => {
+                self.stacks = fact["text"].as_str().map(str::to_owned);
+            }
             Some("idle") => self.idle = true,
             Some("end") => self.ended = true,
             Some("disconnected") => {}

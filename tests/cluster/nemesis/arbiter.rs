@@ -86,11 +86,15 @@ fn strike(nemesis: &mut Nemesis, blow: Blow) {
             let highest = records(&lock).pop().expect("there is a record");
             let aside = lock.with_extension("aside");
             fs::rename(&highest, &aside).expect("it is there");
-            for role in [Role::Primary, Role::Secondary] {
-                await_refusal(nemesis, role, "went back");
-            }
-            // What the text says.
+            let ended = [Role::Primary, Role::Secondary].map(|role| {
+                let ended = refuses_or_ends(nemesis, role);
+                ended.then_some(role)
+            });
+            // What the texts say.
             fs::rename(&aside, &highest).expect("it is there");
+            for role in ended.into_iter().flatten() {
+                nemesis.pair.server(role).start();
+            }
         }
     }
 }
@@ -111,6 +115,26 @@ fn until_noticed(nemesis: &mut Nemesis, strike: impl FnOnce()) {
             Err(said.to_owned())
         }
     });
+}
+
+/// Both see a record that went back. A passive that looks for its own name there before the active
+/// has said so takes the share for another one, and ends with that text. True if it did.
+fn refuses_or_ends(nemesis: &mut Nemesis, role: Role) -> bool {
+    let server = nemesis.pair.server(role);
+    eventually(SOON, "the record that went back is refused", || {
+        if let Some(status) = server.has_ended() {
+            let log = server.log();
+            assert!(log.contains("by another arbiter record"), "{status}: {log}");
+            return Ok(true);
+        }
+        let status = server.status()?;
+        let claims = status.claims.as_ref();
+        let reason = claims.and_then(|claims| claims.reason.as_deref());
+        if !status.serving && reason.is_some_and(|reason| reason.contains("went back")) {
+            return Ok(false);
+        }
+        Err(format!("{status:?}"))
+    })
 }
 
 fn await_refusal(nemesis: &mut Nemesis, role: Role, text: &str) {

@@ -7,12 +7,13 @@
 mod arbiter;
 mod clocks;
 mod cuts;
-mod intervals;
 mod lab;
 mod stops;
 
 use std::thread;
 use std::time::Duration;
+
+use twinmq::cli::serving::{had_begun, intervals, judge};
 
 use crate::driver;
 use crate::schedule::{Chance, number_from};
@@ -136,22 +137,24 @@ pub(crate) fn check_intervals(pair: &mut Pair, served: &[Served], seed: u64) {
     let at_last = now();
     let mut found = Vec::new();
     for role in [Role::Primary, Role::Secondary] {
-        for (log, killed) in pair.server(role).logs() {
-            let more = intervals::of_log(role, &log, killed, at_last);
-            found.extend(more.unwrap_or_else(|error| panic!("seed {seed}: {error}")));
-        }
+        let (log, kills) = pair.server(role).whole_log();
+        let more = intervals(role.name(), &log, &kills, at_last);
+        found.extend(more.unwrap_or_else(|error| panic!("seed {seed}: {error}")));
     }
-    let addresses =
-        [Role::Primary, Role::Secondary].map(|role| (pair.server(role).client_address(), role));
-    let role_of = |host: &str| {
-        let known = addresses.iter().find(|(address, _)| address == host);
-        known.map(|(_, role)| *role)
-    };
-    let verdict =
-        intervals::check(&mut found).and_then(|()| intervals::check_words(&found, served, role_of));
+    let verdict = judge(&mut found);
     eprintln!(
         "seed {seed}: {} intervals of service, {verdict:?}",
         found.len()
     );
     assert_eq!(verdict, Ok(()), "seed {seed}");
+    for words in served {
+        let speaker = [Role::Primary, Role::Secondary]
+            .into_iter()
+            .find(|role| pair.server(*role).client_address() == words.host)
+            .unwrap_or_else(|| panic!("who is {}?", words.host));
+        assert!(
+            had_begun(&found, speaker.name(), words.first),
+            "seed {seed}: {words:?}, and it had never served"
+        );
+    }
 }
