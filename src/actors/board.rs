@@ -36,6 +36,8 @@ pub struct RoleView {
     pub owner: Option<NodeId>,
     /// This process holds the lock.
     pub lock_held: bool,
+    /// Which generation of the lock file counts.
+    pub lock_generation: Epoch,
     /// Claims so far.
     pub claims: Claims,
     /// Why this server waits.
@@ -88,6 +90,7 @@ impl Board {
                 in_sync: Vec::new(),
                 owner: None,
                 lock_held: false,
+                lock_generation: Epoch::ZERO,
                 claims: Claims::default(),
                 reason: None,
             }),

@@ -4,7 +4,7 @@ use crate::machines::gateway::GatewayVerdict;
 use crate::machines::ha::LinkEnd;
 use crate::machines::lock::LockReport;
 use crate::machines::replication::ReplicationReport;
-use crate::proto::ids::{Epoch, SessionId};
+use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{Hello, PeerFacts};
 use crate::time::Moment;
 
@@ -31,6 +31,13 @@ pub enum HaMessage {
     ClientsDrained,
     /// End in order.
     Stop,
+    /// The process in which that server served this epoch has ended, says its parent.
+    PeerDied {
+        /// The server.
+        node: NodeId,
+        /// The epoch that its process knew last.
+        epoch: Epoch,
+    },
 }
 
 /// What happens on the HA channel, as far as roles go.

@@ -1,8 +1,11 @@
 //! How HAManager reads its inbox: which message is an input of its machine, and which only winds the
 //! clockwork.
 
-use crate::actors::ha_inbox::LinkEvent;
+use std::path::Path;
+
+use crate::actors::ha_inbox::{HaMessage, LinkEvent};
 use crate::actors::ha_manager::HaManager;
+use crate::io::arbiter_file::lock_file_of;
 use crate::machines::ha::{HaInput, HeldLock};
 use crate::machines::lock::LockReport;
 use crate::machines::replication::ReplicationReport;
@@ -44,21 +47,16 @@ impl HaManager {
 
     pub(super) fn input_of_lock(&mut self, now: Moment, report: LockReport) -> HaInput {
         match report {
-            LockReport::Acquired {
-                lock,
-                record,
-                sent_at,
-            } => {
-                self.timing.lock_obtained(sent_at, now);
+            LockReport::Acquired { lock, record, .. } => {
+                self.timing.lock_obtained(now);
+                let generation = record.as_ref().map(|it| it.generation).unwrap_or_default();
+                let path = lock_file_of(Path::new(&self.identity.lock_path), generation);
                 tracing::info!(target: "twinmq::lock", "Successfully acquired lock on: {}",
-                    self.identity.lock_path);
+                    path.display());
                 HaInput::LockAcquired(HeldLock { lock, record })
             }
             LockReport::Refused { holder } => HaInput::LockRefused { holder },
-            LockReport::Confirmed { sent_at, record } => {
-                self.timing.proven(sent_at);
-                HaInput::LockConfirmed { record }
-            }
+            LockReport::Confirmed { record, .. } => HaInput::LockConfirmed { record },
             LockReport::Lost { reason } => {
                 tracing::error!(target: "twinmq::lock", reason, "the lock was lost");
                 HaInput::LockLost { reason }
@@ -72,6 +70,17 @@ impl HaManager {
                 HaInput::ArbiterAnswered { id: ticket, answer }
             }
         }
+    }
+}
+
+/// When what proves the lease was sent, should the machine find nothing against it: a check that finds
+/// the record moved on must not extend the lease by a moment.
+pub(super) fn proof_of(message: Option<&HaMessage>) -> Option<Moment> {
+    match message {
+        Some(HaMessage::Lock(
+            LockReport::Acquired { sent_at, .. } | LockReport::Confirmed { sent_at, .. },
+        )) => Some(*sent_at),
+        _ => None,
     }
 }
 

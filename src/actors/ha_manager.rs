@@ -10,7 +10,7 @@ use actix::prelude::{Actor, Context, Handler};
 use crate::actors::board::Board;
 use crate::actors::connection_manager::LinkCommand;
 pub use crate::actors::ha_inbox::{HaMessage, LinkEvent};
-use crate::actors::ha_inputs::input_of_report;
+use crate::actors::ha_inputs::{input_of_report, proof_of};
 pub use crate::actors::ha_ports::{ClientSide, HaIdentity, HaPorts, PairPorts};
 use crate::actors::ha_timing::HaTiming;
 use crate::actors::post::{Posted, post};
@@ -19,7 +19,7 @@ use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::gateway::GatewayVerdict;
 use crate::machines::ha::{HaEffect, HaInput, HaMachine};
 use crate::machines::lock::{LockCommand, LockPace, RecordCall};
-use crate::proto::arbiter::{ArbiterCall, ArbiterRecord};
+use crate::proto::arbiter::ArbiterCall;
 use crate::storage::api::SharedStore;
 use crate::time::Moment;
 
@@ -66,6 +66,11 @@ impl HaManager {
             .expect("wiring fills the ports before it posts Start")
     }
 
+    fn feed(&mut self, input: HaInput, effects: &mut Vec<HaEffect>) {
+        let own = self.own();
+        self.machine.step(own, input, effects);
+    }
+
     fn call_arbiter(&self, id: u64, call: ArbiterCall) {
         let call = match call {
             ArbiterCall::Read => RecordCall::Read,
@@ -101,13 +106,13 @@ impl Shelled for HaManager {
     }
 
     fn step(&mut self, now: Moment, input: Option<HaMessage>, effects: &mut Vec<HaEffect>) {
-        let own = self.own();
         // Judged before anything else: the process may have been paused since the last step.
         if self.timing.lease_is_over(now) {
             tracing::error!(target: "twinmq::ha", "the lease is over");
             self.serving_ends();
-            self.machine.step(own, HaInput::LeaseExpired, effects);
+            self.feed(HaInput::LeaseExpired, effects);
         }
+        let proof = proof_of(input.as_ref());
         let input = input.and_then(|message| match message {
             HaMessage::Start => Some(HaInput::Started),
             HaMessage::Link(event) => self.input_of_link(event),
@@ -121,13 +126,19 @@ impl Shelled for HaManager {
             HaMessage::EpochRefused(why) => Some(HaInput::EpochRefused(why)),
             HaMessage::ClientsDrained => Some(HaInput::ClientsDrained),
             HaMessage::Stop => Some(HaInput::StopRequested),
+            HaMessage::PeerDied { node, epoch } => Some(HaInput::PeerDied { node, epoch }),
         });
         if let Some(input) = input {
             tracing::debug!(target: "twinmq::ha", ?input, state = ?self.machine.state());
-            self.machine.step(own, input, effects);
+            self.feed(input, effects);
+        }
+        if let Some(sent_at) = proof
+            && self.machine.holds_lock()
+        {
+            self.timing.proven(sent_at);
         }
         while let Some(timer) = self.timing.take_due(now) {
-            self.machine.step(own, HaInput::Timer(timer), effects);
+            self.feed(HaInput::Timer(timer), effects);
         }
         if self.timing.take_beat(now) {
             self.beat();
@@ -219,10 +230,4 @@ impl Shelled for HaManager {
     fn deadline() -> Option<Option<HaMessage>> {
         Some(None)
     }
-}
-
-/// For the record's way into `node/`: as in the arbiter, without a MAC.
-#[must_use]
-pub fn encode_last_record(record: &ArbiterRecord) -> bytes::Bytes {
-    crate::proto::arbiter_codec::encode_record(record, 0, None).into()
 }

@@ -73,6 +73,8 @@ impl HaManager {
             .map(|record| record.isr.clone())
             .unwrap_or_default();
         role.owner = self.machine.record().map(|record| record.owner);
+        let generation = self.machine.record().map(|record| record.generation);
+        role.lock_generation = generation.unwrap_or_default();
         role.lock_held = self.machine.holds_lock();
         role.claims = self.machine.claims().clone();
         role.reason = self.machine.reason().map(str::to_owned);
@@ -117,12 +119,7 @@ impl HaManager {
     }
 
     pub(super) fn own(&self) -> OwnStore {
-        let facts = self.store.log_facts();
-        OwnStore {
-            store: facts.store,
-            position: facts.durable,
-            sync_in_progress: facts.sync_in_progress,
-        }
+        OwnStore::from(&self.store.log_facts())
     }
 
     pub(super) fn refused(&mut self, reason: String) {

@@ -15,6 +15,8 @@ pub struct HaIntervals {
     pub ping: Duration,
     /// ActiveLockReAcquisitionInterval.
     pub active: Duration,
+    /// By how much two clocks may drift apart within a lease, and a reading may be late.
+    pub drift: Duration,
     /// PassiveLockAcquisitionInterval; at least twice `active`.
     pub passive: Duration,
     /// MaxWaitTimeout.
@@ -32,9 +34,22 @@ impl HaIntervals {
         self.active.saturating_mul(2)
     }
 
-    /// By how much two clocks may drift apart within a lease, and a reading may be late.
-    fn drift(&self) -> Duration {
-        self.lease_ttl() / 8
+    /// When the lease of whoever served before must be over (A3). That lease ends LeaseTTL after the
+    /// newest of what extends it, each counted by its holder from when it was *sent*:
+    ///
+    /// * A check of its lock that found the record as it was. The record had been changed, or its lock
+    ///   freed, before this server obtained the lock; a check that was sent after that finds the record
+    ///   moved on, or the lock lost, and proves nothing. So the newest was sent before `lock_obtained`,
+    ///   also one that was on its way just before the compare-and-set.
+    /// * A ping of its own that this server answered. It was sent before the answer was, so before
+    ///   `reply_sent`. A ping over a later channel proves nothing to it: this server does not follow
+    ///   there (`HaMachine::pings_extend_lease`).
+    ///
+    /// Both scales are `CLOCK_BOOTTIME`, which goes on while a machine sleeps and which nobody sets;
+    /// what is left is how far two of them drift apart within one lease.
+    fn fence_end(&self, lock_obtained: Moment, reply_sent: Moment) -> Moment {
+        let wait = self.lease_ttl().saturating_add(self.drift);
+        lock_obtained.max(reply_sent).after(wait)
     }
 }
 
@@ -86,10 +101,7 @@ impl HaTiming {
             HaTimer::PeerWait => self.peer_heard.after(intervals.passive),
             HaTimer::Patience | HaTimer::MaxWait => now.after(intervals.max_wait),
             HaTimer::Retry => now.after(intervals.active),
-            HaTimer::FenceWait => self
-                .lock_obtained
-                .max(self.reply_sent)
-                .after(intervals.lease_ttl().saturating_add(intervals.drift())),
+            HaTimer::FenceWait => intervals.fence_end(self.lock_obtained, self.reply_sent),
             HaTimer::ReEntry => {
                 let factor = 1u32 << self.barred.min(10);
                 self.barred = self.barred.saturating_add(1);
@@ -148,16 +160,16 @@ impl HaTiming {
             .min()
     }
 
-    /// A check of the lock, or a ping, that was sent at this moment succeeded.
+    /// An attempt at the lock, a check of it, or a ping, that was sent at this moment succeeded: it
+    /// found the lock, the record and the peer as this server needs them to serve.
     pub fn proven(&mut self, sent_at: Moment) {
         self.proven_at = self.proven_at.max(Some(sent_at));
         self.publish();
     }
 
-    /// The lock was obtained by an attempt that was sent then.
-    pub fn lock_obtained(&mut self, sent_at: Moment, now: Moment) {
+    /// The lock is this server's since before this moment.
+    pub fn lock_obtained(&mut self, now: Moment) {
         self.lock_obtained = now;
-        self.proven_at = Some(sent_at);
     }
 
     /// A ping of the peer's was answered.
@@ -215,6 +227,7 @@ mod tests {
         HaIntervals {
             ping: ms(500),
             active: ms(1000),
+            drift: ms(250),
             passive: ms(2500),
             max_wait: ms(30_000),
             ack_timeout: ms(5000),
@@ -234,7 +247,7 @@ mod tests {
     fn the_fence_wait_counts_from_the_later_of_lock_and_last_reply() {
         let at = |ms: u64| Moment(ms * 1_000_000);
         let (mut timing, _) = timing(at(0));
-        timing.lock_obtained(at(990), at(1000));
+        timing.lock_obtained(at(1000));
         timing.reply_sent(at(1500));
         timing.arm(HaTimer::FenceWait, at(1600));
         assert_eq!(timing.take_due(at(1500 + 2249)), None);
@@ -245,7 +258,7 @@ mod tests {
     fn the_lease_counts_from_when_its_proof_was_sent_and_only_while_serving() {
         let now = SystemClock.now();
         let (mut timing, lease) = timing(now);
-        timing.lock_obtained(now, now);
+        timing.proven(now);
         assert!(!lease.may_speak());
         assert_eq!(timing.serve(true, now), None);
         assert!(lease.may_speak());

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use actix::prelude::{Actor, Context, Handler};
 
 use crate::actors::board::Board;
-use crate::actors::ha_manager::{HaMessage, encode_last_record};
+use crate::actors::ha_manager::HaMessage;
 use crate::actors::post::{Port, Posted, post};
 use crate::actors::resync_log::tell_resync;
 use crate::actors::shell::{Shell, Shelled, drive};
@@ -17,6 +17,7 @@ use crate::machines::replication::{
     ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport,
 };
 use crate::proto::arbiter::ArbiterRecord;
+use crate::proto::arbiter_codec::encode_last_record;
 use crate::proto::ids::{Epoch, Lsn, SessionId};
 use crate::proto::log::Batch;
 use crate::proto::peer::{Body, Frame};

@@ -9,7 +9,7 @@ use crate::actors::gateway_pinger::{GatewayMessage, Prober};
 use crate::actors::post::{Port, post};
 use crate::actors::server::StartError;
 use crate::actors::wiring::PairParts;
-use crate::config::{Config, HaConfig as PairConfig, Takeover};
+use crate::config::{Config, HaConfig as PairConfig};
 use crate::io::arbiter_file::{ArbiterFileConfig, spawn_file_arbiter};
 use crate::io::file_lock::validate_lock_file;
 use crate::io::peer_tcp::{Net, PeerListener, TcpNet};
@@ -83,13 +83,9 @@ pub(super) fn pair_parts(
     let clock = Arc::clone(clock);
     let listener = outside.listener;
     PairParts {
-        arbiter: match pair.takeover {
-            Takeover::Lock => Box::new(move |answers| {
-                Arc::new(
-                    spawn_file_arbiter(files, answers).expect("a starting process gets threads"),
-                ) as Arc<dyn crate::proto::arbiter::Arbiter>
-            }),
-        },
+        arbiter: Box::new(move |answers| {
+            Arc::new(spawn_file_arbiter(files, answers).expect("a starting process gets threads"))
+        }),
         prober: Box::new(move |port| thread_prober(clock, port)),
         net: outside.net,
         listener: Box::new(move || listener),

@@ -8,9 +8,9 @@ use crate::actors::directory::DirectoryConfig;
 use crate::actors::ha_timing::HaIntervals;
 use crate::actors::permits::PermitLimit;
 use crate::actors::session::SessionConfig;
-use crate::config::{Config, HaConfig as PairConfig, StoreSync};
+use crate::config::{Config, HaConfig as PairConfig, StoreSync, Takeover as PairTakeover};
 use crate::machines::destination::DestinationConfig;
-use crate::machines::ha::{HaConfig, HaMode};
+use crate::machines::ha::{HaConfig, HaMode, Takeover};
 use crate::machines::replication::ReplicationConfig;
 use crate::machines::stomp_session::{HeartBeatOffer, StompSessionConfig};
 use crate::proto::ids::{ArbiterId, NodeId};
@@ -43,6 +43,10 @@ pub(super) fn role_config(config: &Config, node: NodeId) -> HaConfig {
         node,
         cluster: cluster(config),
         new_arbiter: ArbiterId(arbiter),
+        takeover: match config.ha.as_ref().map(|pair| pair.takeover) {
+            Some(PairTakeover::Lock) => Takeover::Lock,
+            Some(PairTakeover::Fence) | None => Takeover::Fence,
+        },
     }
 }
 
@@ -59,6 +63,7 @@ pub(super) fn intervals(pair: Option<&PairConfig>) -> HaIntervals {
         Some(pair) => HaIntervals {
             ping: pair.ping_interval,
             active: pair.active_interval,
+            drift: pair.clock_drift,
             passive: pair.passive_interval,
             max_wait: pair.max_wait,
             ack_timeout: pair.replication.ack_timeout,
@@ -68,6 +73,7 @@ pub(super) fn intervals(pair: Option<&PairConfig>) -> HaIntervals {
         None => HaIntervals {
             ping: ms(500),
             active: ms(1000),
+            drift: ms(250),
             passive: ms(2500),
             max_wait: ms(30_000),
             ack_timeout: ms(5000),

@@ -30,7 +30,7 @@ use crate::machines::replication::{ReplicationConfig, ReplicationMachine};
 use crate::proto::arbiter::{Arbiter, ArbiterAnswer, ArbiterRecord};
 use crate::proto::ids::Epoch;
 use crate::proto::peer::{PeerFacts, ServerState};
-use crate::storage::api::SharedStore;
+use crate::storage::api::{LogFacts, SharedStore};
 use crate::time::Clock;
 
 /// One server's outside world and settings.
@@ -96,10 +96,11 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
         store: Arc::clone(&parts.store),
         clock: Arc::clone(&parts.identity.clock),
     };
-    let facts = initial_facts(&parts.store, parts.last_record.as_ref());
+    let log = parts.store.log_facts();
+    let facts = initial_facts(&log, parts.last_record.as_ref());
     let ports = Arc::new(OnceLock::new());
     let role = Role {
-        machine: HaMachine::new(parts.ha.clone(), own_store(&facts), parts.last_record),
+        machine: HaMachine::new(parts.ha.clone(), OwnStore::from(&log), parts.last_record),
         timing: HaTiming::new(
             parts.intervals,
             parts.lease,
@@ -290,16 +291,7 @@ fn start_link(
     Port::new("connection_manager", address.recipient())
 }
 
-fn own_store(facts: &PeerFacts) -> OwnStore {
-    OwnStore {
-        store: facts.store,
-        position: facts.position,
-        sync_in_progress: facts.sync_in_progress,
-    }
-}
-
-fn initial_facts(store: &SharedStore, last_record: Option<&ArbiterRecord>) -> PeerFacts {
-    let log = store.log_facts();
+fn initial_facts(log: &LogFacts, last_record: Option<&ArbiterRecord>) -> PeerFacts {
     PeerFacts {
         state: ServerState::Waiting,
         previous: ServerState::Dead,

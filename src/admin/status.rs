@@ -1,5 +1,6 @@
 //! `GET /api/v1/status`: what the board, the store and the client side say, as interface.md spells it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use crate::actors::board::Board;
 use crate::actors::data_plane::{DataHandle, DataPlaneDescription};
 use crate::actors::directory::DestinationDescription;
+use crate::io::arbiter_file::lock_file_of;
 use crate::machines::replication::SyncProgress;
 use crate::proto::ids::{NodeId, StoreId};
 use crate::proto::peer::ServerState;
@@ -112,7 +114,7 @@ pub fn render(source: &StatusSource, clients: Option<DataPlaneDescription>) -> V
         "node": source.node,
         "peer": paired.then(|| peer(source)),
         "lock": source.lock_path.as_ref().map(|path| json!({
-            "path": path,
+            "path": lock_file_of(Path::new(path), role.lock_generation).display().to_string(),
             "held": role.lock_held,
             "owner": role.owner.map(|node| source.name_of_node(node)),
         })),

@@ -185,6 +185,7 @@ mod tests {
             epoch: Epoch(3),
             owner: NodeId([7; 16]),
             isr: isr.to_vec(),
+            generation: Epoch::ZERO,
         }))
     }
 

@@ -8,7 +8,7 @@ mod profiles;
 mod strike;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use fault::Fault;
@@ -80,6 +80,7 @@ pub fn run(args: &DrillArgs) -> Result<ExitCode, CliError> {
     let drill = Drill {
         args,
         stage: Stage::new(interrupt, phase_max, true),
+        folder: folder.path().to_owned(),
         lock_file: folder.path().join(&places.lock_file),
         ha,
         seed,
@@ -125,14 +126,28 @@ fn places(args: &DrillArgs) -> Result<Places, CliError> {
     }
 }
 
-/// Takes away what the drill made on the user's share.
+/// Takes away what the drill made on the user's share: all that begins with its unique names.
 fn remove(places: &Places) {
-    let mut records = places.lock_file.clone().into_os_string();
-    records.push(".d");
-    // What was never made need not be removed; the rest is named by its file names.
-    fs::remove_file(&places.lock_file).ok();
-    fs::remove_dir_all(records).ok();
-    fs::remove_dir_all(&places.shared_store).ok();
+    let name = |path: &Path| {
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    };
+    let ours = [name(&places.lock_file), name(&places.shared_store)];
+    let folder = places.lock_file.parent().map(fs::read_dir);
+    let Some(Ok(entries)) = folder else {
+        return;
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let found = name(&path).unwrap_or_default();
+        if ours.iter().flatten().any(|ours| found.starts_with(ours)) {
+            // What stays behind is named by its file name.
+            if path.is_dir() {
+                fs::remove_dir_all(&path).ok();
+            } else {
+                fs::remove_file(&path).ok();
+            }
+        }
+    }
 }
 
 fn log_list(folder: &Scratch) -> String {
@@ -160,6 +175,7 @@ fn conclude(args: &DrillArgs, drilled: &Drilled, folder: &Scratch) -> Result<(),
 struct Drill<'a> {
     args: &'a DrillArgs,
     stage: Stage,
+    folder: PathBuf,
     ha: HaConfig,
     lock_file: PathBuf,
     seed: u64,

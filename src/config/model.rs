@@ -138,6 +138,8 @@ pub struct HaConfig {
     pub max_wait: Duration,
     /// How a passive server takes over.
     pub takeover: Takeover,
+    /// By how much the clocks of both servers may drift apart within a lease.
+    pub clock_drift: Duration,
     /// What is probed to learn whether this server is still on the network.
     pub gateway: GatewayConfig,
     /// The stream to the peer.
@@ -164,13 +166,14 @@ impl HaConfig {
     }
 }
 
-/// How a passive server takes over. `fence`, with which it first cuts the old holder off, comes in
-/// a later version.
+/// How a passive server takes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Takeover {
-    /// When it has obtained the lock.
+    /// When it has obtained the lock of the old holder.
     Lock,
+    /// The same; and where a silent peer keeps the lock, by changing the record first.
+    Fence,
 }
 
 impl Takeover {
@@ -179,6 +182,7 @@ impl Takeover {
     pub fn name(self) -> &'static str {
         match self {
             Self::Lock => "lock",
+            Self::Fence => "fence",
         }
     }
 }

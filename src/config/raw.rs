@@ -79,6 +79,7 @@ raw!(RawLock {
     passive_lock_acquisition_interval_ms: u64,
     max_wait_timeout_ms: u64,
     takeover: Takeover,
+    clock_drift_ms: u64,
 });
 
 raw!(RawGateway {

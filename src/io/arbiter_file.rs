@@ -4,8 +4,13 @@
 //! All calls run on one thread, `lock-io`, since each may hang with the share. The lock file is
 //! written only through the locked descriptor. The record is the highest `rec.N`; the next one comes
 //! to be by `link()` alone, which has one winner on every file system that counts.
+//!
+//! The record names the lock file's generation: after a take-over by fence, another file counts than
+//! the one whose lock the old holder may still have. Whoever wants the lock takes the one that the
+//! record names and reads the record again under it.
 
 mod files;
+mod generations;
 mod record;
 
 use std::fs::File;
@@ -17,6 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::io::arbiter_file::files::{Problem, open_for_lock, random, read_bounded, write_new};
+use crate::io::arbiter_file::generations::OlderFiles;
 use crate::io::arbiter_file::record::RecordFolder;
 use crate::io::file_lock::{folder_of, is_local, try_lock};
 use crate::proto::arbiter::{
@@ -24,7 +30,9 @@ use crate::proto::arbiter::{
 };
 use crate::proto::arbiter_codec::{ArbiterFileError, LOCK_FILE_BYTES, decode_lock, encode_lock};
 use crate::proto::auth::PairSecret;
-use crate::proto::ids::Nonce;
+use crate::proto::ids::{Epoch, Nonce};
+
+pub use generations::lock_file_of;
 
 /// Where the arbiter's files are.
 #[derive(Clone, Debug)]
@@ -112,11 +120,14 @@ fn run(mut keeper: FileKeeper, inbox: &Receiver<(u64, ArbiterCall)>, sink: &Arbi
 struct HeldLock {
     /// Carries the lock: closing it lets the lock go.
     file: File,
+    path: PathBuf,
+    generation: Epoch,
     nonce: Nonce,
     /// What was written last, as it must be found again.
     written: Vec<u8>,
     /// A write that failed, and may have been carried out all the same.
     uncertain: Option<Vec<u8>>,
+    older: OlderFiles,
 }
 
 /// What the `lock-io` thread owns.
@@ -146,21 +157,33 @@ impl FileKeeper {
                 Ok(ArbiterAnswer::Unlocked)
             }
             ArbiterCall::Check(heartbeat) => self.check(&heartbeat),
-            ArbiterCall::CompareAndSet(next) => self.records.compare_and_set(&next),
+            ArbiterCall::CompareAndSet(next) => self.compare_and_set(&next),
         };
         answer.unwrap_or_else(|problem| ArbiterAnswer::Failed(problem.to_string()))
     }
 
     fn read(&self) -> Result<ArbiterAnswer, Problem> {
-        Ok(ArbiterAnswer::Read {
-            record: self.records.highest()?.map(|file| file.record),
-            lock: self.lock_facts()?,
-        })
+        let record = self.records.highest()?.map(|file| file.record);
+        let lock = self.lock_facts(&self.path_of(generation_of(record.as_ref())))?;
+        Ok(ArbiterAnswer::Read { record, lock })
+    }
+
+    fn compare_and_set(&self, next: &ArbiterRecord) -> Result<ArbiterAnswer, Problem> {
+        if let Some(present) = self.records.highest()?
+            && present.record.seq.next() == next.seq
+            && present.record.generation != next.generation
+        {
+            self.prepare(present.record.generation, next.generation)?;
+        }
+        self.records.compare_and_set(next)
+    }
+
+    fn path_of(&self, generation: Epoch) -> PathBuf {
+        lock_file_of(&self.config.lock_file, generation)
     }
 
     /// The file that the path names now, if there is one with content.
-    fn lock_facts(&self) -> Result<Option<LockFacts>, Problem> {
-        let path = &self.config.lock_file;
+    fn lock_facts(&self, path: &Path) -> Result<Option<LockFacts>, Problem> {
         // The holder may be writing while this reads: a torn read is repeated.
         for _ in 0..5 {
             let file = match File::open(path) {
@@ -168,7 +191,7 @@ impl FileKeeper {
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(cause) => return Err(Problem::io(path, "cannot be opened", cause)),
             };
-            match self.facts_of(&file) {
+            match self.facts_of(&file, path) {
                 Ok(facts) => return Ok(Some(facts)),
                 Err(Problem::Content {
                     cause: ArbiterFileError::Torn,
@@ -185,8 +208,7 @@ impl FileKeeper {
         Err(Problem::content(path, ArbiterFileError::Torn))
     }
 
-    fn facts_of(&self, file: &File) -> Result<LockFacts, Problem> {
-        let path = &self.config.lock_file;
+    fn facts_of(&self, file: &File, path: &Path) -> Result<LockFacts, Problem> {
         let bytes = read_bounded(file, LOCK_FILE_BYTES)
             .map_err(|cause| Problem::io(path, "cannot be read", cause))?;
         let (nonce, last) = decode_lock(&bytes, self.config.secret.as_ref())
@@ -215,30 +237,33 @@ impl FileKeeper {
         if let Some(present) = self.records.highest()? {
             return Ok(ArbiterAnswer::Conflict(Some(present.record)));
         }
-        self.make_lock_file()?;
+        self.make_lock_file(&self.path_of(record.generation), None)?;
         self.records.create(record)
     }
 
-    /// Makes the lock file by `link()`, so that of two creators one wins and both see one nonce.
-    fn make_lock_file(&self) -> Result<(), Problem> {
-        let path = &self.config.lock_file;
-        let bytes = encode_lock(Nonce(random()), None, self.config.secret.as_ref());
+    /// Makes a lock file by `link()`, so that of two creators one wins and both see one nonce. False:
+    /// it is there already.
+    fn make_lock_file(&self, path: &Path, last: Option<&LockHeartbeat>) -> Result<bool, Problem> {
+        let bytes = encode_lock(Nonce(random()), last, self.config.secret.as_ref());
         let draft = self.records.draft("lock");
         write_new(&draft, &bytes)?;
         let linked = std::fs::hard_link(&draft, path);
         files::remove(&draft);
-        match linked {
-            Ok(()) => {}
-            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
+        let made = match linked {
+            Ok(()) => true,
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => false,
             Err(cause) => return Err(Problem::io(path, "cannot be made", cause)),
-        }
-        files::flush_folder(folder_of(path))
+        };
+        files::flush_folder(folder_of(path))?;
+        Ok(made)
     }
 
     fn lock(&mut self) -> Result<ArbiterAnswer, Problem> {
-        // Twice: the file may have been replaced between opening and locking (Z16).
+        // More than once: the file may have been replaced between opening and locking (Z16), or the
+        // record may name another one by then.
         for _ in 0..5 {
-            if let Some(answer) = self.lock_once()? {
+            let record = self.records.highest()?.map(|file| file.record);
+            if let Some(answer) = self.lock_once(generation_of(record.as_ref()))? {
                 return Ok(answer);
             }
             self.held = None;
@@ -249,12 +274,12 @@ impl FileKeeper {
         )))
     }
 
-    /// None: the path names another file by now.
-    fn lock_once(&mut self) -> Result<Option<ArbiterAnswer>, Problem> {
-        let path = self.config.lock_file.clone();
+    /// None: the path names another file by now, or the record another path.
+    fn lock_once(&mut self, generation: Epoch) -> Result<Option<ArbiterAnswer>, Problem> {
+        let path = self.path_of(generation);
         if let Some(held) = &self.held {
-            return if self.names(held)? {
-                self.locked().map(Some)
+            return if held.generation == generation && self.names(held)? {
+                self.locked()
             } else {
                 Ok(None)
             };
@@ -262,15 +287,15 @@ impl FileKeeper {
         let file = match open_for_lock(&path) {
             Ok(file) => file,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                self.allow_new_lock_file("is missing")?;
-                self.make_lock_file()?;
+                self.allow_new_lock_file(&path, "is missing")?;
+                self.make_lock_file(&path, None)?;
                 return Ok(None);
             }
             Err(cause) => return Err(Problem::io(&path, "cannot be opened", cause)),
         };
         if !try_lock(&file).map_err(|cause| Problem::io(&path, "cannot be locked", cause))? {
             let holder = self
-                .lock_facts()
+                .lock_facts(&path)
                 .ok()
                 .flatten()
                 .and_then(|facts| facts.last);
@@ -281,7 +306,10 @@ impl FileKeeper {
         match decode_lock(&written, self.config.secret.as_ref()) {
             Ok((nonce, _)) => {
                 let held = HeldLock {
+                    older: OlderFiles::than(&self.config.lock_file, generation),
                     file,
+                    path,
+                    generation,
                     nonce,
                     written,
                     uncertain: None,
@@ -290,10 +318,10 @@ impl FileKeeper {
                     return Ok(None);
                 }
                 self.held = Some(held);
-                self.locked().map(Some)
+                self.locked()
             }
             Err(ArbiterFileError::Torn) => {
-                self.allow_new_lock_file("is empty or damaged")?;
+                self.allow_new_lock_file(&path, "is empty or damaged")?;
                 let fresh = encode_lock(Nonce(random()), None, self.config.secret.as_ref());
                 write_in_place(&file, &fresh)
                     .map_err(|cause| Problem::io(&path, "cannot be written", cause))?;
@@ -306,30 +334,35 @@ impl FileKeeper {
     /// A lock file that is gone while the record is there is made anew: whoever holds the old one
     /// sees the new nonce at its next check, and the record still says who may be promoted (Z16).
     /// Without a record nothing is made here: that is first boot's (A4).
-    fn allow_new_lock_file(&self, what: &str) -> Result<(), Problem> {
+    fn allow_new_lock_file(&self, path: &Path, what: &str) -> Result<(), Problem> {
         if self.records.highest()?.is_some() {
             return Ok(());
         }
         Err(Problem::NoArbiter {
-            path: self.config.lock_file.clone(),
+            path: path.to_owned(),
             what: what.to_owned(),
         })
     }
 
-    fn locked(&self) -> Result<ArbiterAnswer, Problem> {
+    /// None: the record, read under the lock, names another generation.
+    fn locked(&self) -> Result<Option<ArbiterAnswer>, Problem> {
         let Some(held) = &self.held else {
-            return Ok(ArbiterAnswer::Refused { holder: None });
+            return Ok(None);
         };
-        Ok(ArbiterAnswer::Locked {
-            lock: self.facts_of(&held.file)?,
-            record: self.records.highest()?.map(|file| file.record),
-        })
+        let record = self.records.highest()?.map(|file| file.record);
+        if record.is_some() && generation_of(record.as_ref()) != held.generation {
+            return Ok(None);
+        }
+        Ok(Some(ArbiterAnswer::Locked {
+            lock: self.facts_of(&held.file, &held.path)?,
+            record,
+        }))
     }
 
     /// The path still names the file that is held: by its content, read through a descriptor of its
     /// own, because on a share even inode numbers lie (Z16).
     fn names(&self, held: &HeldLock) -> Result<bool, Problem> {
-        let path = &self.config.lock_file;
+        let path = &held.path;
         let file = match File::open(path) {
             Ok(file) => file,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -347,6 +380,7 @@ impl FileKeeper {
         };
         match self.check_held(&mut held, heartbeat) {
             Ok(None) => {
+                held.older.prune();
                 self.held = Some(held);
                 let record = self.records.highest()?.map(|file| file.record);
                 Ok(ArbiterAnswer::Held { record })
@@ -354,7 +388,7 @@ impl FileKeeper {
             // The descriptor is closed with `held`.
             Ok(Some(lost)) => Ok(ArbiterAnswer::Lost(format!(
                 "lock file {} {lost}",
-                self.config.lock_file.display()
+                held.path.display()
             ))),
             Err(problem) => {
                 self.held = Some(held);
@@ -369,7 +403,6 @@ impl FileKeeper {
         held: &mut HeldLock,
         heartbeat: &LockHeartbeat,
     ) -> Result<Option<String>, Problem> {
-        let path = &self.config.lock_file;
         match read_bounded(&held.file, LOCK_FILE_BYTES) {
             Ok(found) if found == held.written => {}
             Ok(found) if Some(&found) == held.uncertain.as_ref() => held.written = found,
@@ -377,19 +410,19 @@ impl FileKeeper {
                 return Ok(Some("was truncated while it was held".to_owned()));
             }
             Ok(_) => return Ok(Some("was overwritten while it was held".to_owned())),
-            Err(cause) => return self.lost_or_failed("cannot be read", cause),
+            Err(cause) => return lost_or_failed(&held.path, "cannot be read", cause),
         }
         let next = encode_lock(held.nonce, Some(heartbeat), self.config.secret.as_ref());
         if let Err(cause) = write_in_place(&held.file, &next) {
             held.uncertain = Some(next);
-            return self.lost_or_failed("cannot be written", cause);
+            return lost_or_failed(&held.path, "cannot be written", cause);
         }
         (held.written, held.uncertain) = (next, None);
         if self.names(held)? {
             return Ok(None);
         }
         Ok(Some(
-            if path.exists() {
+            if held.path.exists() {
                 "was replaced while it was held"
             } else {
                 "was deleted while it was held"
@@ -397,18 +430,23 @@ impl FileKeeper {
             .to_owned(),
         ))
     }
+}
 
-    /// A server of the share that dropped the lock says so by these errors (H25); others, as of a
-    /// full disk, say nothing about the lock.
-    fn lost_or_failed(&self, what: &str, cause: io::Error) -> Result<Option<String>, Problem> {
-        use nix::libc::{EBADF, EIO, ESTALE};
-        match cause.raw_os_error() {
-            Some(EIO | ESTALE | EBADF) => Ok(Some(format!(
-                "{what} any more: {cause}: the file share has dropped the lock"
-            ))),
-            _ => Err(Problem::io(&self.config.lock_file, what, cause)),
-        }
+/// A server of the share that dropped the lock says so by these errors (H25); others, as of a full
+/// disk, say nothing about the lock.
+fn lost_or_failed(path: &Path, what: &str, cause: io::Error) -> Result<Option<String>, Problem> {
+    use nix::libc::{EBADF, EIO, ESTALE};
+    match cause.raw_os_error() {
+        Some(EIO | ESTALE | EBADF) => Ok(Some(format!(
+            "{what} any more: {cause}: the file share has dropped the lock"
+        ))),
+        _ => Err(Problem::io(path, what, cause)),
     }
+}
+
+/// The generation whose lock counts by this record; by none, the configured file's.
+fn generation_of(record: Option<&ArbiterRecord>) -> Epoch {
+    record.map_or(Epoch::ZERO, |record| record.generation)
 }
 
 fn write_in_place(file: &File, bytes: &[u8]) -> io::Result<()> {

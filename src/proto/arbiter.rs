@@ -20,6 +20,9 @@ pub struct ArbiterRecord {
     pub owner: NodeId,
     /// The in-sync set: the stores that hold every confirmed message. One or two.
     pub isr: Vec<StoreId>,
+    /// Which lock file counts: zero, the one that is configured; else `LockFile.<generation>`. A
+    /// take-over by fence names a new one, the epoch's, so that it needs no lock of the old holder.
+    pub generation: Epoch,
 }
 
 impl ArbiterRecord {
@@ -27,6 +30,25 @@ impl ArbiterRecord {
     #[must_use]
     pub fn holds(&self, store: StoreId) -> bool {
         self.isr.contains(&store)
+    }
+}
+
+impl LockHeartbeat {
+    /// The newer of two; of each store that it names, the furthest position of both.
+    #[must_use]
+    pub fn merged(self, other: Self) -> Self {
+        let (mut newest, older) = if (self.epoch, self.counter) >= (other.epoch, other.counter) {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        newest.seq = newest.seq.max(older.seq);
+        newest.counter = newest.counter.max(older.counter);
+        for (store, position) in &mut newest.positions {
+            let further = older.positions.iter().filter(|(other, _)| other == store);
+            *position = further.map(|(_, it)| *it).fold(*position, Position::max);
+        }
+        newest
     }
 }
 
@@ -92,14 +114,17 @@ pub enum ArbiterCall {
     Read,
     /// Make the lock file and the record with `seq` 1 (A4). Never replaces anything.
     Create(ArbiterRecord),
-    /// Try once to take the lock; does not wait.
+    /// Try once to take the lock of the generation that the record names; does not wait. A lock of
+    /// another generation that is still held is let go.
     TryLock,
     /// Let the lock go.
     Unlock,
     /// Holder only: write this through the locked descriptor and flush, then read the file again by
-    /// its path, compare the nonce, and read the record.
+    /// its path, compare the nonce, and read the record, which may name another generation by then.
     Check(LockHeartbeat),
-    /// Put `next` (its `seq` is the expected one plus one) as the next record, by `link()`.
+    /// Put `next` (its `seq` is the expected one plus one) as the next record, by `link()`. Where it
+    /// names a new generation, that lock file is made before, with what the old one tells of both
+    /// stores (A1).
     CompareAndSet(ArbiterRecord),
 }
 
@@ -110,7 +135,7 @@ pub enum ArbiterAnswer {
     Read {
         /// The highest record; none where there is none.
         record: Option<ArbiterRecord>,
-        /// The lock file; none where there is none.
+        /// The lock file of its generation; none where there is none.
         lock: Option<LockFacts>,
     },
     /// Answer to `Create`: made by this call. If another was faster: `Conflict`.

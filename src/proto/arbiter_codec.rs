@@ -18,7 +18,11 @@ pub const RECORD_BYTES_MAX: usize = 1024;
 
 const RECORD_MAGIC: &[u8; 8] = b"TMQRECRD";
 const LOCK_MAGIC: &[u8; 8] = b"TMQLOCKF";
+/// Of a record that names the configured lock file, and of every lock file.
 const VERSION: u16 = 1;
+/// Of a record that names another generation's lock file: the generation follows the in-sync set.
+/// A pair that never took over by fence is still read by the first release.
+const VERSION_OF_GENERATIONS: u16 = 2;
 const CLUSTER_BYTES_MAX: usize = 64;
 const MEMBERS_MAX: usize = 2;
 const MAC_BYTES: usize = 32;
@@ -78,7 +82,15 @@ pub fn encode_record(
         record.cluster.len() <= CLUSTER_BYTES_MAX && record.isr.len() <= MEMBERS_MAX,
         "a record names one cluster of at most 64 bytes and at most two stores"
     );
-    let mut file = start(RECORD_MAGIC);
+    let generations = record.generation != Epoch::ZERO;
+    let mut file = start(
+        RECORD_MAGIC,
+        if generations {
+            VERSION_OF_GENERATIONS
+        } else {
+            VERSION
+        },
+    );
     file.put_slice(&record.arbiter.0);
     file.put_u64(record.seq.0);
     file.put_u64(record.epoch.0);
@@ -90,7 +102,19 @@ pub fn encode_record(
     for store in &record.isr {
         file.put_slice(&store.0);
     }
+    if generations {
+        file.put_u64(record.generation.0);
+    }
     seal(file, secret)
+}
+
+/// A record as a server keeps it in `node/`: no chain, no MAC.
+///
+/// # Panics
+/// As [`encode_record`].
+#[must_use]
+pub fn encode_last_record(record: &ArbiterRecord) -> Bytes {
+    encode_record(record, 0, None).into()
 }
 
 /// Reads what [`encode_record`] wrote.
@@ -104,7 +128,7 @@ pub fn decode_record(
     if bytes.len() > RECORD_BYTES_MAX {
         return Err(ArbiterFileError::Torn);
     }
-    let (mut fields, crc) = open(bytes, RECORD_MAGIC, secret)?;
+    let (mut fields, version, crc) = open(bytes, RECORD_MAGIC, VERSION_OF_GENERATIONS, secret)?;
     let arbiter = ArbiterId(fields.array("arbiter")?);
     let seq = RecordSeq(fields.u64("seq")?);
     let epoch = Epoch(fields.u64("epoch")?);
@@ -117,6 +141,13 @@ pub fn decode_record(
     let isr = (0..take_short(&mut fields, MEMBERS_MAX, "isr")?)
         .map(|_| fields.array("isr").map(StoreId))
         .collect::<Result<_, _>>()?;
+    let generation = match version {
+        VERSION_OF_GENERATIONS => match fields.u64("generation")? {
+            0 => return Err(ArbiterFileError::Invalid("generation")),
+            generation => Epoch(generation),
+        },
+        _ => Epoch::ZERO,
+    };
     fields.end()?;
     let record = ArbiterRecord {
         arbiter,
@@ -125,6 +156,7 @@ pub fn decode_record(
         epoch,
         owner,
         isr,
+        generation,
     };
     Ok(RecordFile {
         record,
@@ -143,7 +175,7 @@ pub fn encode_lock(
     last: Option<&LockHeartbeat>,
     secret: Option<&PairSecret>,
 ) -> Vec<u8> {
-    let mut file = start(LOCK_MAGIC);
+    let mut file = start(LOCK_MAGIC, VERSION);
     file.put_slice(&nonce.0);
     file.put_u8(u8::from(last.is_some()));
     if let Some(last) = last {
@@ -177,7 +209,7 @@ pub fn decode_lock(
     if bytes.len() > LOCK_FILE_BYTES {
         return Err(ArbiterFileError::Torn);
     }
-    let (mut fields, _) = open(bytes, LOCK_MAGIC, secret)?;
+    let (mut fields, _, _) = open(bytes, LOCK_MAGIC, VERSION, secret)?;
     let nonce = Nonce(fields.array("nonce")?);
     if !fields.bool("heartbeat")? {
         return Ok((nonce, None));
@@ -204,10 +236,10 @@ pub fn decode_lock(
     Ok((nonce, Some(last)))
 }
 
-fn start(magic: &[u8; 8]) -> Vec<u8> {
+fn start(magic: &[u8; 8], version: u16) -> Vec<u8> {
     let mut file = Vec::with_capacity(LOCK_FILE_BYTES);
     file.put_slice(magic);
-    file.put_u16(VERSION);
+    file.put_u16(version);
     file
 }
 
@@ -219,12 +251,13 @@ fn seal(mut file: Vec<u8>, secret: Option<&PairSecret>) -> Vec<u8> {
     file
 }
 
-/// The fields between the version and the MAC, and the checksum.
+/// The fields between the version and the MAC, the version, and the checksum.
 fn open(
     bytes: &[u8],
     magic: &[u8; 8],
+    newest: u16,
     secret: Option<&PairSecret>,
-) -> Result<(FieldReader, u32), ArbiterFileError> {
+) -> Result<(FieldReader, u16, u32), ArbiterFileError> {
     let known = bytes.len().min(magic.len());
     if bytes[..known] != magic[..known] {
         return Err(ArbiterFileError::WrongMagic);
@@ -240,13 +273,13 @@ fn open(
     let (content, mac) = sealed.split_at(sealed.len() - MAC_BYTES);
     let mut fields = FieldReader::new(Bytes::copy_from_slice(&content[magic.len()..]));
     let version = fields.u16("version")?;
-    if version > VERSION {
+    if version > newest {
         return Err(ArbiterFileError::NewerVersion(version));
     }
     if file_mac(secret, content) != mac {
         return Err(ArbiterFileError::WrongMac);
     }
-    Ok((fields, crc))
+    Ok((fields, version, crc))
 }
 
 fn put_short(to: &mut Vec<u8>, count: usize) {
@@ -279,6 +312,14 @@ mod tests {
             epoch: Epoch(3),
             owner: NodeId([2; 16]),
             isr: vec![StoreId([3; 16]), StoreId([4; 16])],
+            generation: Epoch::ZERO,
+        }
+    }
+
+    fn fenced() -> ArbiterRecord {
+        ArbiterRecord {
+            generation: Epoch(3),
+            ..record()
         }
     }
 
@@ -304,6 +345,8 @@ mod tests {
             let secret = secret.as_ref();
             let file = decode_record(&encode_record(&record(), 99, secret), secret).unwrap();
             assert_eq!((file.record, file.prev_crc), (record(), 99));
+            let file = decode_record(&encode_record(&fenced(), 99, secret), secret).unwrap();
+            assert_eq!((file.record, file.prev_crc), (fenced(), 99));
             for last in [None, Some(heartbeat())] {
                 let bytes = encode_lock(Nonce([5; 16]), last.as_ref(), secret);
                 assert_eq!(bytes.len(), LOCK_FILE_BYTES);
@@ -337,13 +380,13 @@ mod tests {
             Err(ArbiterFileError::WrongMagic)
         );
         let mut newer = plain.clone();
-        newer[9] = 2;
+        newer[9] = 3;
         let end = newer.len() - 4;
         let crc = crc32c::crc32c(&newer[..end]).to_be_bytes();
         newer[end..].copy_from_slice(&crc);
         assert_eq!(
             decode_record(&newer, None),
-            Err(ArbiterFileError::NewerVersion(2))
+            Err(ArbiterFileError::NewerVersion(3))
         );
         for cut in 0..plain.len() {
             assert_eq!(
@@ -378,6 +421,19 @@ mod tests {
              0470616972\
              020303030303030303030303030303030304040404040404040404040404040404"
         );
+        let known = hex(&bytes[10..bytes.len() - 36]);
+        let bytes = encode_record(&fenced(), 0x0102_0304, None);
+        assert_eq!(
+            hex(&bytes[..bytes.len() - 36]),
+            format!("544d5152454352440002{known}0000000000000003")
+        );
+        let mut zero = bytes[..bytes.len() - 36].to_vec();
+        let generation = zero.len() - 8;
+        zero[generation..].fill(0);
+        assert_eq!(
+            decode_record(&super::seal(zero, None), None),
+            Err(ArbiterFileError::Invalid("generation"))
+        );
         let bytes = encode_lock(Nonce([5; 16]), Some(&heartbeat()), None);
         assert_eq!(
             hex(&bytes[..100]),
@@ -397,10 +453,11 @@ mod tests {
         fn arbitrary_bytes_never_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..700),
             magic in any::<bool>(),
+            version in 1..3_u16,
             seal in any::<bool>(),
         ) {
             for expected in [RECORD_MAGIC, LOCK_MAGIC] {
-                let mut file = if magic { start(expected) } else { Vec::new() };
+                let mut file = if magic { start(expected, version) } else { Vec::new() };
                 file.extend_from_slice(&bytes);
                 if seal {
                     file = super::seal(file, None);

@@ -14,6 +14,7 @@ mod support;
 mod commands;
 mod disk;
 mod failover;
+mod fence;
 mod harness;
 mod life;
 mod lock;

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use twinmq::machines::ha::{HaConfig, HaInput, HaMachine, HaMode, HaTimer, LinkEnd, OwnStore};
+use twinmq::machines::ha::{
+    HaConfig, HaInput, HaMachine, HaMode, HaTimer, LinkEnd, OwnStore, Takeover,
+};
 use twinmq::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts};
 use twinmq::proto::ids::{ArbiterId, Epoch, NodeId, Position, SessionId, StoreId};
 use twinmq::proto::peer::PeerFacts;
@@ -130,6 +132,7 @@ pub(crate) fn config(at: usize) -> HaConfig {
         node: node(at),
         cluster: String::new(),
         new_arbiter: ArbiterId([9; 16]),
+        takeover: Takeover::Lock,
     }
 }
 

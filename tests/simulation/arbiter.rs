@@ -1,13 +1,14 @@
-//! The arbiter in memory: one record, one lock, answers after a while. On this kernel's own file
+//! The arbiter in memory: one record, one lock for each generation, answers after a while. On this kernel's own file
 //! system, so that a lock which is free means that its holder is dead (A3).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use twinmq::actors::wiring::AnswerSink;
 use twinmq::proto::arbiter::{Arbiter, ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts};
-use twinmq::proto::ids::Nonce;
+use twinmq::proto::ids::{Epoch, Nonce};
 
 use crate::clock::{Chance, Trace, open};
 
@@ -40,8 +41,33 @@ pub(crate) struct Share {
 #[derive(Default)]
 struct Files {
     record: Option<ArbiterRecord>,
-    lock: Option<LockFacts>,
-    holder: Option<Life>,
+    locks: BTreeMap<Epoch, (LockFacts, Option<Life>)>,
+}
+
+impl Files {
+    /// The lock file that counts.
+    fn lock(&mut self) -> Option<&mut (LockFacts, Option<Life>)> {
+        let generation = self.record.as_ref().map(|record| record.generation);
+        self.locks.get_mut(&generation.unwrap_or_default())
+    }
+
+    fn let_go(&mut self, life: Life) {
+        for (_, holder) in self.locks.values_mut() {
+            holder.take_if(|holder| *holder == life);
+        }
+    }
+
+    fn add(&mut self, generation: Epoch, nonce: Nonce) {
+        let last = self.lock().and_then(|(lock, _)| lock.last.clone());
+        let lock = LockFacts {
+            nonce,
+            device: 1,
+            inode: 2 + generation.0,
+            local: true,
+            last,
+        };
+        self.locks.entry(generation).or_insert((lock, None));
+    }
 }
 
 impl Share {
@@ -64,10 +90,7 @@ impl Share {
 
     /// The holder's process has ended: its lock is free.
     pub(crate) fn free(&self, life: Life) {
-        let mut files = open(&self.files);
-        if files.holder == Some(life) {
-            files.holder = None;
-        }
+        open(&self.files).let_go(life);
     }
 
     /// One call after the other, as on the thread of a real server.
@@ -92,55 +115,56 @@ impl Share {
         match call {
             ArbiterCall::Read => ArbiterAnswer::Read {
                 record: files.record.clone(),
-                lock: files.lock.clone(),
+                lock: files.lock().map(|(lock, _)| lock.clone()),
             },
             ArbiterCall::Create(record) => {
                 if files.record.is_some() {
                     return ArbiterAnswer::Conflict(files.record.clone());
                 }
-                files.lock.get_or_insert_with(|| LockFacts {
-                    nonce: Nonce(self.chance.bytes()),
-                    device: 1,
-                    inode: 2,
-                    local: true,
-                    last: None,
-                });
+                files.add(record.generation, Nonce(self.chance.bytes()));
                 files.record = Some(record.clone());
                 ArbiterAnswer::Created(record)
             }
-            ArbiterCall::TryLock => match (&files.lock, files.holder) {
-                (None, _) => ArbiterAnswer::Failed("there is no lock file".to_owned()),
-                (Some(lock), Some(holder)) if holder != life => ArbiterAnswer::Refused {
+            ArbiterCall::TryLock => match files.lock() {
+                None => ArbiterAnswer::Failed("there is no lock file".to_owned()),
+                Some((lock, Some(holder))) if *holder != life => ArbiterAnswer::Refused {
                     holder: lock.last.clone(),
                 },
-                (Some(lock), _) => {
-                    files.holder = Some(life);
+                Some((lock, _)) => {
+                    let lock = lock.clone();
+                    files.let_go(life);
+                    if let Some((_, holder)) = files.lock() {
+                        *holder = Some(life);
+                    }
                     ArbiterAnswer::Locked {
-                        lock: lock.clone(),
+                        lock,
                         record: files.record.clone(),
                     }
                 }
             },
             ArbiterCall::Unlock => {
-                if files.holder == Some(life) {
-                    files.holder = None;
-                }
+                files.let_go(life);
                 ArbiterAnswer::Unlocked
             }
-            ArbiterCall::Check(heartbeat) => match &mut files.lock {
-                Some(lock) if files.holder == Some(life) => {
-                    lock.last = Some(heartbeat);
-                    ArbiterAnswer::Held {
-                        record: files.record.clone(),
+            // Through the descriptor that is locked, of whatever generation.
+            ArbiterCall::Check(heartbeat) => {
+                let mut locks = files.locks.values_mut();
+                match locks.find(|(_, holder)| *holder == Some(life)) {
+                    Some((lock, _)) => {
+                        lock.last = Some(heartbeat);
+                        ArbiterAnswer::Held {
+                            record: files.record.clone(),
+                        }
                     }
+                    None => ArbiterAnswer::Lost("the lock is not held".to_owned()),
                 }
-                Some(_) | None => ArbiterAnswer::Lost("the lock is not held".to_owned()),
-            },
+            }
             ArbiterCall::CompareAndSet(next) => {
                 let expected = files.record.as_ref().map(|record| record.seq.next());
                 if expected != Some(next.seq) {
                     return ArbiterAnswer::Conflict(files.record.clone());
                 }
+                files.add(next.generation, Nonce(self.chance.bytes()));
                 files.record = Some(next.clone());
                 ArbiterAnswer::Set(next)
             }

@@ -18,7 +18,7 @@ use twinmq::actors::store_sink::{CommittedSink, ServerSink};
 use twinmq::actors::wiring::{PairParts, Parts, Wired, wire};
 use twinmq::io::peer_tcp::{MemoryNet, Net, PeerListener};
 use twinmq::machines::gateway::{GatewayConfig, ProbeOutcome};
-use twinmq::machines::ha::{HaConfig, HaMode};
+use twinmq::machines::ha::{HaConfig, HaMode, Takeover};
 use twinmq::machines::link::LinkConfig;
 use twinmq::machines::lock::LockConfig;
 use twinmq::machines::replication::ReplicationConfig;
@@ -149,6 +149,7 @@ pub(crate) fn intervals() -> HaIntervals {
     HaIntervals {
         ping: ms(500),
         active: ms(1000),
+        drift: ms(250),
         passive: ms(2500),
         max_wait: ms(30_000),
         ack_timeout: ms(5000),
@@ -172,6 +173,7 @@ fn role(world: &World, life: Life, node: NodeId) -> HaConfig {
         node,
         cluster: CLUSTER.to_owned(),
         new_arbiter: ArbiterId(world.chance.bytes()),
+        takeover: Takeover::Fence,
     }
 }
 

@@ -155,7 +155,13 @@ impl Drill<'_> {
         spoil: impl FnOnce(&std::path::Path) -> io::Result<()>,
     ) -> Result<(), StageError> {
         let before = pair.log(holder).0.len();
-        spoil(&self.lock_file).map_err(|error| self.share_failed(error))?;
+        // A take-over by fence makes another file than the one that is configured.
+        let status = pair.status(holder).ok().and_then(|status| status.lock);
+        let lock = match status {
+            Some(lock) => self.folder.join(lock.path),
+            None => self.lock_file.clone(),
+        };
+        spoil(&lock).map_err(|error| self.share_failed(error))?;
         let what = "the loss of the lock is noticed";
         self.stage.until(pair, Some(load), what, |pair| {
             let (log, _) = pair.log(holder);

@@ -4,6 +4,7 @@ use super::*;
 
 const ACTIVE: &str = "ha.lock.active_lock_re_acquisition_interval_ms";
 const PASSIVE: &str = "ha.lock.passive_lock_acquisition_interval_ms";
+const DRIFT: &str = "ha.lock.clock_drift_ms";
 const GATEWAY: &str = "ha.gateway.gateway_server_ip_address";
 const LOCK_FILE: &str = "ha.lock.lock_file";
 
@@ -53,6 +54,7 @@ impl Rules<'_> {
             passive_interval: ms(passive),
             max_wait: ms(ha.lock.max_wait_timeout_ms),
             takeover: ha.lock.takeover,
+            clock_drift: ms(ha.lock.clock_drift_ms),
             gateway,
             replication: ReplicationConfig {
                 ack_timeout: ms(ha.replication.replication_ack_timeout_ms),
@@ -113,6 +115,7 @@ impl Rules<'_> {
         let ping = ha.ping_interval_ms;
         let given = ha.lock.active_lock_re_acquisition_interval_ms;
         let passive = ha.lock.passive_lock_acquisition_interval_ms;
+        let drift = ha.lock.clock_drift_ms;
         // In doubled milliseconds, so that half of an odd ping interval is a whole number.
         let active = given
             .saturating_mul(2)
@@ -148,6 +151,14 @@ impl Rules<'_> {
             self.warn(
                 PASSIVE,
                 format!("is exactly twice {ACTIVE}: a little more leaves room for clock drift"),
+            );
+        } else if passive < twice.saturating_add(drift) {
+            self.warn(
+                PASSIVE,
+                format!(
+                    "is less than twice {ACTIVE} and {DRIFT} = {drift} together: a silent peer's \
+                     lease may not be over by then, and a take-over waits for that as well"
+                ),
             );
         }
         // Equal is allowed: the reference's own defaults are so.

@@ -108,7 +108,15 @@ fn the_passive_interval_is_at_least_twice_the_active() {
         );
         pair(&[("[ha.lock]", &lines)])
     };
-    assert_eq!(intervals(1000, 2001), Ok(Vec::new()));
+    assert_eq!(intervals(1000, 2250), Ok(Vec::new()));
+    assert_eq!(
+        intervals(1000, 2249).unwrap(),
+        [
+            "P:12: ha.lock.passive_lock_acquisition_interval_ms = 2249: is less than twice \
+          ha.lock.active_lock_re_acquisition_interval_ms and ha.lock.clock_drift_ms = 250 together: a \
+          silent peer's lease may not be over by then, and a take-over waits for that as well"
+        ]
+    );
     assert_eq!(
         intervals(1000, 2000).unwrap(),
         [
@@ -130,7 +138,7 @@ fn the_passive_interval_is_at_least_twice_the_active() {
         intervals(1001, 2499)
     );
     assert_eq!(
-        intervals(1001, 2501).unwrap(),
+        intervals(1001, 2750).unwrap(),
         [
             "P:11: ha.lock.active_lock_re_acquisition_interval_ms = 1001: is rounded up to 1250 ms, a \
           multiple of half of ha.ping_interval_ms = 500"

@@ -24,6 +24,7 @@ fn record(owner: u8, seq: u64) -> ArbiterRecord {
         epoch: Epoch(seq),
         owner: NodeId([owner; 16]),
         isr: vec![StoreId([owner; 16])],
+        generation: Epoch::ZERO,
     }
 }
 
@@ -198,7 +199,7 @@ fn deletion_and_replacement_are_noticed() {
         (
             |path| {
                 std::fs::remove_file(path).unwrap();
-                keeper(path).make_lock_file().unwrap();
+                assert!(keeper(path).make_lock_file(path, None).unwrap());
             },
             "lock file PATH was replaced while it was held",
         ),

@@ -1,4 +1,5 @@
-//! From WAITING or PASSIVE to service: look, lock, compare-and-set, persist, fence, open.
+//! From WAITING or PASSIVE to service: look, lock, compare-and-set, persist, fence, open. Where the
+//! lock is not to be had, `fence.rs` goes on.
 
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockHeartbeat};
 use crate::proto::ids::{Epoch, RecordSeq, SessionId};
@@ -6,7 +7,7 @@ use crate::proto::peer::ServerState;
 use crate::storage::api::GatePolicy;
 
 use super::eligibility::{ArbiterView, Eligible, Refusal};
-use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, Peer};
+use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, Peer, Takeover};
 
 /// So many looks at a record that cannot be the active's, before it is called another one.
 const STRANGE_LOOKS_MAX: u32 = 3;
@@ -51,7 +52,7 @@ impl HaMachine {
     }
 
     /// Alone for long enough, or the better of two that wait, or the better one does not move.
-    fn my_turn(&self) -> bool {
+    pub(super) fn my_turn(&self) -> bool {
         match &self.peer {
             None => self.peer_wait_over,
             Some(peer) => {
@@ -100,6 +101,7 @@ impl HaMachine {
                     self.decide_claim(effects);
                 }
             }
+            CallPurpose::LookToFence => self.on_looked_to_fence(&answer, effects),
             CallPurpose::Create => self.on_created(answer, effects),
             CallPurpose::Set(next) => match answer {
                 ArbiterAnswer::Set(_) => self.on_set_known(&next, true, effects),
@@ -142,7 +144,7 @@ impl HaMachine {
         }
     }
 
-    fn on_looked(&mut self, answer: &ArbiterAnswer, effects: &mut Vec<HaEffect>) {
+    pub(super) fn on_looked(&mut self, answer: &ArbiterAnswer, effects: &mut Vec<HaEffect>) {
         if matches!(answer, ArbiterAnswer::Failed(_))
             && matches!(self.state, HaState::Passive { .. })
         {
@@ -271,6 +273,8 @@ impl HaMachine {
             epoch,
             owner: self.config.node,
             isr: vec![self.own.store],
+            // Re-formed: whoever may still hold the lock that counted keeps it.
+            generation: last.map_or(Epoch::ZERO, |last| last.generation),
         };
         self.state = HaState::Waiting(Claim::Creating);
         self.call(CallPurpose::Create, ArbiterCall::Create(record), effects);
@@ -314,6 +318,7 @@ impl HaMachine {
                 self.lock = Some(held);
                 self.on_lock_confirmed(record, effects);
             }
+            HaState::Waiting(Claim::FenceLocking) => self.on_fence_locked(held, effects),
             HaState::Waiting(_)
             | HaState::PassiveSync { .. }
             | HaState::Passive { .. }
@@ -358,24 +363,35 @@ impl HaMachine {
         effects: &mut Vec<HaEffect>,
     ) {
         let passive = matches!(self.state, HaState::Passive { session: None });
-        if !passive && self.state != HaState::Waiting(Claim::Locking) {
+        let locking = matches!(
+            self.state,
+            HaState::Waiting(Claim::Locking | Claim::FenceLocking)
+        );
+        if !passive && !locking {
             return;
         }
+        self.lock_denied = true;
         let holder = holder.map_or_else(
             || "another process".to_owned(),
             |beat| format!("server {} in epoch {}", beat.owner, beat.epoch),
         );
-        let reason = Refusal::LockHeld { holder }.to_string();
+        let reason = if self.silent && self.config.takeover == Takeover::Lock {
+            Refusal::LockHeldInSilence { holder }
+        } else {
+            Refusal::LockHeld { holder }
+        }
+        .to_string();
         self.claims.refused = self.claims.refused.saturating_add(1);
         self.reason = Some(reason.clone());
         self.claims.reason = Some(reason);
-        if passive && self.call.is_none() {
+        if passive && self.call.is_none() && !self.fence_due() {
             self.read_record(effects);
         }
     }
 
     pub(super) fn on_lock_unreachable(&mut self, reason: String) {
         if matches!(self.state, HaState::Waiting(_) | HaState::Passive { .. }) {
+            self.lock_denied = true;
             let reason = Refusal::Unreadable(reason).to_string();
             self.claims.refused = self.claims.refused.saturating_add(1);
             self.claims.reason = Some(reason.clone());
@@ -397,44 +413,13 @@ impl HaMachine {
         }
     }
 
-    pub(super) fn on_persisted(&mut self, effects: &mut Vec<HaEffect>) {
-        if self.state != HaState::Waiting(Claim::Persisting) {
-            return;
-        }
-        self.state = HaState::Waiting(Claim::Fencing);
-        if self.old_holder_is_gone() {
-            self.on_fence_over(effects);
-        } else {
-            effects.push(HaEffect::Arm(HaTimer::FenceWait));
-        }
-    }
-
-    /// A3: nobody else can be serving, so that there is nothing to wait for.
-    fn old_holder_is_gone(&self) -> bool {
-        let (Some(from), Some(held)) = (&self.claimed_from, &self.lock) else {
-            return false;
-        };
-        let certain_death =
-            held.lock.local && self.peer_lock == Some((from.owner, held.lock.identity()));
-        from.owner == self.config.node
-            || self.goodbye == Some((from.owner, from.epoch))
-            || certain_death
-    }
-
-    pub(super) fn on_fence_over(&mut self, effects: &mut Vec<HaEffect>) {
-        if self.state == HaState::Waiting(Claim::Fencing) {
-            self.state = HaState::Waiting(Claim::Opening);
-            effects.push(HaEffect::Gate(GatePolicy::Alone));
-            effects.push(HaEffect::BeginEpoch(self.epoch()));
-        }
-    }
-
     pub(super) fn on_epoch_begun(&mut self, epoch: Epoch, effects: &mut Vec<HaEffect>) {
         if self.state != HaState::Waiting(Claim::Opening) {
             return;
         }
         self.claims.reason = None;
         self.peer_wait_over = false;
+        self.silent = false;
         self.state = HaState::Standalone;
         effects.push(HaEffect::OpenClients { epoch });
         self.consider_peer(effects);
@@ -494,8 +479,9 @@ impl HaMachine {
         effects.push(HaEffect::Arm(HaTimer::Retry));
     }
 
-    fn seek_lock(&mut self, effects: &mut Vec<HaEffect>) {
+    pub(super) fn seek_lock(&mut self, effects: &mut Vec<HaEffect>) {
         self.seeking = true;
+        self.lock_denied = false;
         effects.push(HaEffect::AcquireLock);
     }
 

@@ -3,6 +3,7 @@
 
 use crate::proto::arbiter::{ArbiterRecord, LockFacts};
 use crate::proto::ids::{ArbiterId, Epoch, Position, RecordSeq, StoreId};
+use crate::storage::api::LogFacts;
 
 /// This server's own copy, as its store describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +14,16 @@ pub struct OwnStore {
     pub position: Position,
     /// A resync into it began and has not ended.
     pub sync_in_progress: bool,
+}
+
+impl From<&LogFacts> for OwnStore {
+    fn from(facts: &LogFacts) -> Self {
+        Self {
+            store: facts.store,
+            position: facts.durable,
+            sync_in_progress: facts.sync_in_progress,
+        }
+    }
 }
 
 /// What the arbiter showed when it was read last.
@@ -118,6 +129,16 @@ pub enum Refusal {
     /// Somebody else holds the lock.
     #[error("the lock is held by {holder}")]
     LockHeld {
+        /// As far as the lock file tells.
+        holder: String,
+    },
+    /// Somebody who is silent holds the lock, and this server is set to wait for it.
+    #[error(
+        "the lock is held by {holder}, which has been silent for PassiveLockAcquisitionInterval: \
+         ha.lock.takeover is \"lock\", so that this server waits until that process has ended or the \
+         share has dropped its lock"
+    )]
+    LockHeldInSilence {
         /// As far as the lock file tells.
         holder: String,
     },

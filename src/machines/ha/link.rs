@@ -33,6 +33,7 @@ impl HaMachine {
         }
         self.patience_over = false;
         self.peer_wait_over = false;
+        self.silent = false;
         effects.push(HaEffect::Arm(HaTimer::Patience));
         effects.push(HaEffect::Disarm(HaTimer::PeerWait));
         // A passive that finds its active again under a new session has missed batches: it asks anew.
@@ -59,14 +60,11 @@ impl HaMachine {
         self.peer = None;
         self.patience_over = false;
         effects.push(HaEffect::Disarm(HaTimer::Patience));
-        match cause {
-            // PassiveInterval is for silence, never for an ended channel (A3).
-            LinkEnd::Ended => self.peer_wait_over = true,
-            LinkEnd::Silent => {
-                self.peer_wait_over = false;
-                effects.push(HaEffect::Arm(HaTimer::PeerWait));
-            }
-        }
+        // PassiveInterval is for silence: an ended channel lets the lock be tried at once (A3). To
+        // take over without it, silence must have lasted in either case (A2).
+        self.peer_wait_over = cause == LinkEnd::Ended;
+        self.silent = false;
+        effects.push(HaEffect::Arm(HaTimer::PeerWait));
         match self.state {
             HaState::PassiveSync { .. } => self.fall_back("the channel was lost", effects),
             HaState::Passive { .. } => {

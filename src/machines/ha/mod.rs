@@ -18,6 +18,7 @@
 
 mod claim;
 mod eligibility;
+mod fence;
 mod history;
 mod link;
 mod serve;
@@ -67,6 +68,12 @@ pub struct HaMachine {
     next_call: u64,
     /// The peer has been out of reach for long enough, or the channel has ended: claims may begin.
     peer_wait_over: bool,
+    /// PassiveInterval has passed since the peer was heard last, however the channel ended.
+    silent: bool,
+    /// The lock could not be had since it is being sought: it is refused, or does not answer.
+    lock_denied: bool,
+    /// A process of the peer's that is known to have ended, and the epoch that it knew last.
+    peer_died: Option<(NodeId, Epoch)>,
     /// A claim was refused: rest until `HaTimer::Retry`.
     resting: bool,
     /// The linked peer had its time to claim first and did not.
@@ -107,6 +114,9 @@ impl HaMachine {
             call: None,
             next_call: 1,
             peer_wait_over: false,
+            silent: false,
+            lock_denied: false,
+            peer_died: None,
             resting: false,
             patience_over: false,
             reentry_barred: false,
@@ -134,6 +144,7 @@ impl HaMachine {
             HaInput::LockConfirmed { record } => self.on_lock_confirmed(record, effects),
             HaInput::LockLost { reason } => self.on_lock_lost(&reason, effects),
             HaInput::LockUnreachable { reason } => self.on_lock_unreachable(reason),
+            HaInput::PeerDied { node, epoch } => self.on_peer_died(node, epoch, effects),
             HaInput::ArbiterAnswered { id, answer } => self.on_answer(id, answer, effects),
             HaInput::GatewayUnreachable(unreachable) => self.gateway_unreachable = unreachable,
             HaInput::Persisted => self.on_persisted(effects),
@@ -245,11 +256,18 @@ impl HaMachine {
         }
     }
 
-    /// Answered pings extend the lease (Z9): only while the peer is in the in-sync set, because only
-    /// then is its word that it has not claimed worth anything.
+    /// Answered pings extend the lease (Z9): only while the peer is in the in-sync set and says that
+    /// it follows, because only then is its word that it has not claimed worth anything. A peer that
+    /// comes back while this server drains may be one that has claimed by fence.
     #[must_use]
     pub fn pings_extend_lease(&self) -> bool {
-        matches!(self.state, HaState::Active { .. } | HaState::Draining(_))
+        let follows = self.peer.as_ref().is_some_and(|peer| {
+            matches!(
+                peer.facts.state,
+                ServerState::PassiveSync | ServerState::Passive
+            )
+        });
+        follows && matches!(self.state, HaState::Active { .. } | HaState::Draining(_))
     }
 
     // ---- start and end ----
@@ -331,7 +349,10 @@ impl HaMachine {
 
     fn on_timer(&mut self, timer: HaTimer, effects: &mut Vec<HaEffect>) {
         match timer {
-            HaTimer::PeerWait => self.peer_wait_over = true,
+            HaTimer::PeerWait => {
+                self.peer_wait_over = true;
+                self.silent = true;
+            }
             HaTimer::Patience => self.patience_over = true,
             HaTimer::Retry => {
                 self.resting = false;
@@ -479,6 +500,7 @@ impl HaMachine {
     /// a change that others see is announced once.
     fn maintain(&mut self, effects: &mut Vec<HaEffect>) {
         self.consider_claim(effects);
+        self.consider_fence(effects);
         let shown = self.state.shown();
         let says_why = matches!(self.state, HaState::Waiting(_) | HaState::Shrinking { .. });
         if !says_why {

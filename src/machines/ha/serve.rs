@@ -327,6 +327,7 @@ impl HaMachine {
         self.drop_lock(effects);
         self.unresolved = None;
         self.peer_wait_over = false;
+        self.silent = false;
         self.wait(why, effects);
         self.consider_peer(effects);
     }
@@ -337,7 +338,9 @@ impl HaState {
     fn claimed(&self) -> bool {
         matches!(
             self,
-            Self::Waiting(Claim::Persisting | Claim::Fencing | Claim::Opening)
+            Self::Waiting(
+                Claim::Persisting | Claim::FenceLocking | Claim::Fencing | Claim::Opening
+            )
         )
     }
 }
@@ -349,7 +352,7 @@ impl CallPurpose {
     pub fn record(&self) -> Option<&ArbiterRecord> {
         match self {
             Self::Set(record) | Self::Resolve(record) => Some(record),
-            Self::Look | Self::LookToClaim | Self::Create => None,
+            Self::Look | Self::LookToClaim | Self::LookToFence | Self::Create => None,
         }
     }
 }

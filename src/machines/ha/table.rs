@@ -12,7 +12,7 @@ use crate::proto::peer::{Hello, PeerFacts, ServerState};
 use super::eligibility::{ArbiterView, OwnStore};
 use super::{
     CallPurpose, Claim, HaConfig, HaEffect, HaInput, HaMachine, HaMode, HaState, HaTimer, HeldLock,
-    LinkEnd, Peer, SyncStep,
+    LinkEnd, Peer, SyncStep, Takeover,
 };
 
 const SESSION: SessionId = SessionId(7);
@@ -151,6 +151,7 @@ fn record(owner: NodeId, isr: &[StoreId]) -> ArbiterRecord {
         epoch: Epoch(5),
         owner,
         isr: isr.to_vec(),
+        generation: Epoch::ZERO,
     }
 }
 
@@ -208,6 +209,7 @@ fn machine(
         node: ME,
         cluster: "pair".into(),
         new_arbiter: ArbiterId([3; 16]),
+        takeover: Takeover::Fence,
     };
     let both = [MY_STORE, PEER_STORE];
     let mut machine = HaMachine::new(config, own(), Some(record(owner, &both)));

@@ -14,6 +14,16 @@ pub enum HaMode {
     Replicated,
 }
 
+/// How a server takes over from one that does not answer (A2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Takeover {
+    /// Only with the lock of the old holder, which the kernel or the share must have freed.
+    Lock,
+    /// The same where that lock is free; else the record is changed first, and the old holder's lease
+    /// ends its service.
+    Fence,
+}
+
 /// Validated settings that decisions depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HaConfig {
@@ -27,6 +37,8 @@ pub struct HaConfig {
     pub cluster: String,
     /// Identity for an arbiter that this server would create; random, made at start.
     pub new_arbiter: crate::proto::ids::ArbiterId,
+    /// How it takes over.
+    pub takeover: Takeover,
 }
 
 /// Timers of the machine; how long each runs is the shell's to know.
@@ -187,6 +199,13 @@ pub enum HaInput {
     StopRequested,
     /// Everything that clients had sent is answered, and they are gone.
     ClientsDrained,
+    /// The process in which that server served this epoch has ended: its parent has seen it end (A8).
+    PeerDied {
+        /// The server.
+        node: NodeId,
+        /// The epoch that its process knew last.
+        epoch: Epoch,
+    },
 }
 
 /// What the shell is to do, in order.
@@ -380,6 +399,8 @@ pub enum Claim {
     Fencing,
     /// Opens the epoch in the log.
     Opening,
+    /// By fence: the record is claimed, the lock of the generation that it names is being taken.
+    FenceLocking,
 }
 
 /// How far a peer has been brought into step.
@@ -406,6 +427,8 @@ pub enum CallPurpose {
     Set(ArbiterRecord),
     /// Its outcome was not told: look for it.
     Resolve(ArbiterRecord),
+    /// The lock is not to be had: to decide whether to claim without it.
+    LookToFence,
 }
 
 /// The linked peer.
@@ -461,6 +484,7 @@ impl HaState {
                     | Claim::Persisting
                     | Claim::Fencing
                     | Claim::Opening
+                    | Claim::FenceLocking
             )
         )
     }

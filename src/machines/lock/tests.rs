@@ -91,6 +91,7 @@ fn record() -> ArbiterRecord {
         epoch: Epoch(3),
         owner: NODE,
         isr: vec![StoreId([1; 16])],
+        generation: Epoch::ZERO,
     }
 }
 

@@ -43,7 +43,8 @@ const DECK: [Blow; 7] = [
 ];
 
 fn strike(nemesis: &mut Nemesis, blow: Blow) {
-    let lock = nemesis.pair.lock_file();
+    let base = nemesis.pair.lock_file();
+    let lock = lock_in_force(nemesis);
     match blow {
         Blow::Cut => {
             nemesis.share.freeze();
@@ -73,7 +74,7 @@ fn strike(nemesis: &mut Nemesis, blow: Blow) {
             file.and_then(|file| file.set_len(0)).expect("it is there");
         }),
         Blow::RecordWiped => {
-            for record in records(&lock) {
+            for record in records(&base) {
                 fs::remove_file(record).expect("it is there");
             }
             // Nobody can know any more what the other has confirmed without it.
@@ -83,8 +84,8 @@ fn strike(nemesis: &mut Nemesis, blow: Blow) {
             nemesis.pair.server(active).start();
         }
         Blow::RecordRolledBack => {
-            let highest = records(&lock).pop().expect("there is a record");
-            let aside = lock.with_extension("aside");
+            let highest = records(&base).pop().expect("there is a record");
+            let aside = base.with_extension("aside");
             fs::rename(&highest, &aside).expect("it is there");
             let ended = [Role::Primary, Role::Secondary].map(|role| {
                 let ended = refuses_or_ends(nemesis, role);
@@ -144,6 +145,14 @@ fn await_refusal(nemesis: &mut Nemesis, role: Role, text: &str) {
         !status.serving && reason.is_some_and(|reason| reason.contains(text))
     };
     nemesis.pair.server(role).await_status(text, refused);
+}
+
+/// The lock file of the present generation: a take-over by fence makes the next one.
+fn lock_in_force(nemesis: &mut Nemesis) -> PathBuf {
+    let active = nemesis.pair.active();
+    let status = nemesis.pair.server(active).status().expect("it serves");
+    let lock = status.lock.expect("a pair has a lock");
+    nemesis.pair.scene.path().join(lock.path)
 }
 
 /// The records, the highest last.

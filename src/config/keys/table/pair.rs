@@ -179,11 +179,21 @@ pub(super) const HA_LOCK: Section = Section {
         .known_as(&["MaxWaitTimeout"]),
         key(
             "ha.lock.takeover",
-            Kind::Choice(&["lock"]),
-            "lock",
-            "How a passive server takes over. lock: when it has obtained the lock of the old holder. \
-             Another way, fence, which first cuts the old holder off, comes in a later version.",
-            "",
+            Kind::Choice(&["fence", "lock"]),
+            "fence",
+            "How a passive server takes over. lock: only when it has obtained the lock of the old \
+             holder. fence: the same where that lock is free; but where a peer that has been silent \
+             for passive_lock_acquisition_interval_ms still has it, as after a power loss, the record \
+             is changed first, and the old holder's lease ends its service.",
+            "best the same on both servers",
+        ),
+        key(
+            "ha.lock.clock_drift_ms",
+            ms(0, 60_000),
+            "250",
+            "A take-over waits so much longer than the old holder's lease, which is twice \
+             active_lock_re_acquisition_interval_ms: the two servers' clocks do not run equally fast.",
+            "best with room for it in passive_lock_acquisition_interval_ms",
         ),
     ],
 };

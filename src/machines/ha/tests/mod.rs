@@ -1,5 +1,6 @@
 //! The machine by scenario: what a pair does when its parts start, die, lose each other and return.
 
+mod fence;
 mod pair;
 mod random;
 

@@ -1,20 +1,22 @@
 //! Two machines, one arbiter and one link in memory: answers come at once, timers fire when a test
-//! says so.
+//! says so. A server that is paused takes nothing in and keeps its lock; that time has passed meanwhile
+//! shows when the other's fence wait ends.
+
+mod arbiter;
+mod effects;
 
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::machines::ha::*;
-use crate::proto::arbiter::{
-    ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts, LockHeartbeat, LockIdentity,
-};
-use crate::proto::ids::{
-    ArbiterId, Epoch, Lsn, NodeId, Nonce, Position, RecordSeq, SessionId, StoreId,
-};
+use crate::proto::arbiter::{ArbiterRecord, LockFacts};
+use crate::proto::ids::{ArbiterId, Epoch, Lsn, NodeId, Position, RecordSeq, SessionId, StoreId};
 use crate::proto::peer::{Hello, PeerFacts, ServerState};
 use crate::storage::api::GatePolicy;
 
 pub(super) const PRIMARY: usize = 0;
 pub(super) const SECONDARY: usize = 1;
+/// Holds the lock of a host that lost its power, until that host is back.
+const GHOST: usize = 10;
 
 #[derive(Debug)]
 pub(super) struct Server {
@@ -29,6 +31,11 @@ pub(super) struct Server {
     pub(super) log: Vec<u64>,
     backup: Option<(OwnStore, Option<ArbiterRecord>, Vec<u64>)>,
     wants_lock: bool,
+    /// `SIGSTOP`: what it would hear is kept.
+    pub(super) paused: bool,
+    stalled: Vec<HaInput>,
+    /// It has been paused for longer than its lease.
+    lease_over: bool,
     leads: Option<SessionId>,
     follows: Option<SessionId>,
 }
@@ -39,6 +46,11 @@ pub(super) struct Pair {
     pub(super) record: Option<ArbiterRecord>,
     pub(super) lock_file: Option<LockFacts>,
     pub(super) lock_holder: Option<usize>,
+    /// Who holds the lock of an older generation.
+    older_holders: BTreeSet<usize>,
+    pub(super) takeover: Takeover,
+    /// The share is this kernel's own file system: locks end only with their holders.
+    pub(super) local: bool,
     pub(super) arbiter_fails: bool,
     pub(super) link: Option<SessionId>,
     /// Answers of compare-and-set are kept here while a test holds them back.
@@ -51,7 +63,7 @@ pub(super) struct Pair {
     queue: VecDeque<(usize, HaInput)>,
 }
 
-fn node(server: usize) -> NodeId {
+pub(super) fn node(server: usize) -> NodeId {
     NodeId([if server == PRIMARY { 1 } else { 2 }; 16])
 }
 
@@ -73,6 +85,9 @@ impl Pair {
             log: Vec::new(),
             backup: None,
             wants_lock: false,
+            paused: false,
+            stalled: Vec::new(),
+            lease_over: false,
             leads: None,
             follows: None,
         };
@@ -81,6 +96,9 @@ impl Pair {
             record: None,
             lock_file: None,
             lock_holder: None,
+            older_holders: BTreeSet::new(),
+            takeover: Takeover::Fence,
+            local: true,
             arbiter_fails: false,
             link: None,
             held_answers: None,
@@ -110,6 +128,7 @@ impl Pair {
             node: node(at),
             cluster: "test".into(),
             new_arbiter: ArbiterId([9; 16]),
+            takeover: self.takeover,
         };
         server.machine = Some(HaMachine::new(
             config,
@@ -117,22 +136,15 @@ impl Pair {
             server.last_record.clone(),
         ));
         server.exited = None;
+        if self.lock_holder == Some(GHOST + at) {
+            self.lock_holder = None;
+        }
         self.give(at, HaInput::Started);
     }
 
     /// `kill -9`: the kernel closes the channel and frees the lock.
     pub(super) fn kill(&mut self, at: usize) {
-        let server = &mut self.servers[at];
-        server.machine = None;
-        server.timers.clear();
-        server.gate = GatePolicy::Closed;
-        server.serving = false;
-        server.wants_lock = false;
-        (server.leads, server.follows) = (None, None);
-        self.queue.retain(|(to, _)| *to != at);
-        if let Some(held) = &mut self.held_answers {
-            held.retain(|(to, _)| *to != at);
-        }
+        self.forget(at);
         if self.lock_holder == Some(at) {
             self.lock_holder = None;
         }
@@ -146,6 +158,59 @@ impl Pair {
             );
         }
         self.offer_lock();
+    }
+
+    /// The host is gone: nothing is closed, and the share keeps its lock.
+    pub(super) fn power_off(&mut self, at: usize) {
+        self.forget(at);
+        if self.lock_holder == Some(at) {
+            self.lock_holder = Some(GHOST + at);
+        }
+        self.silence();
+    }
+
+    /// As `kill`, and the watchdog tells the other server about it.
+    pub(super) fn kill_with_word(&mut self, at: usize) {
+        let epoch = self.machine(at).epoch();
+        self.kill(at);
+        let node = node(at);
+        self.give(1 - at, HaInput::PeerDied { node, epoch });
+    }
+
+    fn forget(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        server.machine = None;
+        server.timers.clear();
+        server.gate = GatePolicy::Closed;
+        server.serving = false;
+        server.wants_lock = false;
+        (server.paused, server.lease_over) = (false, false);
+        server.stalled.clear();
+        (server.leads, server.follows) = (None, None);
+        self.queue.retain(|(to, _)| *to != at);
+        if let Some(held) = &mut self.held_answers {
+            held.retain(|(to, _)| *to != at);
+        }
+        self.older_holders.remove(&at);
+    }
+
+    /// `SIGSTOP`: the process does nothing and keeps what it has.
+    pub(super) fn pause(&mut self, at: usize) {
+        self.servers[at].paused = true;
+        self.silence();
+    }
+
+    /// `SIGCONT`: the lease is judged before anything else.
+    pub(super) fn resume(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        server.paused = false;
+        let stalled = std::mem::take(&mut server.stalled);
+        if std::mem::take(&mut server.lease_over) {
+            self.queue.push_back((at, HaInput::LeaseExpired));
+        }
+        let stalled = stalled.into_iter().map(|input| (at, input));
+        self.queue.extend(stalled);
+        self.run();
     }
 
     pub(super) fn connect(&mut self) {
@@ -176,6 +241,10 @@ impl Pair {
 
     /// The channel is cut: each side hears nothing more.
     pub(super) fn cut(&mut self) {
+        self.silence();
+    }
+
+    fn silence(&mut self) {
         if let Some(session) = self.link.take() {
             for at in [PRIMARY, SECONDARY] {
                 self.give(
@@ -194,7 +263,29 @@ impl Pair {
             self.servers[at].timers.remove(&timer),
             "{timer:?} is not armed: {self:#?}"
         );
+        if timer == HaTimer::FenceWait {
+            self.end_lease(1 - at);
+        }
         self.give(at, HaInput::Timer(timer));
+    }
+
+    /// So much time has passed that a check of the lock has found the record moved on, or that the
+    /// lease is over.
+    fn end_lease(&mut self, at: usize) {
+        if !self.servers[at].serving {
+            return;
+        }
+        if self.servers[at].paused {
+            self.servers[at].lease_over = true;
+            return;
+        }
+        let checks = self.lock_holder == Some(at) || self.older_holders.contains(&at);
+        self.check_lock(at);
+        if checks {
+            assert!(!self.servers[at].serving, "a check finds it: {self:#?}");
+        } else if self.servers[at].serving {
+            self.give(at, HaInput::LeaseExpired);
+        }
     }
 
     pub(super) fn give(&mut self, at: usize, input: HaInput) {
@@ -227,7 +318,7 @@ impl Pair {
     pub(super) fn write(&mut self) {
         let at = [PRIMARY, SECONDARY]
             .into_iter()
-            .find(|at| self.servers[*at].serving);
+            .find(|at| self.servers[*at].serving && !self.servers[*at].paused);
         let Some(at) = at else { return };
         self.writes += 1;
         self.servers[at].own.position.lsn = self.servers[at].own.position.lsn.next();
@@ -259,7 +350,8 @@ impl Pair {
                     .record
                     .as_ref()
                     .is_some_and(|record| record.holds(server.own.store));
-            if (server.serving && server.gate != GatePolicy::Closed) || named {
+            let speaks = server.serving && !server.lease_over;
+            if (speaks && server.gate != GatePolicy::Closed) || named {
                 for write in &self.confirmed {
                     assert!(
                         server.log.contains(write),
@@ -295,13 +387,17 @@ impl Pair {
     }
 
     pub(super) fn connect_if_possible(&mut self) {
-        if self.link.is_none() && self.servers.iter().all(|server| server.machine.is_some()) {
+        let answers = |server: &Server| server.machine.is_some() && !server.paused;
+        if self.link.is_none() && self.servers.iter().all(answers) {
             self.connect();
         }
     }
 
     /// Lets one of the armed timers of a server fire.
     pub(super) fn fire_any(&mut self, at: usize, choice: u64) {
+        if self.servers[at].paused {
+            return;
+        }
         let armed: Vec<HaTimer> = self.servers[at].timers.iter().copied().collect();
         let choice = usize::try_from(choice % 64).expect("small");
         if let Some(timer) = armed.get(choice % armed.len().max(1)) {
@@ -330,34 +426,6 @@ impl Pair {
         server.own.sync_in_progress = false;
         server.last_record = None;
         server.log.clear();
-    }
-
-    /// LockKeeper's periodic check, with its heartbeat.
-    pub(super) fn check_lock(&mut self, at: usize) {
-        if self.lock_holder != Some(at) {
-            return;
-        }
-        let record = self.record.clone().expect("a holder has a record");
-        let positions = self
-            .servers
-            .iter()
-            .filter(|server| record.isr.contains(&server.own.store))
-            .map(|server| (server.own.store, server.own.position))
-            .collect();
-        let beat = LockHeartbeat {
-            owner: node(at),
-            epoch: record.epoch,
-            seq: record.seq,
-            counter: 0,
-            positions,
-        };
-        self.lock_file.as_mut().expect("a holder has a file").last = Some(beat);
-        self.give(
-            at,
-            HaInput::LockConfirmed {
-                record: Some(record),
-            },
-        );
     }
 
     fn hello(&self, at: usize) -> Hello {
@@ -392,210 +460,6 @@ impl Pair {
             looked: machine.looked(),
             eligible: machine.eligible(),
             lock: machine.lock_identity(),
-        }
-    }
-
-    fn run(&mut self) {
-        let mut steps = 0;
-        while let Some((at, input)) = self.queue.pop_front() {
-            steps += 1;
-            assert!(steps < 2000, "no rest: {self:#?}");
-            let own = self.servers[at].own;
-            let Some(machine) = self.servers[at].machine.as_mut() else {
-                continue;
-            };
-            let mut effects = Vec::new();
-            machine.step(own, input, &mut effects);
-            for effect in effects {
-                self.act(at, effect);
-            }
-            assert!(
-                !(self.servers[PRIMARY].serving && self.servers[SECONDARY].serving)
-                    || self.machine(PRIMARY).epoch() != self.machine(SECONDARY).epoch(),
-                "two servers serve in one epoch"
-            );
-        }
-    }
-
-    #[expect(clippy::too_many_lines, reason = "one arm for each effect")]
-    fn act(&mut self, at: usize, effect: HaEffect) {
-        let server = &mut self.servers[at];
-        match effect {
-            HaEffect::Arm(timer) => drop(server.timers.insert(timer)),
-            HaEffect::Disarm(timer) => drop(server.timers.remove(&timer)),
-            HaEffect::Arbiter { id, call } => {
-                let holds = matches!(call, ArbiterCall::CompareAndSet(_));
-                let answer = self.arbiter(call);
-                let input = HaInput::ArbiterAnswered { id, answer };
-                match &mut self.held_answers {
-                    Some(held) if holds => held.push((at, input)),
-                    Some(_) | None => self.queue.push_back((at, input)),
-                }
-            }
-            HaEffect::AcquireLock | HaEffect::RecoverLock => {
-                server.wants_lock = true;
-                self.offer_lock();
-            }
-            HaEffect::ReleaseLock => {
-                server.wants_lock = false;
-                if self.lock_holder == Some(at) {
-                    self.lock_holder = None;
-                }
-                self.queue.push_back((at, HaInput::LockReleased));
-                self.offer_lock();
-            }
-            HaEffect::Persist(record) => {
-                server.last_record = Some(record);
-                self.queue.push_back((at, HaInput::Persisted));
-            }
-            HaEffect::Gate(gate) => {
-                server.gate = gate;
-                if let (GatePolicy::WithPeer, Some(session)) = (gate, server.leads) {
-                    self.queue
-                        .push_back((at, HaInput::PeerHoldsAll { session }));
-                }
-            }
-            HaEffect::BeginEpoch(epoch) => {
-                server.own.position = Position {
-                    epoch,
-                    lsn: server.own.position.lsn.next(),
-                };
-                self.queue.push_back((at, HaInput::EpochBegun(epoch)));
-            }
-            HaEffect::OpenClients { .. } => server.serving = true,
-            HaEffect::CloseClients { .. } => server.serving = false,
-            HaEffect::DrainClients => {
-                server.serving = false;
-                self.queue.push_back((at, HaInput::ClientsDrained));
-            }
-            HaEffect::Lead { session, .. } => {
-                server.leads = Some(session);
-                self.sync();
-            }
-            HaEffect::Follow { session, .. } => {
-                server.follows = Some(session);
-                self.sync();
-            }
-            HaEffect::StopReplication => (server.leads, server.follows) = (None, None),
-            HaEffect::SendInSync { session, epoch } => {
-                self.queue
-                    .push_back((1 - at, HaInput::InSync { session, epoch }));
-            }
-            HaEffect::DropLink { session, .. } => {
-                if self.link == Some(session) {
-                    self.link = None;
-                    let cause = LinkEnd::Silent;
-                    self.queue
-                        .push_back((1 - at, HaInput::LinkDown { session, cause }));
-                }
-            }
-            HaEffect::SayGoodbye { epoch } => {
-                if let Some(session) = self.link {
-                    self.queue
-                        .push_back((1 - at, HaInput::PeerGoodbye { session, epoch }));
-                }
-            }
-            HaEffect::Announce(_) => {
-                if let (Some(session), true) = (self.link, self.servers[1 - at].machine.is_some()) {
-                    let facts = self.facts(at);
-                    self.queue
-                        .push_back((1 - at, HaInput::PeerFacts { session, facts }));
-                }
-            }
-            HaEffect::Exit(cause) => server.exited = Some(cause),
-            HaEffect::PeerChanged { .. }
-            | HaEffect::SteppedDown { .. }
-            | HaEffect::Alarmed { .. }
-            | HaEffect::ClaimRefused { .. } => {}
-        }
-    }
-
-    /// Both sides of a resync are there: it happens.
-    fn sync(&mut self) {
-        for at in [PRIMARY, SECONDARY] {
-            let (leads, follows) = (self.servers[at].leads, self.servers[1 - at].follows);
-            if let (Some(session), true) = (leads, leads == follows) {
-                self.servers[1 - at].own.position = self.servers[at].own.position;
-                self.servers[1 - at].log = self.servers[at].log.clone();
-                self.servers[1 - at].own.sync_in_progress = false;
-                let store = self.servers[1 - at].own.store;
-                self.queue
-                    .push_back((at, HaInput::SyncDone { session, store }));
-            }
-        }
-    }
-
-    fn offer_lock(&mut self) {
-        for at in [PRIMARY, SECONDARY] {
-            if !self.servers[at].wants_lock || self.lock_holder == Some(at) {
-                continue;
-            }
-            match (&self.lock_file, self.lock_holder) {
-                (Some(lock), None) => {
-                    self.lock_holder = Some(at);
-                    self.servers[at].wants_lock = false;
-                    let held = HeldLock {
-                        lock: lock.clone(),
-                        record: self.record.clone(),
-                    };
-                    self.queue.push_back((at, HaInput::LockAcquired(held)));
-                }
-                (Some(lock), Some(_)) => {
-                    let holder = lock.last.clone();
-                    self.queue.push_back((at, HaInput::LockRefused { holder }));
-                }
-                (None, _) => {
-                    let reason = "no such file".to_owned();
-                    self.queue
-                        .push_back((at, HaInput::LockUnreachable { reason }));
-                }
-            }
-        }
-    }
-
-    fn arbiter(&mut self, call: ArbiterCall) -> ArbiterAnswer {
-        if self.arbiter_fails {
-            return ArbiterAnswer::Failed("the share does not answer".into());
-        }
-        match call {
-            ArbiterCall::Read => ArbiterAnswer::Read {
-                record: self.record.clone(),
-                lock: self.lock_file.clone(),
-            },
-            ArbiterCall::Create(record) => {
-                if self.record.is_some() {
-                    return ArbiterAnswer::Conflict(self.record.clone());
-                }
-                let identity = LockIdentity {
-                    nonce: Nonce([7; 16]),
-                    device: 1,
-                    inode: 2,
-                };
-                self.lock_file = Some(LockFacts {
-                    nonce: identity.nonce,
-                    device: identity.device,
-                    inode: identity.inode,
-                    local: true,
-                    last: None,
-                });
-                self.record = Some(record.clone());
-                ArbiterAnswer::Created(record)
-            }
-            ArbiterCall::CompareAndSet(next) => {
-                if self
-                    .record
-                    .as_ref()
-                    .is_some_and(|now| now.seq.next() == next.seq)
-                {
-                    self.record = Some(next.clone());
-                    ArbiterAnswer::Set(next)
-                } else {
-                    ArbiterAnswer::Conflict(self.record.clone())
-                }
-            }
-            ArbiterCall::TryLock | ArbiterCall::Unlock | ArbiterCall::Check(_) => {
-                unreachable!("LockKeeper's")
-            }
         }
     }
 }
