@@ -232,8 +232,7 @@ impl Shelled for ConnectionManager {
     fn run(&mut self, _: &mut Context<Self>, effect: LinkEffect) {
         match effect {
             LinkEffect::Dial { attempt, timeout } => {
-                tracing::debug!(target: "twinmq::net",
-                    "Trying to establish connection with {} ...", self.peer_address);
+                tracing::debug!(target: "twinmq::net", "Trying to establish connection with {} ...", self.peer_address);
                 self.transport.dial(attempt, timeout);
             }
             LinkEffect::Send { conn, frame } => self.transport.send(conn, frame),
@@ -278,6 +277,10 @@ impl Shelled for ConnectionManager {
             } => {
                 self.board.link().trouble = Some(reason.clone());
                 self.tell(LinkEvent::Mismatch { reason });
+            }
+            LinkEffect::PeerDied { node, epoch } => {
+                tracing::warn!(target: "twinmq::net", %node, epoch = epoch.0, "the peer's watchdog says that its process has ended");
+                self.tell(LinkEvent::PeerDied { node, epoch });
             }
             LinkEffect::NotLinked { reason } => {
                 tracing::info!(target: "twinmq::net", reason,

@@ -83,6 +83,13 @@ pub enum LinkEvent {
         /// When.
         at: Moment,
     },
+    /// The peer's process, which served in this epoch, has ended: its watchdog says so (A8).
+    PeerDied {
+        /// Whose.
+        node: NodeId,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// The peer does not fit.
     Mismatch {
         /// The differences.

@@ -38,6 +38,7 @@ impl HaManager {
                 self.timing.reply_sent(at);
                 None
             }
+            LinkEvent::PeerDied { node, epoch } => Some(HaInput::PeerDied { node, epoch }),
             LinkEvent::Mismatch { reason } => {
                 tracing::error!(target: "twinmq::ha", "{reason}");
                 Some(HaInput::PeerMismatch { reason })

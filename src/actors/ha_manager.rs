@@ -218,6 +218,9 @@ impl Shelled for HaManager {
             HaEffect::ClaimRefused { reason } => self.refused(reason),
             HaEffect::Exit(cause) => {
                 self.serving_ends();
+                if let Some(watchdog) = ports.watchdog() {
+                    watchdog.dismiss();
+                }
                 ports.clients.end_process(&cause);
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::actors::connection_manager::LinkCommand;
 use crate::actors::post::{Port, post};
 use crate::actors::replicator::ReplicatorCommand;
+use crate::io::watchdog::Watchdog;
 use crate::machines::ha::ExitCause;
 use crate::machines::lock::LockCommand;
 use crate::proto::ids::{Epoch, NodeId};
@@ -38,9 +39,15 @@ pub struct PairPorts {
     pub lock: Port<LockCommand>,
     /// ConnectionManager.
     pub link: Port<LinkCommand>,
+    /// Who ends this process when it hangs, and tells the peer (A8); none where that is switched off.
+    pub watchdog: Option<Arc<dyn Watchdog>>,
 }
 
 impl HaPorts {
+    pub(super) fn watchdog(&self) -> Option<&dyn Watchdog> {
+        self.pair.as_ref()?.watchdog.as_deref()
+    }
+
     pub(super) fn to_lock(&self, command: LockCommand) {
         if let Some(pair) = &self.pair {
             post(&pair.lock, command);

@@ -11,6 +11,10 @@ use crate::time::rfc3339;
 impl HaManager {
     /// Every half ping interval: the peer and the lock file learn where this server is.
     pub(super) fn beat(&self) {
+        if let Some(watchdog) = self.ports().watchdog() {
+            let serves = self.machine.shown().serves();
+            watchdog.beat(serves.then(|| self.machine.epoch()));
+        }
         self.ports().to_link(LinkCommand::OwnFacts(self.facts()));
         if self.machine.holds_lock() {
             let epoch = self.machine.epoch();

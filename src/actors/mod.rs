@@ -34,4 +34,5 @@ pub mod shell;
 pub mod store_sink;
 #[cfg(test)]
 pub(crate) mod testkit;
+pub mod watchdog_setup;
 pub mod wiring;

@@ -8,6 +8,7 @@ use actix_rt::Arbiter;
 use crate::actors::gateway_pinger::{GatewayMessage, Prober};
 use crate::actors::post::{Port, post};
 use crate::actors::server::StartError;
+use crate::actors::watchdog_setup::WatchdogSetup;
 use crate::actors::wiring::PairParts;
 use crate::config::{Config, HaConfig as PairConfig};
 use crate::io::arbiter_file::{ArbiterFileConfig, spawn_file_arbiter};
@@ -15,6 +16,7 @@ use crate::io::file_lock::validate_lock_file;
 use crate::io::peer_tcp::{Net, PeerListener, TcpNet};
 use crate::io::ping::{ProbeRequest, spawn_prober};
 use crate::io::tls::TlsPaths;
+use crate::io::watchdog::{SystemdWatchdog, Watchdog, WatchdogChild};
 use crate::machines::gateway::{GatewayConfig, ProbeOutcome};
 use crate::machines::link::LinkConfig;
 use crate::machines::lock::LockConfig;
@@ -116,6 +118,25 @@ pub(super) fn pair_parts(
             timeout: pair.gateway.probe_timeout,
             misses_max: pair.gateway.probe_misses,
         },
+        watchdog: start_watchdog(pair, node),
+    }
+}
+
+/// A server without one is as safe, and slower to be taken over: not a reason not to start.
+fn start_watchdog(pair: &PairConfig, node: NodeId) -> Option<Arc<dyn Watchdog>> {
+    if !pair.watchdog {
+        return None;
+    }
+    if SystemdWatchdog::is_asked_for() {
+        return Some(Arc::new(SystemdWatchdog));
+    }
+    let setup = WatchdogSetup::of(pair, node);
+    match WatchdogChild::start(&setup.to_line()) {
+        Ok(child) => Some(Arc::new(child)),
+        Err(cause) => {
+            tracing::error!(target: "twinmq::ha", %cause, "the watchdog process could not be started");
+            None
+        }
     }
 }
 

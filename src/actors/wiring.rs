@@ -22,6 +22,7 @@ use crate::actors::post::{Port, post};
 use crate::actors::replicator::{Replicator, ReplicatorCommand};
 use crate::actors::store_sink::ServerSink;
 use crate::io::peer_tcp::{Net, PeerListener};
+use crate::io::watchdog::Watchdog;
 use crate::machines::gateway::{GatewayConfig, GatewayMachine};
 use crate::machines::ha::{HaConfig, HaMachine, HaMode, OwnStore};
 use crate::machines::link::{LinkConfig, LinkMachine};
@@ -75,6 +76,8 @@ pub struct PairParts {
     pub lock: LockConfig,
     /// The gateway's.
     pub gateway: GatewayConfig,
+    /// Who ends this process when it hangs, and tells the peer (A8).
+    pub watchdog: Option<Arc<dyn Watchdog>>,
 }
 
 /// Takes the arbiter's answers, on any thread.
@@ -224,7 +227,15 @@ fn start_pair(
         link: link.clone(),
         accept,
     };
-    (PairPorts { lock, link }, begin)
+    let watchdog = pair.watchdog;
+    (
+        PairPorts {
+            lock,
+            link,
+            watchdog,
+        },
+        begin,
+    )
 }
 
 fn start_gateway(

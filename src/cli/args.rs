@@ -57,6 +57,9 @@ pub enum Command {
     Demo(DemoArgs),
     /// Rehearse failures: strike a scratch pair made from your profile, one fault after the other
     Drill(DrillArgs),
+    /// Check a profile before it is run: keys, lock share, gateway, peer, ports, and what each kind
+    /// of failure costs
+    Check(CheckArgs),
     /// Look at a store on disk
     #[command(subcommand)]
     Store(StoreCommand),
@@ -66,6 +69,9 @@ pub enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Watch the server that started this process
+    #[command(hide = true)]
+    Watchdog,
 }
 
 /// `twinmq store ...`
@@ -407,6 +413,33 @@ pub struct DemoArgs {
     /// Use this folder, which must be empty or missing, instead of a scratch one; it is kept
     #[arg(long)]
     pub dir: Option<PathBuf>,
+}
+
+/// Arguments of `twinmq check`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Nothing of the pair is changed: the trials use files of their own beside the lock file, and remove \
+them. Exit code 0: nothing speaks against running it (warnings do not count).
+
+With both machines at once, which alone shows that the share excludes one from the other:
+  twinmq check -p PRIMARY --with-peer        on the one
+  twinmq check -p SECONDARY --with-peer      on the other, within two minutes")]
+pub struct CheckArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// The data directory, over the profile's store.path
+    #[arg(long, value_name = "DIR")]
+    pub db_path: Option<PathBuf>,
+    /// Try the share together with the other machine, where the same command must be run
+    #[arg(long)]
+    pub with_peer: bool,
+    /// Print what was found as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Take the lock on this file and hold it until killed, for the trial of another process
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub hold: Option<PathBuf>,
 }
 
 /// Arguments of `twinmq store check`.

@@ -4,6 +4,7 @@
 pub mod admin_client;
 pub mod args;
 pub mod bench;
+pub mod check;
 pub mod clear_db;
 pub mod config_show;
 pub mod demo;
@@ -23,6 +24,7 @@ pub mod stomp_client;
 pub mod stop;
 pub mod store_check;
 pub mod wait;
+pub mod watchdog;
 
 use std::io::Write;
 
@@ -95,6 +97,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Drill(args) => drill::run(&args),
+        Command::Watchdog => watchdog::run(),
+        Command::Check(args) => check::run(&args),
         Command::Store(StoreCommand::Check(args)) => store_check::run(&args),
     }
 }
@@ -109,6 +113,26 @@ pub fn print(text: &str) -> Result<(), CliError> {
     match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(CliError::Output),
+    }
+}
+
+/// Writes a line to standard error, for a process without a log.
+fn complain(text: &str) {
+    if let Err(error) = writeln!(std::io::stderr(), "{text}") {
+        tracing::debug!(target: "twinmq::ha", %error, "standard error cannot be written");
+    }
+}
+
+/// Standard output and error belong to nobody from now on: their readers see the end.
+fn let_go_of_output() {
+    let nowhere = std::fs::OpenOptions::new().write(true).open("/dev/null");
+    let done = nowhere.and_then(|file| {
+        nix::unistd::dup2_stdout(&file)?;
+        nix::unistd::dup2_stderr(&file)?;
+        Ok(())
+    });
+    if let Err(error) = done {
+        tracing::debug!(target: "twinmq::ha", %error, "output not closed");
     }
 }
 

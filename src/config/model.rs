@@ -121,6 +121,8 @@ pub struct HaConfig {
     /// The channel counts as broken when no ping was answered for so many ping intervals. At least
     /// 2; the product is at most `passive_interval`.
     pub ping_misses: u32,
+    /// A process beside the server kills it when it hangs, and tells the peer (A8).
+    pub watchdog: bool,
     /// How long a connect to the peer may take.
     pub connect_timeout: Duration,
     /// How long a new channel may take to its welcome, hello and proof included.

@@ -60,6 +60,7 @@ raw!(RawHa {
     backup_rmi_server_port: u16,
     ping_interval_ms: u64,
     ping_misses: u32,
+    watchdog: bool,
     connection: RawConnection,
     lock: RawLock,
     gateway: RawGateway,

@@ -10,3 +10,4 @@ pub mod ping;
 pub mod port_owner;
 pub mod signals;
 pub mod tls;
+pub mod watchdog;

@@ -378,6 +378,8 @@ impl LinkMachine {
 }
 
 #[cfg(test)]
+mod last_word_tests;
+#[cfg(test)]
 mod pair_tests;
 #[cfg(test)]
 mod tests;

@@ -9,3 +9,4 @@ pub mod link;
 pub mod lock;
 pub mod replication;
 pub mod stomp_session;
+pub mod watchdog;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use crate::proto::ids::{NodeId, SessionId};
+use crate::proto::ids::{Epoch, NodeId, SessionId};
 
 /// A secret that both servers of a pair share, written by `pair init`. Never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -61,6 +61,41 @@ impl ProofClaim {
         mac.update(&self.receiver_nonce);
         mac.update(&self.sender.0);
         mac.update(&[u8::from(self.sender_dialled)]);
+        mac
+    }
+}
+
+/// What a last word says: this server's process, which served in this epoch, has ended. It stays true
+/// for ever, since each process claims an epoch of its own: so it needs no nonce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeathNotice {
+    /// The pair's name.
+    pub cluster: String,
+    /// Whose process.
+    pub node: NodeId,
+    /// The epoch in which it served.
+    pub epoch: Epoch,
+}
+
+impl DeathNotice {
+    /// The HMAC-SHA-256 under the secret; with an empty key where the pair has none, as a proof.
+    #[must_use]
+    pub fn prove(&self, secret: Option<&PairSecret>) -> [u8; 32] {
+        self.keyed(secret).finalize().into_bytes().into()
+    }
+
+    /// Whether `proof` is right; takes the same time for every wrong one.
+    #[must_use]
+    pub fn holds(&self, secret: Option<&PairSecret>, proof: &[u8; 32]) -> bool {
+        self.keyed(secret).verify_slice(proof).is_ok()
+    }
+
+    fn keyed(&self, secret: Option<&PairSecret>) -> Hmac<Sha256> {
+        let mut mac = keyed(secret.map_or(&[], |secret| &secret.0));
+        mac.update(b"twinmq last word\0");
+        mac.update(&self.node.0);
+        mac.update(&self.epoch.0.to_be_bytes());
+        mac.update(self.cluster.as_bytes());
         mac
     }
 }
@@ -133,6 +168,27 @@ mod tests {
             },
         ] {
             assert!(!other.holds(Some(&secret), &proof), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_last_word_holds_for_one_process_and_secret_only() {
+        let secret = PairSecret::new(b"one");
+        let notice = DeathNotice {
+            cluster: "twinmq".to_owned(),
+            node: NodeId([3; 16]),
+            epoch: Epoch(4),
+        };
+        let proof = notice.prove(Some(&secret));
+        assert!(notice.holds(Some(&secret), &proof));
+        assert!(!notice.holds(None, &proof));
+        let (mut other, mut later, mut elsewhere) =
+            (notice.clone(), notice.clone(), notice.clone());
+        other.node = NodeId([9; 16]);
+        later.epoch = Epoch(5);
+        elsewhere.cluster = "orders".to_owned();
+        for wrong in [other, later, elsewhere] {
+            assert!(!wrong.holds(Some(&secret), &proof), "{wrong:?}");
         }
     }
 

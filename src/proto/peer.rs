@@ -127,6 +127,16 @@ pub enum Frame {
     Refuse(String),
     /// All others.
     Session(SessionId, Body),
+    /// Instead of a hello, from the watchdog of a server whose process has ended (A8): its epoch is
+    /// dead. Answered by closing the connection.
+    LastWord {
+        /// Whose process.
+        node: NodeId,
+        /// The epoch in which it served.
+        epoch: Epoch,
+        /// See `auth::DeathNotice`.
+        proof: [u8; 32],
+    },
 }
 
 /// What an established channel carries.

@@ -35,6 +35,7 @@ mod kind {
     pub(super) const PROOF: u8 = 2;
     pub(super) const WELCOME: u8 = 3;
     pub(super) const REFUSE: u8 = 4;
+    pub(super) const LAST_WORD: u8 = 5;
     pub(super) const PING: u8 = 16;
     pub(super) const PONG: u8 = 17;
     pub(super) const ROLE_CHANGED: u8 = 18;
@@ -179,6 +180,12 @@ fn put_frame(frame: &Frame, to: &mut BytesMut) {
         Frame::Refuse(reason) => {
             to.put_u8(kind::REFUSE);
             put_text(to, reason, TEXT_BYTES_MAX);
+        }
+        Frame::LastWord { node, epoch, proof } => {
+            to.put_u8(kind::LAST_WORD);
+            to.put_slice(&node.0);
+            to.put_u64(epoch.0);
+            to.put_slice(proof);
         }
         Frame::Session(session, body) => {
             to.put_u8(kind_of(body));
@@ -327,6 +334,11 @@ fn take_frame(kind: u8, mut fields: FieldReader) -> Result<Option<Frame>, BadFie
         kind::PROOF => Frame::Proof(fields.array("proof")?),
         kind::WELCOME => Frame::Welcome(SessionId(fields.u64("session")?)),
         kind::REFUSE => Frame::Refuse(take_text(&mut fields, "reason")?),
+        kind::LAST_WORD => Frame::LastWord {
+            node: NodeId(fields.array("node")?),
+            epoch: Epoch(fields.u64("epoch")?),
+            proof: fields.array("proof")?,
+        },
         _ => {
             let session = SessionId(fields.u64("session")?);
             let Some(body) = take_body(kind, &mut fields)? else {

@@ -19,12 +19,14 @@ mod harness;
 mod life;
 mod lock;
 mod nemesis;
+mod outages;
 mod recovery;
 mod refusals;
 mod reloads;
 mod schedule;
 mod starts;
 mod two_hosts;
+mod watchdog;
 
 use support::eventually::SOON;
 use support::pair::Pair;

@@ -216,6 +216,7 @@ fn pair_parts(
             initialization_timeout: Duration::from_secs(1),
         },
         lock: LockConfig::new(node, ping, active),
+        watchdog: None,
         gateway: GatewayConfig {
             targets: vec!["gateway:80".to_owned()],
             interval: Duration::from_secs(1),

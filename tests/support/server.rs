@@ -18,6 +18,8 @@ use super::eventually::{SOON, eventually, now};
 
 /// The binary under test.
 pub(crate) const TWINMQ: &str = env!("CARGO_BIN_EXE_twinmq");
+/// The variable that names another build of it, by an absolute path.
+const BINARY: &str = "TWINMQ_BINARY";
 /// So much of a log is shown when a test fails, in lines.
 const LOG_LINES_SHOWN: usize = 80;
 
@@ -166,7 +168,9 @@ impl Server {
 
     /// `twinmq run` as this server is started, to be run to its end by a test of refusals.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(TWINMQ);
+        // Measurements may be of another build.
+        let binary = std::env::var_os(BINARY).unwrap_or_else(|| TWINMQ.into());
+        let mut command = Command::new(binary);
         command
             .current_dir(&self.folder)
             .args(["run", "-p", &self.profile]);

@@ -46,6 +46,7 @@ impl Rules<'_> {
             peer,
             ping_interval: ms(ha.ping_interval_ms),
             ping_misses: ha.ping_misses,
+            watchdog: ha.watchdog,
             connect_timeout: ms(ha.connection.socket_creation_timeout_ms),
             hello_timeout: ms(ha.connection.socket_initialization_timeout_ms),
             nagle: ha.connection.nagle_algo,

@@ -267,7 +267,7 @@ fn is_urgent(frame: &Frame) -> bool {
             body,
             Body::Ping { .. } | Body::Pong { .. } | Body::RoleChanged { .. }
         ),
-        Frame::Refuse(_) => false,
+        Frame::Refuse(_) | Frame::LastWord { .. } => false,
     }
 }
 
@@ -284,6 +284,7 @@ fn weight(frame: &Frame) -> usize {
         | Frame::Proof(_)
         | Frame::Welcome(_)
         | Frame::Refuse(_)
+        | Frame::LastWord { .. }
         | Frame::Session(..) => 0,
     };
     body.saturating_add(SMALL_FRAME_BYTES)

@@ -193,6 +193,7 @@ impl Server {
             }
             LinkEffect::LinkDown { cause, .. } => self.links.send(Err(cause)).unwrap(),
             LinkEffect::Mismatch { reason, .. } => panic!("{reason}"),
+            LinkEffect::PeerDied { .. } => panic!("nobody has died"),
             LinkEffect::PeerFacts { .. }
             | LinkEffect::PeerGoodbye { .. }
             | LinkEffect::Answered { .. }

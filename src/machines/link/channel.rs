@@ -145,9 +145,9 @@ impl Channel {
             // Of another session: dropped (R3).
             Frame::Session(..) => Ok(()),
             Frame::Refuse(reason) => Err(LinkDownCause::Refused(printable(&reason))),
-            Frame::Hello(_) | Frame::Proof(_) | Frame::Welcome(_) => Err(LinkDownCause::Broken(
-                "a second handshake on the same connection".to_owned(),
-            )),
+            Frame::Hello(_) | Frame::Proof(_) | Frame::Welcome(_) | Frame::LastWord { .. } => Err(
+                LinkDownCause::Broken("a second handshake on the same connection".to_owned()),
+            ),
         }
     }
 

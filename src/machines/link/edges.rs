@@ -246,6 +246,13 @@ pub enum LinkEffect {
         /// The peer serves.
         peer_serving: bool,
     },
+    /// The watchdog of the peer's process says that this process has ended; proved.
+    PeerDied {
+        /// Whose.
+        node: NodeId,
+        /// The epoch in which it served.
+        epoch: Epoch,
+    },
     /// An attempt to link came to nothing, in words: for `status` and the log.
     NotLinked {
         /// In words.

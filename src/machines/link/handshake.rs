@@ -4,8 +4,8 @@ use crate::machines::link::channel::{Channel, printable};
 use crate::machines::link::{
     ConnId, Dialling, HANDSHAKES_MAX, LinkConfig, LinkDownCause, LinkEffect, LinkMachine,
 };
-use crate::proto::auth::{ProofClaim, session_id};
-use crate::proto::ids::SessionId;
+use crate::proto::auth::{DeathNotice, ProofClaim, session_id};
+use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{Frame, Hello, PeerFacts};
 use crate::time::Moment;
 
@@ -141,15 +141,47 @@ impl LinkMachine {
                     self.not_linked(reason, effects);
                 }
             }
+            (Stage::Hello, Frame::LastWord { node, epoch, proof }) => {
+                handshake.stage = Stage::Hello;
+                self.last_word(&handshake, node, epoch, &proof, effects);
+            }
             (
                 stage @ (Stage::Hello | Stage::Proof(_) | Stage::Welcome(_)),
-                Frame::Hello(_) | Frame::Proof(_) | Frame::Welcome(_) | Frame::Session(..),
+                Frame::Hello(_)
+                | Frame::Proof(_)
+                | Frame::Welcome(_)
+                | Frame::Session(..)
+                | Frame::LastWord { .. },
             ) => {
                 handshake.stage = stage;
                 let reason = "the other side does not keep to the handshake".to_owned();
                 self.give_up(&handshake, reason, effects);
             }
         }
+    }
+
+    /// Not from the peer's process but from its watchdog, after the process has ended.
+    fn last_word(
+        &mut self,
+        handshake: &Handshake,
+        node: NodeId,
+        epoch: Epoch,
+        proof: &[u8; 32],
+        effects: &mut Vec<LinkEffect>,
+    ) {
+        let notice = DeathNotice {
+            cluster: self.config.cluster.clone(),
+            node,
+            epoch,
+        };
+        if node == self.config.node || !notice.holds(self.config.secret.as_ref(), proof) {
+            let reason = "a last word came that is not this pair's".to_owned();
+            self.give_up(handshake, reason, effects);
+            return;
+        }
+        let conn = handshake.conn;
+        effects.push(LinkEffect::Close { conn });
+        effects.push(LinkEffect::PeerDied { node, epoch });
     }
 
     fn hello_received(

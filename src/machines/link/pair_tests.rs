@@ -102,6 +102,7 @@ impl Pair {
                 self.up[server] = None;
             }
             LinkEffect::Mismatch { .. } => self.mismatches += 1,
+            LinkEffect::PeerDied { .. } => panic!("nobody has died"),
             LinkEffect::PeerFacts { session, .. }
             | LinkEffect::PeerGoodbye { session, .. }
             | LinkEffect::Answered { session, .. }

@@ -308,6 +308,13 @@ fn frame() -> impl Strategy<Value = Frame> {
         any::<[u8; 32]>().prop_map(Frame::Proof),
         any::<u64>().prop_map(|session| Frame::Welcome(SessionId(session))),
         any::<String>().prop_map(Frame::Refuse),
+        (any::<[u8; 16]>(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(node, epoch, proof)| {
+            Frame::LastWord {
+                node: NodeId(node),
+                epoch: Epoch(epoch),
+                proof,
+            }
+        }),
         (any::<u64>(), body()).prop_map(|(id, body)| Frame::Session(SessionId(id), body)),
     ]
 }

@@ -7,7 +7,7 @@
 mod arbiter;
 mod clocks;
 mod cuts;
-mod lab;
+pub(crate) mod lab;
 mod stops;
 
 use std::thread;
@@ -27,19 +27,19 @@ use lab::{Network, Share};
 const HEART_BEAT_MS: u32 = 500;
 
 /// A pair in a lab, its load, and what was done to it.
-struct Nemesis {
+pub(crate) struct Nemesis {
     // Dropped in this order: processes that wait for a frozen share do not end before it is thawed.
     share: Share,
-    client: StompPy,
-    pair: Pair,
-    network: Network,
+    pub(crate) client: StompPy,
+    pub(crate) pair: Pair,
+    pub(crate) network: Network,
     chance: Chance,
     seed: u64,
 }
 
 impl Nemesis {
     /// A pair in sync under load. Called in a lab.
-    fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         Self::of(Pair::new(test))
     }
 
@@ -99,7 +99,7 @@ impl Nemesis {
     }
 
     /// Everything heals; the pair is in sync and confirms.
-    fn recovered(&mut self, after: &str) {
+    pub(crate) fn recovered(&mut self, after: &str) {
         let seed = self.seed;
         let active = self.pair.await_in_sync();
         self.client.await_confirmed(20);
@@ -110,7 +110,7 @@ impl Nemesis {
     }
 
     /// The checker: the ledger, the intervals of service, both stores.
-    fn finish(self) {
+    pub(crate) fn finish(self) {
         let Self {
             share,
             client,

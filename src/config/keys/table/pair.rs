@@ -94,6 +94,15 @@ pub(super) const HA: Section = Section {
              channel that is closed by the other end is broken at once.",
             "ping_interval_ms times this is at most passive_lock_acquisition_interval_ms",
         ),
+        key(
+            "ha.watchdog",
+            Kind::Bool,
+            "true",
+            "A small process beside the server kills it when it hangs for twice \
+             active_lock_re_acquisition_interval_ms, and tells the peer when it has ended, which then \
+             need not wait. Not used under systemd's own watchdog (WatchdogSec=).",
+            "",
+        ),
     ],
 };
 

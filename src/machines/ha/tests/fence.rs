@@ -230,7 +230,7 @@ fn a_pair_that_waits_takes_over_from_a_strangers_lock_after_patience() {
 
 #[test]
 fn what_is_said_over_a_channel_that_this_server_does_not_follow_on_proves_no_lease() {
-    let mut pair = Pair::formed();
+    let pair = Pair::formed();
     assert!(pair.machine(PRIMARY).pings_extend_lease());
     let mut machine = pair.machine(PRIMARY).clone();
     let session = pair.link.unwrap();

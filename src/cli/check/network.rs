@@ -1,0 +1,193 @@
+//! Ports, gateway, peer and disk, as this machine finds them now.
+
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use nix::sys::statvfs::statvfs;
+
+use super::report::Report;
+use crate::cli::admin_client::{AdminClient, AdminError, Status};
+use crate::config::{Config, HaConfig, HostPort};
+use crate::io::ping::{ProbeRequest, spawn_prober};
+use crate::io::port_owner;
+use crate::time::SystemClock;
+
+/// How long a connect may take.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// The ports that this server listens on, or would; and the disk under its store.
+pub(super) fn own(report: &mut Report, config: &Config) {
+    report.topic("this server");
+    let running = AdminClient::new(&format!("http://{}", config.admin.listen), None).status();
+    if let Ok(status) = &running {
+        report.good(format!(
+            "runs as process {}: {} is {}",
+            status.pid, status.server, status.state
+        ));
+    } else {
+        let mut ports: Vec<(&str, SocketAddr)> = vec![("admin", config.admin.listen)];
+        ports.extend(config.client.listen.iter().map(|it| ("client", *it)));
+        ports.extend(config.ha.iter().map(|ha| ("HA", ha.listen)));
+        for (name, address) in ports {
+            port(report, name, address);
+        }
+    }
+    disk(report, config);
+}
+
+fn port(report: &mut Report, name: &str, address: SocketAddr) {
+    match TcpListener::bind(address) {
+        Ok(_) => report.good(format!("{name} port {address} is free")),
+        Err(cause) => {
+            let owner = port_owner::listener(address)
+                .map_or_else(String::new, |owner| format!(" by {owner}"));
+            report.bad(
+                format!("{name} port {address} cannot be listened on{owner}: {cause}"),
+                "stop its owner, or change the port here and at the peer",
+            );
+        }
+    }
+}
+
+fn disk(report: &mut Report, config: &Config) {
+    let path = &config.store.path;
+    let Some(existing) = existing(path) else {
+        return report.note(format!("{}: no folder above it exists", path.display()));
+    };
+    match statvfs(existing) {
+        Ok(found) => {
+            let free = found
+                .blocks_available()
+                .saturating_mul(found.fragment_size());
+            let (free_mib, quota_mib) = (free >> 20, config.store.quota_bytes >> 20);
+            let text = format!(
+                "{}: {free_mib} MiB free, store.quota_mib is {quota_mib}",
+                path.display()
+            );
+            if free < config.store.quota_bytes {
+                report.warn(
+                    text,
+                    "the disk may fill before sends are refused: lower store.quota_mib or give it \
+                     more room",
+                );
+            } else {
+                report.good(text);
+            }
+        }
+        Err(cause) => report.note(format!("{}: {cause}", path.display())),
+    }
+}
+
+fn existing(path: &Path) -> Option<&Path> {
+    path.ancestors()
+        .map(|it| {
+            if it.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                it
+            }
+        })
+        .find(|it| it.exists())
+}
+
+/// The gateway, by the probe that the server uses.
+pub(super) fn gateway(report: &mut Report, ha: &HaConfig) {
+    report.topic("gateway");
+    let targets: Vec<String> = ha.gateway.targets.iter().map(ToString::to_string).collect();
+    let (sender, answers) = channel();
+    let sink = Arc::new(move |_, result| {
+        if sender.send(result).is_err() {
+            tracing::debug!(target: "twinmq::check", "the probe answered too late");
+        }
+    });
+    let prober = match spawn_prober(Arc::new(SystemClock), sink) {
+        Ok(prober) => prober,
+        Err(cause) => return report.note(format!("no thread for the probe: {cause}")),
+    };
+    prober.request(ProbeRequest {
+        probe_id: 0,
+        targets: targets.clone(),
+        timeout: ha.gateway.probe_timeout,
+    });
+    // Names are resolved before the probe's own time begins.
+    match answers.recv_timeout(ha.gateway.probe_timeout.saturating_add(CONNECT)) {
+        Ok(Ok(target)) => report.good(format!("{target} answers")),
+        Ok(Err(reason)) => report.bad(
+            format!("nothing answers: {reason}"),
+            "a passive server that does not reach it never takes over: name a machine that is \
+             always up (a refused connection counts as an answer)",
+        ),
+        Err(_) => report.bad(
+            format!(
+                "{}: no answer, perhaps not even of the name service",
+                targets.join(", ")
+            ),
+            "give addresses instead of names, so that a take-over does not depend on a name server",
+        ),
+    }
+}
+
+/// The peer's HA port and what its admin port says.
+pub(super) fn peer(report: &mut Report, config: &Config, ha: &HaConfig) {
+    report.topic("peer");
+    match connect(&ha.peer) {
+        Ok(()) => report.good(format!("HA port {} takes connections", ha.peer)),
+        Err(why) => report.warn(
+            format!("HA port {}: {why}", ha.peer),
+            "start the peer; if it runs, compare ha.backup_ha_ip_address and ha.backup_ha_port \
+             with ha.ip_address and ha.port of its profile, and see the firewall between them",
+        ),
+    }
+    let url = format!("http://{}", ha.peer_admin);
+    match AdminClient::new(&url, None).status() {
+        Ok(status) => described(report, config, ha, &status),
+        Err(error @ (AdminError::NotRunning { .. } | AdminError::Silent { .. })) => {
+            report.note(format!("its admin port: {error}"));
+        }
+        Err(error) => report.warn(
+            format!("its admin port: {error}"),
+            "compare ha.backup_rmi_server_port with admin.rmi_server_port of its profile",
+        ),
+    }
+}
+
+fn described(report: &mut Report, config: &Config, ha: &HaConfig, status: &Status) {
+    if status.mode != config.mode.name() {
+        return report.bad(
+            format!(
+                "the server at {} runs in {} mode, this profile is {}",
+                ha.peer_admin, status.mode, config.mode
+            ),
+            "compare both profiles",
+        );
+    }
+    report.good(format!(
+        "{} is {}, version {}",
+        status.server, status.state, status.version
+    ));
+    let own = env!("CARGO_PKG_VERSION");
+    if status.version != own {
+        report.note(format!(
+            "it runs version {}, this is {own}: a pair may differ while it is upgraded, one server \
+             after the other",
+            status.version
+        ));
+    }
+}
+
+fn connect(target: &HostPort) -> Result<(), String> {
+    let addresses = (target.host.as_str(), target.port)
+        .to_socket_addrs()
+        .map_err(|cause| cause.to_string())?;
+    let mut last = "the name has no address".to_owned();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT) {
+            Ok(_) => return Ok(()),
+            Err(cause) => last = cause.to_string(),
+        }
+    }
+    Err(last)
+}
