@@ -2,6 +2,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 
+mod generations;
+
 use super::*;
 use crate::proto::ids::{ArbiterId, Epoch, NodeId, RecordSeq, StoreId};
 

@@ -245,10 +245,30 @@ impl HaMachine {
                 found.seq
             );
             self.see_record(Some(found));
-            self.step_down(&why, effects);
+            self.lose_service(&why, effects);
         } else if found.seq > known && moved_on {
             self.see_record(Some(found));
-            self.step_down("another server claimed the arbiter record", effects);
+            self.lose_service("another server claimed the arbiter record", effects);
+        }
+    }
+
+    /// Steps down; a server that ends already goes on to its end, without its clients.
+    fn lose_service(&mut self, why: &str, effects: &mut Vec<HaEffect>) {
+        match self.state {
+            HaState::Draining(_) => {
+                effects.push(HaEffect::CloseClients {
+                    reason: why.to_owned(),
+                });
+                self.on_drained(effects);
+            }
+            HaState::Releasing(_) | HaState::Stopped => {}
+            HaState::Waiting(_)
+            | HaState::PassiveSync { .. }
+            | HaState::Passive { .. }
+            | HaState::ActiveSync { .. }
+            | HaState::Active { .. }
+            | HaState::Shrinking { .. }
+            | HaState::Standalone => self.step_down(why, effects),
         }
     }
 
@@ -296,12 +316,7 @@ impl HaMachine {
                     effects,
                 );
             }
-            HaState::Draining(_) => {
-                effects.push(HaEffect::CloseClients {
-                    reason: "the lease is over".to_owned(),
-                });
-                self.on_drained(effects);
-            }
+            HaState::Draining(_) => self.lose_service("the lease is over", effects),
             HaState::Waiting(_)
             | HaState::PassiveSync { .. }
             | HaState::Passive { .. }

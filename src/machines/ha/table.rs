@@ -290,6 +290,24 @@ fn states() -> Vec<(&'static str, HaMachine)> {
             ),
         ),
         (
+            "WAITING (trying the lock, which a silent peer keeps)",
+            silent(seeking(machine(
+                HaState::Waiting(Claim::Locking),
+                PEER,
+                &both,
+                None,
+            ))),
+        ),
+        (
+            "WAITING (claimed by fence, taking the new generation's lock)",
+            seeking(machine(
+                HaState::Waiting(Claim::FenceLocking),
+                ME,
+                &alone,
+                None,
+            )),
+        ),
+        (
             "WAITING (persisting the record)",
             holding(machine(
                 HaState::Waiting(Claim::Persisting),
@@ -300,7 +318,12 @@ fn states() -> Vec<(&'static str, HaMachine)> {
         ),
         (
             "WAITING (fencing the old holder)",
-            holding(machine(HaState::Waiting(Claim::Fencing), ME, &alone, None)),
+            claimed_from_peer(holding(machine(
+                HaState::Waiting(Claim::Fencing),
+                ME,
+                &alone,
+                None,
+            ))),
         ),
         (
             "WAITING (opening the epoch)",
@@ -332,6 +355,24 @@ fn states() -> Vec<(&'static str, HaMachine)> {
         (
             "PASSIVE, channel lost",
             machine(HaState::Passive { session: None }, PEER, &both, None),
+        ),
+        (
+            "PASSIVE, channel lost, the peer is silent and keeps the lock",
+            silent(seeking(machine(
+                HaState::Passive { session: None },
+                PEER,
+                &both,
+                None,
+            ))),
+        ),
+        (
+            "PASSIVE, looking whether to claim without the lock",
+            looking_to_fence(machine(
+                HaState::Passive { session: None },
+                PEER,
+                &both,
+                None,
+            )),
         ),
         (
             "STANDALONE, no channel",
@@ -411,6 +452,23 @@ fn reading(mut machine: HaMachine) -> HaMachine {
 
 fn seeking(mut machine: HaMachine) -> HaMachine {
     machine.seeking = true;
+    machine
+}
+
+fn claimed_from_peer(mut machine: HaMachine) -> HaMachine {
+    machine.claimed_from = Some(record(PEER, &[MY_STORE, PEER_STORE]));
+    machine
+}
+
+fn silent(mut machine: HaMachine) -> HaMachine {
+    (machine.peer_wait_over, machine.silent) = (true, true);
+    machine
+}
+
+fn looking_to_fence(machine: HaMachine) -> HaMachine {
+    let mut machine = silent(seeking(machine));
+    machine.call = Some((1, CallPurpose::LookToFence));
+    machine.next_call = 2;
     machine
 }
 
@@ -538,6 +596,13 @@ fn inputs(machine: &HaMachine) -> Vec<(&'static str, HaInput)> {
             },
         ),
         ("peer too slow", HaInput::AckOverdue { session: SESSION }),
+        (
+            "the peer's process is known to have ended",
+            HaInput::PeerDied {
+                node: PEER,
+                epoch: Epoch(5),
+            },
+        ),
         ("lease over", HaInput::LeaseExpired),
         ("stop asked for", HaInput::StopRequested),
         ("clients drained", HaInput::ClientsDrained),

@@ -372,7 +372,10 @@ fn differences(config: &LinkConfig, facts: &PeerFacts, peer: &Hello) -> Vec<Stri
             "the stores belong to different arbiters: here {own}, on the peer {theirs}"
         ));
     }
+    // Two that remember different records may have looked at different generations of one lock file:
+    // a server that was fenced comes back so.
     if let (Some(own), Some(theirs)) = (&facts.lock, &peer.facts.lock)
+        && facts.last_record == peer.facts.last_record
         && own.nonce != theirs.nonce
     {
         found.push(format!(

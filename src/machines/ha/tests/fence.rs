@@ -243,3 +243,29 @@ fn what_is_said_over_a_channel_that_this_server_does_not_follow_on_proves_no_lea
     machine.step(own, waits, &mut Vec::new());
     assert!(!machine.pings_extend_lease(), "it may be claiming by fence");
 }
+
+#[test]
+fn one_that_was_fenced_while_it_drained_still_ends() {
+    let mut pair = Pair::formed();
+    let mut machine = pair.machine(PRIMARY).clone();
+    let own = pair.servers[PRIMARY].own;
+    machine.step(own, HaInput::StopRequested, &mut Vec::new());
+    pair.pause(PRIMARY);
+    pair.fire(SECONDARY, HaTimer::PeerWait);
+    let mut effects = Vec::new();
+    let record = pair.record.clone();
+    machine.step(
+        own,
+        HaInput::LockConfirmed {
+            record: record.clone(),
+        },
+        &mut effects,
+    );
+    let closes = |effect: &HaEffect| matches!(effect, HaEffect::CloseClients { .. });
+    assert!(effects.iter().any(closes), "{effects:?}");
+    // A check that was under way when the lock was let go changes nothing.
+    machine.step(own, HaInput::LockConfirmed { record }, &mut effects);
+    machine.step(own, HaInput::LockReleased, &mut effects);
+    assert_eq!(*machine.state(), HaState::Stopped);
+    assert!(effects.contains(&HaEffect::Exit(ExitCause::Stopped)));
+}
