@@ -30,6 +30,8 @@ pub fn intervals(
 ) -> Result<Vec<Interval>, String> {
     let mut found = Vec::new();
     let mut open: Option<Interval> = None;
+    // Its watchdog speaks for a server that hangs.
+    let watchdog = |line: &str| line.starts_with("watchdog: ") && line.contains(" is killed ");
     let killed = |open: &Interval| kills.iter().copied().find(|kill| *kill > open.begin);
     for line in log.lines() {
         let field = |name: &str| {
@@ -52,6 +54,11 @@ pub fn intervals(
                 .take()
                 .ok_or_else(|| format!("nothing ends here: {line}"))?;
             ended.end = Moment(field("until_ns=")?);
+            found.push(ended);
+        } else if watchdog(line)
+            && let Some(mut ended) = open.take()
+        {
+            ended.end = Moment(field("boot_ns=")?);
             found.push(ended);
         }
     }
@@ -138,6 +145,16 @@ mod tests {
         assert_eq!(found[1], interval("a", 5, 400, 500));
         assert!(intervals("a", &lives, &[], Moment(900)).is_err());
         assert!(intervals("a", "x: serving ends until_ns=3", &[], Moment(9)).is_err());
+    }
+
+    #[test]
+    fn a_watchdog_ends_the_interval_of_a_server_that_hangs() {
+        let killed =
+            format!("{LOG}\nwatchdog: the server has not turned and is killed boot_ns=470");
+        let found = intervals("a", &killed, &[Moment(500)], Moment(900)).unwrap();
+        assert_eq!(found[1], interval("a", 5, 400, 470));
+        let idle = "watchdog: the server has not turned and is killed boot_ns=470";
+        assert_eq!(intervals("a", idle, &[], Moment(9)), Ok(vec![]));
     }
 
     #[test]

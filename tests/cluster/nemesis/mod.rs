@@ -17,7 +17,7 @@ use twinmq::cli::serving::{had_begun, intervals, judge};
 
 use crate::driver;
 use crate::schedule::{Chance, number_from};
-use crate::support::eventually::now;
+use crate::support::eventually::{SOON, eventually, now};
 use crate::support::pair::Pair;
 use crate::support::server::Role;
 use crate::support::stomp_py::{Driver, Served, StompPy};
@@ -101,7 +101,23 @@ impl Nemesis {
     /// Everything heals; the pair is in sync and confirms.
     pub(crate) fn recovered(&mut self, after: &str) {
         let seed = self.seed;
-        let active = self.pair.await_in_sync();
+        let pair = &mut self.pair;
+        // Far longer than any one step: a server may be started again in between.
+        eventually(SOON * 2, "the pair is in sync", || {
+            for role in [Role::Primary, Role::Secondary] {
+                let server = pair.server(role);
+                // A supervisor's work: a watchdog ends what hangs, a fenced server may end itself.
+                if server.has_ended().is_some() {
+                    server.start();
+                }
+                let status = server.status()?;
+                if !status.pair_is_in_sync() {
+                    return Err(format!("{status:?}"));
+                }
+            }
+            Ok(())
+        });
+        let active = self.pair.active();
         self.client.await_confirmed(20);
         eprintln!(
             "seed {seed}: {after}: recovered, the {} is active",
