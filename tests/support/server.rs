@@ -212,6 +212,36 @@ impl Server {
         }
     }
 
+    /// The same to the processes that it has started too, its watchdog: what a paused machine does to
+    /// all of them. They stop before it and wake after it, so that it may show what it does then.
+    pub(crate) fn signal_with_children(&mut self, signal: Signal) {
+        let children = self.children();
+        if signal == Signal::SIGCONT {
+            self.signal(signal);
+        }
+        for child in children {
+            // It may have ended since it was listed.
+            kill(child, signal).ok();
+        }
+        if signal != Signal::SIGCONT {
+            self.signal(signal);
+        }
+    }
+
+    fn children(&self) -> Vec<Pid> {
+        let pid = self.pid().expect("the server runs");
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+        let lists = tasks.into_iter().flatten().flatten().map(|task| {
+            // A thread may end meanwhile.
+            fs::read_to_string(task.path().join("children")).unwrap_or_default()
+        });
+        lists
+            .collect::<String>()
+            .split_whitespace()
+            .map(|child| Pid::from_raw(child.parse().expect("the kernel writes numbers")))
+            .collect()
+    }
+
     /// `kill -9`, and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::SIGKILL);

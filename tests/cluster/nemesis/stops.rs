@@ -34,6 +34,15 @@ const DECK: [Stop; 5] = [
     Stop::PassiveShort,
 ];
 
+fn signal(nemesis: &mut Nemesis, role: Role, machine: bool, signal: Signal) {
+    let server = nemesis.pair.server(role);
+    if machine {
+        server.signal_with_children(signal);
+    } else {
+        server.signal(signal);
+    }
+}
+
 #[test]
 fn servers_that_are_stopped_and_wake_lose_nothing_and_never_serve_beside_each_other() {
     let test = test_name!();
@@ -42,6 +51,7 @@ fn servers_that_are_stopped_and_wake_lose_nothing_and_never_serve_beside_each_ot
         let stops = Nemesis::count("TWINMQ_STOPS", STOPS);
         let longest = if stops > STOPS { LONGEST } else { LONG[1] };
         let mut deck = Vec::new();
+        let mut longs = 0_u64;
         for _ in 0..stops {
             let stop = nemesis.draw(&mut deck, &DECK);
             let active = nemesis.pair.active();
@@ -52,8 +62,12 @@ fn servers_that_are_stopped_and_wake_lose_nothing_and_never_serve_beside_each_ot
                 Stop::PassiveLong => (&[active.other()], [LONG[0], longest]),
                 Stop::Both => (&[active, active.other()], [SHORT[0], longest]),
             };
+            // With its watchdog, or it is killed before it can wake: a paused machine, not a hanging
+            // process.
+            let machine = longs.is_multiple_of(2) || nemesis.chance.percent(50);
+            longs += u64::from(matches!(stop, Stop::ActiveLong));
             for role in stopped {
-                nemesis.pair.server(*role).signal(Signal::SIGSTOP);
+                signal(&mut nemesis, *role, machine, Signal::SIGSTOP);
             }
             let span = nemesis.last(least, most);
             if matches!(stop, Stop::PassiveLong) {
@@ -61,9 +75,10 @@ fn servers_that_are_stopped_and_wake_lose_nothing_and_never_serve_beside_each_ot
                 nemesis.client.await_confirmed(20);
             }
             for role in stopped {
-                nemesis.pair.server(*role).signal(Signal::SIGCONT);
+                signal(&mut nemesis, *role, machine, Signal::SIGCONT);
             }
-            nemesis.recovered(&format!("{stop:?} for {span:?}"));
+            let what = if machine { "machine" } else { "process" };
+            nemesis.recovered(&format!("{stop:?}, {what}, for {span:?}"));
         }
         nemesis.finish();
     });
