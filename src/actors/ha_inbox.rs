@@ -6,6 +6,7 @@ use crate::machines::lock::LockReport;
 use crate::machines::replication::ReplicationReport;
 use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{Hello, PeerFacts};
+use crate::storage::api::StoreAnswer;
 use crate::time::Moment;
 
 /// Facts for HAManager, from its leaves.
@@ -31,6 +32,13 @@ pub enum HaMessage {
     ClientsDrained,
     /// End in order.
     Stop,
+    /// Shared mode: the store's door answered a call.
+    Store {
+        /// Which call.
+        id: u64,
+        /// What it said.
+        answer: StoreAnswer,
+    },
     /// The process in which that server served this epoch has ended, says its parent.
     PeerDied {
         /// The server.

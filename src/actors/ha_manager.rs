@@ -1,11 +1,11 @@
 //! HAManager: which role does this server have?
-//! Owns: HaMachine, its clockwork. Sends: LockCommand to LockKeeper, LinkCommand to
+//! Owns: RoleMachine, its clockwork. Sends: LockCommand to LockKeeper, LinkCommand to
 //! ConnectionManager, ReplicatorCommand to Replicator, serve/stop/drain to the client side.
 //! Does not: touch a socket, a file, a client's message or the store's data.
 
 use std::sync::{Arc, OnceLock};
 
-use actix::prelude::{Actor, Context, Handler};
+use actix::prelude::{Actor, AsyncContext, Context, Handler};
 
 use crate::actors::board::Board;
 use crate::actors::connection_manager::LinkCommand;
@@ -13,20 +13,20 @@ pub use crate::actors::ha_inbox::{HaMessage, LinkEvent};
 use crate::actors::ha_inputs::{input_of_report, proof_of};
 pub use crate::actors::ha_ports::{ClientSide, HaIdentity, HaPorts, PairPorts};
 use crate::actors::ha_timing::HaTiming;
-use crate::actors::post::{Posted, post};
+use crate::actors::post::{Port, Posted, post};
 use crate::actors::replicator::ReplicatorCommand;
 use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::gateway::GatewayVerdict;
-use crate::machines::ha::{HaEffect, HaInput, HaMachine};
+use crate::machines::ha::{HaEffect, HaInput, RoleMachine};
 use crate::machines::lock::{LockCommand, LockPace, RecordCall};
 use crate::proto::arbiter::ArbiterCall;
-use crate::storage::api::SharedStore;
+use crate::storage::api::{SharedStore, StoreCall};
 use crate::time::Moment;
 
 /// The actor.
 pub struct HaManager {
     pub(super) shell: Shell<HaEffect>,
-    pub(super) machine: HaMachine,
+    pub(super) machine: RoleMachine,
     pub(super) timing: HaTiming,
     pub(super) identity: HaIdentity,
     pub(super) store: SharedStore,
@@ -41,7 +41,7 @@ impl HaManager {
     #[must_use]
     pub fn new(
         identity: HaIdentity,
-        machine: HaMachine,
+        machine: RoleMachine,
         timing: HaTiming,
         store: SharedStore,
         board: Arc<Board>,
@@ -81,6 +81,19 @@ impl HaManager {
             }
         };
         self.ports().to_lock(LockCommand::Ask { ticket: id, call });
+    }
+}
+
+impl HaManager {
+    /// Shared mode: the answer comes back as a message.
+    fn ask_store(&self, ctx: &Context<Self>, id: u64, call: StoreCall) {
+        let own = Port::new("ha_manager", ctx.address().recipient());
+        let door = self.ports().door.as_ref();
+        door.expect("the wiring of shared mode has the store's door")
+            .call(
+                call,
+                Box::new(move |answer| post(&own, HaMessage::Store { id, answer })),
+            );
     }
 }
 
@@ -126,10 +139,11 @@ impl Shelled for HaManager {
             HaMessage::EpochRefused(why) => Some(HaInput::EpochRefused(why)),
             HaMessage::ClientsDrained => Some(HaInput::ClientsDrained),
             HaMessage::Stop => Some(HaInput::StopRequested),
+            HaMessage::Store { id, answer } => Some(HaInput::StoreAnswered { id, answer }),
             HaMessage::PeerDied { node, epoch } => Some(HaInput::PeerDied { node, epoch }),
         });
         if let Some(input) = input {
-            tracing::debug!(target: "twinmq::ha", ?input, state = ?self.machine.state());
+            tracing::debug!(target: "twinmq::ha", ?input, state = self.machine.phase());
             self.feed(input, effects);
         }
         if let Some(sent_at) = proof
@@ -146,7 +160,7 @@ impl Shelled for HaManager {
         self.publish();
     }
 
-    fn run(&mut self, _: &mut Context<Self>, effect: HaEffect) {
+    fn run(&mut self, ctx: &mut Context<Self>, effect: HaEffect) {
         let ports = Arc::clone(&self.ports);
         let ports = ports
             .get()
@@ -216,6 +230,7 @@ impl Shelled for HaManager {
                 tracing::error!(target: "twinmq::ha", reason, "this server cannot go on as it should");
             }
             HaEffect::ClaimRefused { reason } => self.refused(reason),
+            HaEffect::Store { id, call } => self.ask_store(ctx, id, call),
             HaEffect::Exit(cause) => {
                 self.serving_ends();
                 if let Some(watchdog) = ports.watchdog() {

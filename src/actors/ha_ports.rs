@@ -9,6 +9,7 @@ use crate::io::watchdog::Watchdog;
 use crate::machines::ha::ExitCause;
 use crate::machines::lock::LockCommand;
 use crate::proto::ids::{Epoch, NodeId};
+use crate::storage::api::StoreDoor;
 use crate::time::Clock;
 
 /// The client side, as HAManager commands it.
@@ -31,6 +32,8 @@ pub struct HaPorts {
     pub clients: Arc<dyn ClientSide>,
     /// What only a server of a pair has.
     pub pair: Option<PairPorts>,
+    /// Shared mode: the way to the store.
+    pub door: Option<Arc<dyn StoreDoor>>,
 }
 
 /// The neighbours that deal with the peer and the arbiter.

@@ -51,7 +51,7 @@ impl HaManager {
         PeerFacts {
             state: self.machine.shown(),
             previous: self.machine.previous(),
-            claiming: self.machine.state().claiming(),
+            claiming: self.machine.claiming(),
             epoch: self.machine.epoch(),
             store: own.store,
             position: own.position,

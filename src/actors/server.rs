@@ -21,24 +21,23 @@ use crate::config::{Config, Mode};
 use crate::io::client_tcp::PortError;
 use crate::io::file_lock::LockFileError;
 use crate::io::peer_tcp::ListenError;
+use crate::io::store_mount::{RECOVER_LOST_LOCKS, StoreMountError, check_store_mount};
 use crate::io::tls::TlsError;
 use crate::machines::ha::ExitCause;
 use crate::proto::arbiter::ArbiterRecord;
 use crate::proto::arbiter_codec::{ArbiterFileError, decode_record};
 use crate::proto::ids::NodeId;
-use crate::storage::api::SharedStore;
+use crate::storage::api::{SharedStore, StoreDoor};
 use crate::storage::error::StoreError;
-use crate::storage::open;
+use crate::storage::{StoreConfig, open, open_door};
 use crate::time::{Clock, SystemClock};
 
 /// Why a server did not start. Nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Shared mode parses and is not there yet.
-    #[error(
-        "mode \"shared\" is not in this version yet; run a replicated pair, or a standalone server"
-    )]
-    SharedMode,
+    /// Shared mode: the share of the store is mounted so that two servers are not kept apart.
+    #[error(transparent)]
+    StoreMount(#[from] StoreMountError),
     /// The client port.
     #[error(transparent)]
     ClientPort(#[from] PortError),
@@ -91,8 +90,8 @@ pub struct Server {
     pub node: NodeId,
     /// The data directory, absolute.
     pub store_dir: PathBuf,
-    /// Messages found at start.
-    pub found_messages: u64,
+    /// Messages found at start; none in shared mode, where the store is closed then.
+    pub found_messages: Option<u64>,
     /// Why it ends, when it does.
     pub ends: UnboundedReceiver<End>,
     /// The threads of its actors: they live as long as this.
@@ -126,9 +125,10 @@ pub fn block_on<T>(main: impl Future<Output = T>) -> T {
 /// When a port, the store, the lock file, a certificate or a secret cannot be had. Everything is
 /// asked for before anything is started, so that a mistake shows at once.
 pub async fn start(config: &Config) -> Result<Server, StartError> {
-    if config.mode == Mode::Shared {
-        return Err(StartError::SharedMode);
-    }
+    let local_store = match config.mode {
+        Mode::Standalone | Mode::Replicated => true,
+        Mode::Shared => check_store_mount(&config.store.path, Path::new(RECOVER_LOST_LOCKS))?,
+    };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (ends, ended) = unbounded_channel();
     let (data, plane) = DataPlane::bind(data_config(config))?;
@@ -150,7 +150,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
             fatal,
         ))
     };
-    let opened = open(store_config(config), Arc::clone(&sink) as Arc<_>)?;
+    let opened = open_store(store_config(config), local_store, Arc::clone(&sink))?;
     let last_record = opened
         .last_record
         .as_deref()
@@ -183,6 +183,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         clients,
         replication: replication(config.ha.as_ref()),
         pair,
+        door: opened.door,
     };
     let wired = wire(&places, parts);
     Ok(Server {
@@ -194,6 +195,43 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         found_messages: opened.found_messages,
         ends: ended,
         _threads: threads,
+    })
+}
+
+/// A store that is open, or in shared mode one that is closed and its door.
+struct Opened {
+    node: NodeId,
+    last_record: Option<bytes::Bytes>,
+    store: SharedStore,
+    door: Option<Arc<dyn StoreDoor>>,
+    found_messages: Option<u64>,
+    dir: PathBuf,
+}
+
+fn open_store(
+    config: StoreConfig,
+    local: bool,
+    sink: Arc<ServerSink>,
+) -> Result<Opened, StoreError> {
+    if let Some(node_dir) = config.node_dir.clone() {
+        let closed = open_door(config, &node_dir, local, sink)?;
+        return Ok(Opened {
+            node: closed.node,
+            last_record: closed.last_record,
+            door: Some(Arc::clone(&closed.store) as Arc<dyn StoreDoor>),
+            store: closed.store,
+            found_messages: None,
+            dir: closed.dir,
+        });
+    }
+    let opened = open(config, sink)?;
+    Ok(Opened {
+        node: opened.node,
+        last_record: opened.last_record,
+        store: opened.store,
+        door: None,
+        found_messages: Some(opened.found_messages),
+        dir: opened.dir,
     })
 }
 

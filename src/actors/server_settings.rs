@@ -8,7 +8,7 @@ use crate::actors::directory::DirectoryConfig;
 use crate::actors::ha_timing::HaIntervals;
 use crate::actors::permits::PermitLimit;
 use crate::actors::session::SessionConfig;
-use crate::config::{Config, HaConfig as PairConfig, StoreSync, Takeover as PairTakeover};
+use crate::config::{Config, HaConfig as PairConfig, Mode, StoreSync, Takeover as PairTakeover};
 use crate::machines::destination::DestinationConfig;
 use crate::machines::ha::{HaConfig, HaMode, Takeover};
 use crate::machines::replication::ReplicationConfig;
@@ -34,16 +34,18 @@ pub(super) fn role_config(config: &Config, node: NodeId) -> HaConfig {
     let mut arbiter = [0; 16];
     getrandom::fill(&mut arbiter).expect("the kernel has random bytes on every supported Linux");
     HaConfig {
-        mode: if config.ha.is_some() {
-            HaMode::Replicated
-        } else {
-            HaMode::Single
+        mode: match config.mode {
+            Mode::Standalone => HaMode::Single,
+            Mode::Replicated => HaMode::Replicated,
+            Mode::Shared => HaMode::Shared,
         },
         primary: config.ha.as_ref().is_none_or(|pair| pair.primary),
         node,
         cluster: cluster(config),
         new_arbiter: ArbiterId(arbiter),
         takeover: match config.ha.as_ref().map(|pair| pair.takeover) {
+            // One store cannot be fenced by the record: its lock is what keeps late writes out.
+            _ if config.mode == Mode::Shared => Takeover::Lock,
             Some(PairTakeover::Lock) => Takeover::Lock,
             Some(PairTakeover::Fence) | None => Takeover::Fence,
         },
@@ -111,6 +113,7 @@ pub fn store_config(config: &Config) -> StoreConfig {
         checkpoint_bytes: config.store.checkpoint_bytes,
         quota_bytes: config.store.quota_bytes,
         max_record_bytes: LARGEST_RECORD,
+        node_dir: config.store.node_path.clone(),
     }
 }
 

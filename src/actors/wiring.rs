@@ -24,14 +24,14 @@ use crate::actors::store_sink::ServerSink;
 use crate::io::peer_tcp::{Net, PeerListener};
 use crate::io::watchdog::Watchdog;
 use crate::machines::gateway::{GatewayConfig, GatewayMachine};
-use crate::machines::ha::{HaConfig, HaMachine, HaMode, OwnStore};
+use crate::machines::ha::{HaConfig, HaMode, OwnStore, RoleMachine};
 use crate::machines::link::{LinkConfig, LinkMachine};
 use crate::machines::lock::{LockCommand, LockConfig, LockMachine};
 use crate::machines::replication::{ReplicationConfig, ReplicationMachine};
 use crate::proto::arbiter::{Arbiter, ArbiterAnswer, ArbiterRecord};
 use crate::proto::ids::Epoch;
 use crate::proto::peer::{PeerFacts, ServerState};
-use crate::storage::api::{LogFacts, SharedStore};
+use crate::storage::api::{LogFacts, SharedStore, StoreDoor};
 use crate::time::Clock;
 
 /// One server's outside world and settings.
@@ -56,6 +56,8 @@ pub struct Parts {
     pub replication: ReplicationConfig,
     /// What only a server of a pair has.
     pub pair: Option<PairParts>,
+    /// Shared mode: how the store, closed at the start, is opened.
+    pub door: Option<Arc<dyn StoreDoor>>,
 }
 
 /// The peer's and the arbiter's side of a server.
@@ -100,10 +102,10 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
         clock: Arc::clone(&parts.identity.clock),
     };
     let log = parts.store.log_facts();
-    let facts = initial_facts(&log, parts.last_record.as_ref());
+    let facts = initial_facts(parts.ha.mode, &log, parts.last_record.as_ref());
     let ports = Arc::new(OnceLock::new());
     let role = Role {
-        machine: HaMachine::new(parts.ha.clone(), OwnStore::from(&log), parts.last_record),
+        machine: RoleMachine::new(parts.ha.clone(), OwnStore::from(&log), parts.last_record),
         timing: HaTiming::new(
             parts.intervals,
             parts.lease,
@@ -125,6 +127,7 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
         replicator,
         clients,
         pair,
+        door: parts.door,
     });
     assert!(filled.is_ok(), "a server is wired once");
     // Nobody may post to HAManager before it has its ports: whatever could do so begins only now.
@@ -153,7 +156,7 @@ struct Common<'a> {
 
 /// What HAManager is made of.
 struct Role {
-    machine: HaMachine,
+    machine: RoleMachine,
     timing: HaTiming,
     identity: HaIdentity,
     ports: Arc<OnceLock<HaPorts>>,
@@ -302,9 +305,12 @@ fn start_link(
     Port::new("connection_manager", address.recipient())
 }
 
-fn initial_facts(log: &LogFacts, last_record: Option<&ArbiterRecord>) -> PeerFacts {
+fn initial_facts(mode: HaMode, log: &LogFacts, last_record: Option<&ArbiterRecord>) -> PeerFacts {
     PeerFacts {
-        state: ServerState::Waiting,
+        state: match mode {
+            HaMode::Single | HaMode::Replicated => ServerState::Waiting,
+            HaMode::Shared => ServerState::Passive,
+        },
         previous: ServerState::Dead,
         claiming: false,
         epoch: Epoch::ZERO,

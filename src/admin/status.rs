@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::actors::board::Board;
+use crate::actors::board::{Board, RoleView};
 use crate::actors::data_plane::{DataHandle, DataPlaneDescription};
 use crate::actors::directory::DestinationDescription;
 use crate::io::arbiter_file::lock_file_of;
@@ -89,11 +89,14 @@ pub fn render(source: &StatusSource, clients: Option<DataPlaneDescription>) -> V
     let role = source.board.role().clone();
     let log = source.store.log_facts();
     let store = source.store.facts();
-    let in_sync: Vec<String> = role
-        .in_sync
-        .iter()
-        .map(|id| source.name_of_store(*id, log.store))
-        .collect();
+    let in_sync: Vec<String> = match role.in_sync.first() {
+        Some(store) if source.mode == "shared" => who_could_serve(source, &role, *store),
+        Some(_) | None => role
+            .in_sync
+            .iter()
+            .map(|id| source.name_of_store(*id, log.store))
+            .collect(),
+    };
     let paired = source.lock_path.is_some();
     json!({
         "server": source.name,
@@ -137,6 +140,21 @@ pub fn render(source: &StatusSource, clients: Option<DataPlaneDescription>) -> V
         },
         "clients": clients.map(describe_clients),
     })
+}
+
+/// Shared mode: there is one store, and these servers can open it.
+fn who_could_serve(source: &StatusSource, role: &RoleView, store: StoreId) -> Vec<String> {
+    let own = source.store.log_facts().store == store && role.reason.is_none();
+    let link = source.board.link();
+    let peer = link.facts.as_ref().filter(|facts| {
+        let fits = facts.store == store && facts.eligible;
+        link.connected && fits
+    });
+    let peer = peer.and(link.peer.as_ref()).map(|(_, name)| name.clone());
+    own.then(|| source.name.clone())
+        .into_iter()
+        .chain(peer)
+        .collect()
 }
 
 fn peer(source: &StatusSource) -> Value {

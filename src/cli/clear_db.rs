@@ -4,7 +4,9 @@ use super::args::ClearDbArgs;
 use super::run::store_code;
 use super::{CliError, print};
 use crate::actors::server::store_config;
-use crate::config::{Config, HaConfig, read_secret};
+use std::path::Path;
+
+use crate::config::{Config, HaConfig, Mode, read_secret};
 use crate::exit::ExitCode;
 use crate::io::arbiter_file::{read_record, replace_record};
 use crate::proto::arbiter::ArbiterRecord;
@@ -25,6 +27,20 @@ enum ClearError {
          these messages up with --force"
     )]
     OnlyCopy { dir: String, seq: u64, epoch: u64 },
+    #[error(
+        "{dir} is the only store of the pair (record {seq}, epoch {epoch}), for both servers: give its \
+         messages up with --force"
+    )]
+    OneStore { dir: String, seq: u64, epoch: u64 },
+    #[error(
+        "{dir} was cleared, but the record beside {lock_file} still names the store that was there: \
+         {why}; mend that, then clear it again"
+    )]
+    StillNamed {
+        dir: String,
+        lock_file: String,
+        why: String,
+    },
     #[error(
         "whether {dir} is the only copy that has every confirmed message is not known: the record \
          beside {lock_file} {why}; mend that, or give up what only this copy may hold with --force"
@@ -51,16 +67,20 @@ pub fn run(args: &ClearDbArgs) -> Result<ExitCode, CliError> {
         ))?;
         return Ok(ExitCode::Done);
     }
-    let messages = clear(&store_config(&config), |found| {
+    let cleared = clear(&store_config(&config), |found| {
         judge(&config, found, args.force)
     })?;
+    if let (Mode::Shared, Some(pair)) = (config.mode, &config.ha) {
+        name_in_record(pair, &dir, cleared.store)?;
+    }
     print(&format!(
-        "{}: cleared, {messages} messages are gone; the store is a new one{}",
+        "{}: cleared, {} messages are gone; the store is a new one{}",
         dir.display(),
-        if config.ha.is_some() {
-            ", which its peer fills before it may serve"
-        } else {
-            ""
+        cleared.messages,
+        match config.mode {
+            Mode::Standalone => "",
+            Mode::Replicated => ", which its peer fills before it may serve",
+            Mode::Shared => " for both servers",
         }
     ))?;
     Ok(ExitCode::Done)
@@ -99,6 +119,9 @@ fn judge(config: &Config, found: ToClear, force: bool) -> Result<(), CliError> {
     }
     let dir = config.store.path.display().to_string();
     let error = match why {
+        Doubt::OnlyCopy { seq, epoch } if config.mode == Mode::Shared => {
+            ClearError::OneStore { dir, seq, epoch }
+        }
         Doubt::OnlyCopy { seq, epoch } => ClearError::OnlyCopy { dir, seq, epoch },
         Doubt::Unknown(why) => ClearError::Unknown {
             dir,
@@ -107,6 +130,34 @@ fn judge(config: &Config, found: ToClear, force: bool) -> Result<(), CliError> {
         },
     };
     Err(CliError::of(ExitCode::Failed, error))
+}
+
+/// The record named the store that is gone, and nobody may serve another: it names the new one now.
+fn name_in_record(pair: &HaConfig, dir: &Path, store: StoreId) -> Result<(), CliError> {
+    let failed = |why: String| {
+        CliError::of(
+            ExitCode::Failed,
+            ClearError::StillNamed {
+                dir: dir.display().to_string(),
+                lock_file: pair.lock_file.display().to_string(),
+                why,
+            },
+        )
+    };
+    let secret = secret_of(pair)?;
+    let mut found = read_record(&pair.lock_file, secret.clone()).map_err(failed)?;
+    for _ in 0..TRIES {
+        let Some(present) = found.filter(|present| !present.holds(store)) else {
+            return Ok(());
+        };
+        let next = ArbiterRecord {
+            seq: present.seq.next(),
+            isr: vec![store],
+            ..present
+        };
+        found = replace_record(&pair.lock_file, secret.clone(), &next).map_err(failed)?;
+    }
+    Err(failed("others change it again and again".to_owned()))
 }
 
 fn secret_of(pair: &HaConfig) -> Result<Option<PairSecret>, CliError> {

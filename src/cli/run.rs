@@ -106,10 +106,7 @@ async fn serve(
     let mut server = start(&config)
         .await
         .map_err(|error| CliError::of(code_of(&error), error))?;
-    tracing::info!(target: "twinmq::store", store = %server.store_dir.display(),
-        lock = config.ha.as_ref().map(|pair| absolute(&pair.lock_file)),
-        messages = server.found_messages, "found {} messages in {}", server.found_messages,
-        server.store_dir.display());
+    say_where_the_store_is(&config, &server);
     let admin = crate::admin::serve(listener, Arc::new(admin_state(&config, &server, token)))
         .map_err(|error| CliError::of(ExitCode::Failed, RunError::Admin(error)))?;
     let admin_api = admin.handle();
@@ -120,7 +117,12 @@ async fn serve(
     loop {
         tokio::select! {
             end = server.ends.recv() => {
+                let stepped_down = matches!(end, Some(End::Role(ExitCause::SteppedDown(_))));
                 let code = ended(&server, end);
+                if stepped_down {
+                    // The peer waits for the end of this process, and nobody else for anything.
+                    return Ok(code);
+                }
                 // Whoever asked for the stop over HTTP gets the answer.
                 admin_api.stop(true).await;
                 return Ok(code);
@@ -190,6 +192,11 @@ fn ended(server: &Server, end: Option<End>) -> ExitCode {
             server.store.close();
             ExitCode::PeerMismatch
         }
+        Some(End::Role(ExitCause::SteppedDown(reason))) => {
+            // The store stays as it is: only the end of the process lets it go.
+            tracing::error!(target: "twinmq::ha", reason, "this server stepped down: the process ends");
+            ExitCode::SteppedDown
+        }
         Some(End::Store(error)) => {
             tracing::error!(target: "twinmq::store", %error,
                 "the store failed: nothing more is confirmed, the process ends");
@@ -200,6 +207,23 @@ fn ended(server: &Server, end: Option<End>) -> ExitCode {
             ExitCode::AddressInUse
         }
         None => ExitCode::Failed,
+    }
+}
+
+fn say_where_the_store_is(config: &Config, server: &Server) {
+    let (dir, lock) = (
+        server.store_dir.display(),
+        config.ha.as_ref().map(|pair| absolute(&pair.lock_file)),
+    );
+    match server.found_messages {
+        Some(messages) => {
+            tracing::info!(target: "twinmq::store", store = %dir, lock, messages,
+                "found {messages} messages in {dir}");
+        }
+        None => {
+            tracing::info!(target: "twinmq::store", store = %dir, lock,
+                "the shared store {dir} is opened by whichever server becomes active");
+        }
     }
 }
 
@@ -242,7 +266,7 @@ fn admin_state(config: &Config, server: &Server, token: String) -> AdminState {
 
 fn code_of(error: &StartError) -> ExitCode {
     match error {
-        StartError::SharedMode | StartError::Tls(_) | StartError::Secret(_) => {
+        StartError::StoreMount(_) | StartError::Tls(_) | StartError::Secret(_) => {
             ExitCode::Configuration
         }
         StartError::ClientPort(_) | StartError::HaPort(_) => ExitCode::AddressInUse,
@@ -257,7 +281,7 @@ fn code_of(error: &StartError) -> ExitCode {
 #[must_use]
 pub fn store_code(error: &StoreError) -> ExitCode {
     match error {
-        StoreError::InUse { .. } => ExitCode::StoreInUse,
+        StoreError::InUse { .. } | StoreError::HeldBy { .. } => ExitCode::StoreInUse,
         StoreError::NoDataDir { .. } | StoreError::NotOurs { .. } => ExitCode::Failed,
         StoreError::WrongFormat { .. }
         | StoreError::Damaged { .. }

@@ -258,6 +258,8 @@ pub struct StoreConfig {
     pub retain_bytes: u64,
     /// Bytes of log between two checkpoints. At most `retain_bytes`.
     pub checkpoint_bytes: u64,
+    /// Shared mode, and only there: this server's own folder.
+    pub node_path: Option<PathBuf>,
 }
 
 /// How commits become durable.

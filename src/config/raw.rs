@@ -46,6 +46,7 @@ raw!(RawStore {
     quota_mib: u64,
     retain_mib: u64,
     checkpoint_mib: u64,
+    node_path: String,
 });
 
 raw!(RawHa {

@@ -56,7 +56,12 @@ pub(super) fn validate(
         rules.demo_is_one_machine(&client, admin, ha.as_ref());
     }
     let token_file = match raw.admin.token_file.as_str() {
-        "" => store.path.join("admin.token"),
+        // Not in a directory that is the peer's as well.
+        "" => store
+            .node_path
+            .as_ref()
+            .unwrap_or(&store.path)
+            .join("admin.token"),
         text => identity.beside(text),
     };
     let name = match (raw.name.as_str(), &ha) {
@@ -216,7 +221,30 @@ impl Rules<'_> {
             quota_bytes: store.quota_mib.saturating_mul(MIB),
             retain_bytes: store.retain_mib.saturating_mul(MIB),
             checkpoint_bytes: store.checkpoint_mib.saturating_mul(MIB),
+            node_path: self.node_path(raw),
         }
+    }
+
+    fn node_path(&mut self, raw: &RawConfig) -> Option<PathBuf> {
+        const KEY: &str = "store.node_path";
+        let text = &raw.store.node_path;
+        if raw.mode != Mode::Shared {
+            if !text.is_empty() {
+                self.warn(KEY, "has no effect but in shared mode");
+            }
+            return None;
+        }
+        self.mandatory(
+            KEY,
+            text,
+            "in shared mode the store is both servers': this one needs a folder of its own, on a local \
+             disk",
+        );
+        let path = PathBuf::from(text);
+        if !raw.store.path.is_empty() && path.starts_with(&raw.store.path) {
+            self.broken(KEY, "must not lie in store.path: that is both servers'");
+        }
+        Some(path)
     }
 
     fn limits(&mut self, raw: &RawConfig) -> Limits {

@@ -46,31 +46,36 @@ fn of_pair(mode: &str, primary: bool) -> Profile {
     } else {
         (Ports::SECONDARY, Ports::PRIMARY)
     };
-    Profile {
+    let profile = Profile {
         preamble: vec![
             format!("TwinMQ, the {role} of a {mode} pair: twinmq run -p {mode}/{role}"),
             ONE_MACHINE.to_owned(),
             HOW.to_owned(),
         ],
         ..Profile::default()
-    }
-    .text("mode", mode)
-    .flag("demo", true)
-    .list("client.listen", &[&format!("127.0.0.1:{}", own.client)])
-    .number("admin.rmi_server_port", own.admin)
-    .text("store.path", &path)
-    .flag("ha.primary", primary)
-    .text("ha.cluster", mode)
-    .number("ha.port", own.ha)
-    .text("ha.backup_ha_ip_address", "127.0.0.1")
-    .number("ha.backup_ha_port", other.ha)
-    .number("ha.backup_server_port", other.client)
-    .number("ha.backup_rmi_server_port", other.admin)
-    .number("ha.ping_interval_ms", 500)
-    .text("ha.lock.lock_file", &format!("data/lock/{mode}.lck"))
-    .number("ha.lock.active_lock_re_acquisition_interval_ms", 1000)
-    .number("ha.lock.passive_lock_acquisition_interval_ms", 2500)
-    .text("ha.gateway.gateway_server_ip_address", "127.0.0.1")
+    };
+    let profile = match mode {
+        "shared" => profile.text("store.node_path", &format!("data/shared/{role}")),
+        _ => profile,
+    };
+    profile
+        .text("mode", mode)
+        .flag("demo", true)
+        .list("client.listen", &[&format!("127.0.0.1:{}", own.client)])
+        .number("admin.rmi_server_port", own.admin)
+        .text("store.path", &path)
+        .flag("ha.primary", primary)
+        .text("ha.cluster", mode)
+        .number("ha.port", own.ha)
+        .text("ha.backup_ha_ip_address", "127.0.0.1")
+        .number("ha.backup_ha_port", other.ha)
+        .number("ha.backup_server_port", other.client)
+        .number("ha.backup_rmi_server_port", other.admin)
+        .number("ha.ping_interval_ms", 500)
+        .text("ha.lock.lock_file", &format!("data/lock/{mode}.lck"))
+        .number("ha.lock.active_lock_re_acquisition_interval_ms", 1000)
+        .number("ha.lock.passive_lock_acquisition_interval_ms", 2500)
+        .text("ha.gateway.gateway_server_ip_address", "127.0.0.1")
 }
 
 /// The ports of the stock profiles.

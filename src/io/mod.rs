@@ -9,5 +9,6 @@ pub mod peer_tcp;
 pub mod ping;
 pub mod port_owner;
 pub mod signals;
+pub mod store_mount;
 pub mod tls;
 pub mod watchdog;

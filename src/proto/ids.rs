@@ -103,6 +103,11 @@ identity! {
     /// restore and full resync. The in-sync set holds these, not servers.
     StoreId
 }
+impl StoreId {
+    /// Shared mode: there is no store, or it is not known which.
+    pub const NONE: Self = Self([0; 16]);
+}
+
 identity! {
     /// One server, for the life of its `node/` folder.
     NodeId

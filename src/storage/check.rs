@@ -13,6 +13,7 @@ use crate::proto::record::{Chunk, ChunkHeader, LogRecord};
 
 use super::api::SPACE_DESTINATION;
 use super::backend::{Backend, View};
+use super::common_dir;
 use super::data_dir::DataDir;
 use super::error::StoreError;
 use super::index::{Index, Notes, Slot};
@@ -72,6 +73,10 @@ pub struct CheckReport {
 /// # Errors
 /// When a server has it, there is no store, or it cannot be read at all.
 pub fn check(dir: &Path) -> Result<CheckReport, StoreError> {
+    if common_dir::is_at(dir) {
+        let env = common_dir::inspect(dir)?;
+        return check_view(&env.view());
+    }
     let (_lock, env) = DataDir::inspect(dir)?;
     check_view(&env.view())
 }

@@ -2,25 +2,21 @@
 //! `CURRENT`, which names it. Every change is made under a temporary name, flushed, renamed, and the
 //! folder flushed, so that a crash leaves the old or the new and never half of one.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
-use serde::{Deserialize, Serialize};
 
 use crate::proto::ids::{Lsn, NodeId, StoreId};
 
 use super::backend::{Backend as _, Fill, Home, Space, View as _};
 use super::env::{LmdbEnv, SyncMode};
 use super::error::StoreError;
+use super::node_dir::NodeDir;
 use super::shape;
 
 const CURRENT: &str = "CURRENT";
-const FORMAT: u32 = 1;
 /// Free bytes in a store's file that are not worth a copy.
 const FREE_BYTES: u64 = 256 << 20;
 
@@ -28,17 +24,9 @@ const FREE_BYTES: u64 = 256 << 20;
 pub struct DataDir {
     dir: PathBuf,
     mode: SyncMode,
-    node: NodeId,
+    node: NodeDir,
     /// The number of the present store; 0 before the first.
     present: u64,
-    /// Held as long as this lives.
-    _lock: File,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Identity {
-    format: u32,
-    node: NodeId,
 }
 
 impl DataDir {
@@ -121,16 +109,23 @@ impl DataDir {
 
     fn lock(dir: &Path, mode: SyncMode) -> Result<Self, StoreError> {
         let dir = fs::canonicalize(dir).map_err(StoreError::file("find", dir))?;
-        let lock = take_lock(&dir)?;
+        let node = NodeDir::lock(dir.join("node"), &dir)?;
         flush_dir(&dir)?;
+        Self::of(dir, node, mode)
+    }
+
+    /// The directory of a shared store, whose server has its own folder elsewhere.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn of(dir: PathBuf, node: NodeDir, mode: SyncMode) -> Result<Self, StoreError> {
         let mut home = Self {
-            node: identity(&dir)?,
+            node,
             mode,
             present: 0,
-            _lock: lock,
             dir,
         };
-        home.present = home.find_present()?;
+        home.present = find_present(&home.dir)?;
         Ok(home)
     }
 
@@ -149,7 +144,7 @@ impl DataDir {
     /// This server.
     #[must_use]
     pub fn node(&self) -> NodeId {
-        self.node
+        self.node.node()
     }
 
     /// What `write_last_record` wrote last.
@@ -157,7 +152,7 @@ impl DataDir {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn last_record(&self) -> Result<Option<Bytes>, StoreError> {
-        read_if_there(&self.dir.join("node/last_record")).map(|found| found.map(Bytes::from))
+        self.node.last_record()
     }
 
     /// As `promote_next`, for the first store of a directory.
@@ -173,76 +168,22 @@ impl DataDir {
         fs::rename(&from, &to).map_err(StoreError::file("rename", &from))?;
         flush_dir(&self.dir)?;
         crash_point("switch to the store")?;
-        self.write_current(number)?;
+        write_current(&self.dir, number)?;
         self.present = number;
         Ok(next.renamed(&to))
     }
 
-    fn write_current(&self, number: u64) -> Result<(), StoreError> {
-        replace(&self.dir, CURRENT, format!("store.{number}\n").as_bytes())
-    }
-
     fn store_dir(&self, number: u64) -> PathBuf {
-        self.dir.join(format!("store.{number}"))
+        store_dir(&self.dir, number)
     }
 
     fn next_dir(&self) -> PathBuf {
         self.dir.join(format!("store.{}.tmp", self.present + 1))
     }
 
-    /// The number of the store that `CURRENT` names, or of the only one; 0 when there is none.
-    fn find_present(&self) -> Result<u64, StoreError> {
-        let layout = |what: String| StoreError::Layout {
-            dir: self.dir.clone(),
-            what,
-        };
-        let stores = self.stores()?;
-        let Some(current) = read_if_there(&self.dir.join(CURRENT))? else {
-            return match stores[..] {
-                [] => Ok(0),
-                // A crash came between the first store and CURRENT.
-                [only] => {
-                    self.write_current(only)?;
-                    Ok(only)
-                }
-                _ => Err(layout(
-                    "CURRENT is missing and there are several stores; write the name of the right one into it".to_owned(),
-                )),
-            };
-        };
-        let named = std::str::from_utf8(&current)
-            .ok()
-            .and_then(|text| store_number(text.trim_end()))
-            .ok_or_else(|| layout("CURRENT names no store".to_owned()))?;
-        if stores.contains(&named) {
-            Ok(named)
-        } else {
-            Err(layout(format!(
-                "CURRENT names store.{named}, which is not there; restore it, or empty the whole directory so that this server is filled by its peer"
-            )))
-        }
-    }
-
-    fn stores(&self) -> Result<Vec<u64>, StoreError> {
-        Ok(self
-            .names()?
-            .iter()
-            .filter_map(|name| store_number(name))
-            .collect())
-    }
-
-    fn names(&self) -> Result<Vec<String>, StoreError> {
-        let read = || -> io::Result<Vec<String>> {
-            fs::read_dir(&self.dir)?
-                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-                .collect()
-        };
-        read().map_err(StoreError::file("list", &self.dir))
-    }
-
     /// Removes what a crash left over: half-made stores, and those that were switched away from.
     fn remove_others(&self) -> Result<(), StoreError> {
-        for name in self.names()? {
+        for name in names(&self.dir)? {
             let half_made = name.starts_with("store.") && name.ends_with(".tmp");
             let other = store_number(&name).is_some_and(|number| number != self.present);
             if half_made || other {
@@ -279,12 +220,11 @@ impl Home for DataDir {
     }
 
     fn write_last_record(&mut self, record: &[u8]) -> Result<(), StoreError> {
-        replace(&self.dir.join("node"), "last_record", record)
+        self.node.write_last_record(record)
     }
 
     fn keep_tail(&mut self, first: Lsn, last: Lsn, fill: &mut Fill<'_>) -> Result<(), StoreError> {
-        let dir = self.dir.join("node/divergent");
-        fs::create_dir_all(&dir).map_err(StoreError::file("make the folder", &dir))?;
+        let dir = self.node.divergent()?;
         let count = fs::read_dir(&dir)
             .map_err(StoreError::file("list", &dir))?
             .count();
@@ -305,7 +245,7 @@ impl Home for DataDir {
             .sync_all()
             .map_err(StoreError::file("flush", &path))?;
         flush_dir(&dir)?;
-        flush_dir(&self.dir.join("node"))
+        flush_dir(self.node.dir())
     }
 
     fn new_store_id(&mut self) -> Result<StoreId, StoreError> {
@@ -323,7 +263,58 @@ impl Home for DataDir {
     }
 }
 
-fn random() -> Result<[u8; 16], StoreError> {
+/// The number of the store that `CURRENT` names, or of the only one; 0 when there is none.
+pub(super) fn find_present(dir: &Path) -> Result<u64, StoreError> {
+    let layout = |what: String| StoreError::Layout {
+        dir: dir.to_path_buf(),
+        what,
+    };
+    let names = names(dir)?;
+    let stores: Vec<u64> = names.iter().filter_map(|name| store_number(name)).collect();
+    let Some(current) = read_if_there(&dir.join(CURRENT))? else {
+        return match stores[..] {
+            [] => Ok(0),
+            // A crash came between the first store and CURRENT.
+            [only] => {
+                write_current(dir, only)?;
+                Ok(only)
+            }
+            _ => Err(layout(
+                "CURRENT is missing and there are several stores; write the name of the right one into it".to_owned(),
+            )),
+        };
+    };
+    let named = std::str::from_utf8(&current)
+        .ok()
+        .and_then(|text| store_number(text.trim_end()))
+        .ok_or_else(|| layout("CURRENT names no store".to_owned()))?;
+    if stores.contains(&named) {
+        Ok(named)
+    } else {
+        Err(layout(format!(
+            "CURRENT names store.{named}, which is not there; restore it, or empty the whole directory so that this server is filled by its peer"
+        )))
+    }
+}
+
+pub(super) fn write_current(dir: &Path, number: u64) -> Result<(), StoreError> {
+    replace(dir, CURRENT, format!("store.{number}\n").as_bytes())
+}
+
+pub(super) fn store_dir(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("store.{number}"))
+}
+
+fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
+    let read = || -> io::Result<Vec<String>> {
+        fs::read_dir(dir)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    };
+    read().map_err(StoreError::file("list", dir))
+}
+
+pub(super) fn random() -> Result<[u8; 16], StoreError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|cause| StoreError::Random(cause.to_string()))?;
     Ok(bytes)
@@ -335,69 +326,7 @@ fn store_number(name: &str) -> Option<u64> {
     (number > 0 && name == format!("store.{number}")).then_some(number)
 }
 
-/// An open file description lock: it goes with the process, whatever ends it.
-fn take_lock(dir: &Path) -> Result<File, StoreError> {
-    let path = dir.join("node/lock");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(StoreError::file("open", &path))?;
-    let small = |constant: libc::c_int| {
-        libc::c_short::try_from(constant).expect("the constants of fcntl are below 10")
-    };
-    let whole = libc::flock {
-        l_type: small(libc::F_WRLCK),
-        l_whence: small(libc::SEEK_SET),
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
-        Ok(_) => Ok(file),
-        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Err(StoreError::InUse {
-            dir: dir.to_path_buf(),
-        }),
-        Err(errno) => Err(StoreError::file("lock", &path)(errno.into())),
-    }
-}
-
-fn identity(dir: &Path) -> Result<NodeId, StoreError> {
-    let path = dir.join("node/identity.json");
-    let Some(found) = read_if_there(&path)? else {
-        let identity = Identity {
-            format: FORMAT,
-            node: NodeId(random()?),
-        };
-        let mut text = serde_json::to_vec_pretty(&identity)
-            .map_err(|cause| StoreError::file("write", &path)(cause.into()))?;
-        text.push(b'\n');
-        crash_point("write the identity")?;
-        replace(&dir.join("node"), "identity.json", &text)?;
-        return Ok(identity.node);
-    };
-    let identity: Identity =
-        serde_json::from_slice(&found).map_err(|cause| StoreError::Damaged {
-            path: dir.to_path_buf(),
-            table: "file",
-            key: "node/identity.json".to_owned(),
-            what: cause.to_string(),
-        })?;
-    if identity.format == FORMAT {
-        Ok(identity.node)
-    } else {
-        Err(StoreError::WrongFormat {
-            path,
-            found: identity.format.to_string(),
-            known: FORMAT,
-        })
-    }
-}
-
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+pub(super) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -406,7 +335,7 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 }
 
 /// Durably replaces a file, or makes it.
-fn replace(dir: &Path, name: &str, content: &[u8]) -> Result<(), StoreError> {
+pub(super) fn replace(dir: &Path, name: &str, content: &[u8]) -> Result<(), StoreError> {
     let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
     let write = || -> io::Result<()> {
         let mut file = File::create(&temporary)?;
@@ -419,7 +348,7 @@ fn replace(dir: &Path, name: &str, content: &[u8]) -> Result<(), StoreError> {
     flush_dir(dir)
 }
 
-fn flush_dir(dir: &Path) -> Result<(), StoreError> {
+pub(super) fn flush_dir(dir: &Path) -> Result<(), StoreError> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(StoreError::file("flush the folder", dir))
@@ -427,7 +356,7 @@ fn flush_dir(dir: &Path) -> Result<(), StoreError> {
 
 #[cfg(not(test))]
 #[expect(clippy::unnecessary_wraps, reason = "the tests' one fails")]
-fn crash_point(_step: &'static str) -> Result<(), StoreError> {
+pub(super) fn crash_point(_step: &'static str) -> Result<(), StoreError> {
     Ok(())
 }
 

@@ -4,12 +4,14 @@ use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 #[cfg(target_env = "gnu")]
 use std::sync::Once;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use heed::types::Bytes as Raw;
 use heed::{CommitOrAbort, CompactionOption, EnvFlags, EnvOpenOptions, PutFlags, WithoutTls};
 
 use super::backend::{Backend, Table, View, Visit, Write, log_key};
+use super::data_lock::{DATA_FILE, DataLock};
 use super::error::StoreError;
 
 /// When a commit counts as being on disk.
@@ -41,6 +43,8 @@ type Db = heed::Database<'static, Raw, Raw>;
 pub struct LmdbEnv {
     view: LmdbView,
     mode: SyncMode,
+    /// A shared store's: without it nothing is written.
+    lock: Option<Arc<DataLock>>,
 }
 
 /// A reader of it.
@@ -49,6 +53,9 @@ pub struct LmdbView {
     env: heed::Env<WithoutTls>,
     tables: [Db; 3],
     path: PathBuf,
+    /// A shared store's: LMDB knows nothing of its readers there, so that they and the commits, after
+    /// which pages are used anew, take turns here.
+    turns: Option<Arc<RwLock<()>>>,
 }
 
 impl LmdbEnv {
@@ -57,6 +64,27 @@ impl LmdbEnv {
     /// # Errors
     /// When LMDB refuses.
     pub fn open(path: &Path, mode: SyncMode) -> Result<Self, StoreError> {
+        Self::open_as(path, mode, None)
+    }
+
+    /// Opens the environment of a shared store: without LMDB's own lock file, whose mutexes mean
+    /// nothing to another machine. `lock` is this process's, and stays so.
+    ///
+    /// # Errors
+    /// When LMDB refuses, or the lock was lost on the way.
+    pub(super) fn open_shared(
+        path: &Path,
+        mode: SyncMode,
+        lock: Arc<DataLock>,
+    ) -> Result<Self, StoreError> {
+        Self::open_as(path, mode, Some(lock))
+    }
+
+    fn open_as(
+        path: &Path,
+        mode: SyncMode,
+        lock: Option<Arc<DataLock>>,
+    ) -> Result<Self, StoreError> {
         let failed = |cause: heed::Error| {
             damage(path, &cause).unwrap_or_else(|| StoreError::Open {
                 path: path.to_path_buf(),
@@ -66,13 +94,19 @@ impl LmdbEnv {
         keep_freed_memory();
         let mut map_bytes = MAP_BYTES;
         let env = loop {
-            match open_env(path, mode, map_bytes) {
+            match open_env(path, mode, map_bytes, lock.is_some()) {
                 Ok(env) => break env,
                 Err(heed::Error::Io(cause))
                     if cause.raw_os_error() == Some(nix::libc::ENOMEM)
                         && map_bytes > MAP_BYTES_MIN =>
                 {
                     map_bytes /= 2;
+                    // The attempt has closed the file, and so dropped the lock.
+                    if let Some(lock) = &lock
+                        && !lock.lock().map_err(StoreError::file("lock", path))?
+                    {
+                        return Err(lock_lost(path));
+                    }
                 }
                 Err(cause) => return Err(failed(cause)),
             }
@@ -103,9 +137,19 @@ impl LmdbEnv {
                 env,
                 tables,
                 path: path.to_path_buf(),
+                turns: lock.is_some().then(Arc::default),
             },
             mode,
+            lock,
         })
+    }
+
+    /// Z13: a descriptor of the data file was closed somewhere in this process.
+    fn has_lock(&self) -> Result<(), StoreError> {
+        match &self.lock {
+            Some(lock) if !lock.is_held() => Err(lock_lost(&self.view.path)),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Bytes of its file, which never shrinks.
@@ -113,10 +157,10 @@ impl LmdbEnv {
     /// # Errors
     /// When the system does not say.
     pub fn file_bytes(&self) -> Result<u64, StoreError> {
-        self.view
-            .env
-            .real_disk_size()
-            .map_err(self.view.read_failed())
+        // By its name: heed's own way closes a descriptor of the file (Z13).
+        let path = self.view.path.join(DATA_FILE);
+        let found = std::fs::metadata(&path).map_err(StoreError::file("measure", &path))?;
+        Ok(found.len())
     }
 
     /// Writes a copy without free pages into an empty folder.
@@ -146,6 +190,13 @@ impl LmdbEnv {
     }
 }
 
+fn lock_lost(path: &Path) -> StoreError {
+    StoreError::Commit {
+        path: path.to_path_buf(),
+        cause: "this process has lost its lock on the data file".to_owned(),
+    }
+}
+
 /// What LMDB says where the file is not what it wrote.
 fn damage(path: &Path, cause: &heed::Error) -> Option<StoreError> {
     use heed::MdbError::{Corrupted, Invalid, PageNotFound, VersionMismatch};
@@ -168,15 +219,19 @@ fn open_env(
     path: &Path,
     mode: SyncMode,
     map_bytes: usize,
+    shared: bool,
 ) -> Result<heed::Env<WithoutTls>, heed::Error> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_bytes).max_dbs(8).max_readers(64);
     // SAFETY: NO_META_SYNC gives up the durability of the last commit only, which the writer
-    // accounts for; the file is local to the data directory that this process has locked.
+    // accounts for; the file is local to the data directory that this process has locked. NO_LOCK
+    // leaves to the caller that there is one writer and that pages are not used anew under a reader:
+    // the lock on the data file and `LmdbView::turns` see to that.
     unsafe {
-        if mode == SyncMode::Deferred {
-            options.flags(EnvFlags::NO_META_SYNC);
-        }
+        let mut flags = EnvFlags::empty();
+        flags.set(EnvFlags::NO_META_SYNC, mode == SyncMode::Deferred);
+        flags.set(EnvFlags::NO_LOCK, shared);
+        options.flags(flags);
         options.open(path)
     }
 }
@@ -220,6 +275,12 @@ impl LmdbView {
         }
     }
 
+    /// Held while a transaction reads.
+    fn turn(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        let turns = self.turns.as_deref();
+        turns.map(|turns| turns.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn read_failed(&self) -> impl Fn(heed::Error) -> StoreError + '_ {
         |cause| {
             damage(&self.path, &cause).unwrap_or_else(|| StoreError::Read {
@@ -234,6 +295,7 @@ impl Backend for LmdbEnv {
     type View = LmdbView;
 
     fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        self.has_lock()?;
         let view = &self.view;
         let work = || -> Result<(), heed::Error> {
             let mut txn = view.env.write_txn()?;
@@ -253,6 +315,8 @@ impl Backend for LmdbEnv {
                     }
                 }
             }
+            let turns = view.turns.as_deref();
+            let _alone = turns.map(|turns| turns.write().unwrap_or_else(PoisonError::into_inner));
             txn.commit()
         };
         work().map_err(|cause| StoreError::Commit {
@@ -262,6 +326,7 @@ impl Backend for LmdbEnv {
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
+        self.has_lock()?;
         self.view
             .env
             .force_sync()
@@ -283,6 +348,7 @@ impl Backend for LmdbEnv {
 impl View for LmdbView {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let failed = self.read_failed();
+        let _turn = self.turn();
         let txn = self.env.read_txn().map_err(&failed)?;
         let value = self.table(table).get(&txn, key).map_err(&failed)?;
         Ok(value.map(Bytes::copy_from_slice))
@@ -290,6 +356,7 @@ impl View for LmdbView {
 
     fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let failed = self.read_failed();
+        let _turn = self.turn();
         let txn = self.env.read_txn().map_err(&failed)?;
         // LMDB knows no empty key.
         let start = match from {
@@ -308,6 +375,7 @@ impl View for LmdbView {
 
     fn used_bytes(&self) -> Result<u64, StoreError> {
         let failed = self.read_failed();
+        let _turn = self.turn();
         let txn = self.env.read_txn().map_err(&failed)?;
         let mut bytes = 0;
         for table in &self.tables {

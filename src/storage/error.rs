@@ -51,6 +51,14 @@ pub enum StoreError {
         /// The data directory.
         dir: PathBuf,
     },
+    /// A process has the shared store open, or has not let it go yet.
+    #[error("the shared store {dir} is open in {by}; stop that server first")]
+    HeldBy {
+        /// The directory of the store.
+        dir: PathBuf,
+        /// Who, as far as the system tells.
+        by: String,
+    },
     /// The store is another pair's.
     #[error(
         "the store {path} belongs to the pair \"{found}\", this server to \"{expected}\"; correct `cluster` or the data directory in the profile"

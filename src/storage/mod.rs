@@ -5,8 +5,11 @@ pub mod api;
 pub mod backend;
 pub mod check;
 pub mod checkpoint;
+mod common_dir;
 mod core;
 pub mod data_dir;
+mod data_lock;
+pub mod door;
 pub mod env;
 pub mod error;
 mod follow;
@@ -16,6 +19,7 @@ mod jobs;
 pub mod ledger;
 pub mod memory;
 pub mod meta;
+mod node_dir;
 pub mod open;
 mod reader;
 pub mod recover;
@@ -25,8 +29,9 @@ pub mod snapshot;
 pub mod threaded;
 
 pub use check::{CheckReport, Finding, check};
+pub use door::{ClosedStore, DoorStore, open_door};
 pub use env::SyncMode;
-pub use open::{OpenedStore, StoreConfig, ToClear, clear, open, open_memory};
+pub use open::{Cleared, OpenedStore, StoreConfig, ToClear, clear, open, open_memory};
 
 #[cfg(test)]
 mod tests;

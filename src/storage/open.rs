@@ -10,8 +10,10 @@ use crate::proto::record::CHUNK_HEADER;
 
 use super::api::{GatePolicy, SharedStore, StoreSink};
 use super::backend::{Backend, Home, View};
+use super::common_dir;
 use super::core::Core;
 use super::data_dir::DataDir;
+use super::door::own_folder;
 use super::env::SyncMode;
 use super::error::StoreError;
 use super::inline::InlineStore;
@@ -42,6 +44,8 @@ pub struct StoreConfig {
     pub quota_bytes: u64,
     /// The largest message with its envelope.
     pub max_record_bytes: usize,
+    /// Shared mode: this server's own folder, which is not in `dir` then.
+    pub node_dir: Option<PathBuf>,
 }
 
 impl StoreConfig {
@@ -56,6 +60,7 @@ impl StoreConfig {
             checkpoint_bytes: 64 << 20,
             quota_bytes: u64::MAX,
             max_record_bytes: 16 << 20,
+            node_dir: None,
         }
     }
 
@@ -127,7 +132,7 @@ pub fn open_memory(
         Some(env) => env,
         None => {
             let mut env = home.create_next()?;
-            let meta = empty(&config.cluster, &mut home)?;
+            let meta = empty(&config.cluster, home.new_store_id()?);
             env.commit(&meta::whole(&meta))?;
             env.sync()?;
             disk.set_present(&env);
@@ -158,9 +163,17 @@ pub struct ToClear {
     pub saw_record: bool,
 }
 
+/// What a store was and is after it was cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cleared {
+    /// Messages that went.
+    pub messages: u64,
+    /// The new store.
+    pub store: StoreId,
+}
+
 /// Empties a data directory: a new store with a new id, while `node/` stays. `allow` may still refuse;
-/// no server can start on the directory until this has returned. Gives the number of messages that
-/// went.
+/// no server can start on the directory until this has returned.
 ///
 /// # Errors
 /// When it is no data directory, a server has it, it is another pair's, `allow` refused, or it cannot
@@ -168,21 +181,30 @@ pub struct ToClear {
 pub fn clear<E: From<StoreError>>(
     config: &StoreConfig,
     allow: impl FnOnce(ToClear) -> Result<(), E>,
-) -> Result<u64, E> {
+) -> Result<Cleared, E> {
     if !DataDir::is_at(&config.dir) {
         return Err(E::from(StoreError::NoDataDir {
             dir: config.dir.clone(),
         }));
     }
-    let (mut home, present) = DataDir::open(&config.dir, config.sync)?;
+    let (mut home, present) = match &config.node_dir {
+        None => DataDir::open(&config.dir, config.sync)?,
+        Some(node_dir) => {
+            let node = own_folder(node_dir)?;
+            let env = common_dir::inspect(&config.dir)?;
+            let home = DataDir::of(config.dir.clone(), node, config.sync)?;
+            (home, Some(env))
+        }
+    };
     let saw_record = home.last_record()?.is_some();
     let Some(present) = present else {
         allow(ToClear {
             store: Ok(None),
             saw_record,
         })?;
-        new_store(&mut home, &config.cluster)?;
-        return Ok(0);
+        let env = new_store(&mut home, &config.cluster)?;
+        let store = id_of(&env)?;
+        return Ok(Cleared { messages: 0, store });
     };
     let view = present.view();
     let (store, messages) = match meta::load(&view) {
@@ -204,10 +226,22 @@ pub fn clear<E: From<StoreError>>(
     drop(view);
     allow(ToClear { store, saw_record })?;
     let mut next = home.create_next()?;
-    let meta = empty(&config.cluster, &mut home)?;
+    let meta = empty(&config.cluster, home.new_store_id()?);
     next.commit(&meta::whole(&meta))?;
     home.promote_next(next, present)?;
-    Ok(messages)
+    if config.node_dir.is_some() {
+        common_dir::write_label(&config.dir, &config.cluster, meta.store)?;
+    }
+    Ok(Cleared {
+        messages,
+        store: meta.store,
+    })
+}
+
+fn id_of(env: &impl Backend) -> Result<StoreId, StoreError> {
+    let view = env.view();
+    let meta = meta::load(&view)?.ok_or_else(|| no_format(&view))?;
+    Ok(meta.store)
 }
 
 pub(super) fn new_store(
@@ -215,20 +249,20 @@ pub(super) fn new_store(
     cluster: &str,
 ) -> Result<<DataDir as Home>::Backend, StoreError> {
     let mut next = home.create_next()?;
-    let meta = empty(cluster, home)?;
+    let meta = empty(cluster, home.new_store_id()?);
     next.commit(&meta::whole(&meta))?;
     home.promote_first(next)
 }
 
-fn empty<H: Home>(cluster: &str, home: &mut H) -> Result<Meta, StoreError> {
-    Ok(Meta {
+pub(super) fn empty(cluster: &str, store: StoreId) -> Meta {
+    Meta {
         cluster: cluster.to_owned(),
-        store: home.new_store_id()?,
+        store,
         epochs: Vec::new(),
         checkpoint: Mark::default(),
         floor: Lsn::ZERO,
         sync_in_progress: false,
-    })
+    }
 }
 
 fn no_format(view: &impl View) -> StoreError {

@@ -40,16 +40,10 @@ struct Meta {
 /// `Damaged` when it is missing, no LMDB file, or shorter than its pages say; when it cannot be read.
 pub(super) fn check(env: &Path) -> Result<(), StoreError> {
     let path = env.join("data.mdb");
-    let damaged = |what: String| StoreError::Damaged {
-        path: env.to_path_buf(),
-        table: "file",
-        key: "data.mdb".to_owned(),
-        what,
-    };
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-            return Err(damaged("is missing".to_owned()));
+            return Err(damaged(env, "is missing".to_owned()));
         }
         Err(cause) => return Err(StoreError::file("open", &path)(cause)),
     };
@@ -57,13 +51,38 @@ pub(super) fn check(env: &Path) -> Result<(), StoreError> {
         .metadata()
         .map_err(StoreError::file("measure", &path))?
         .len();
-    match look(&file, length) {
+    check_open(env, &file, length)
+}
+
+/// The same through a descriptor that is open already.
+pub(super) fn check_file(env: &Path, file: &File) -> Result<(), StoreError> {
+    let path = env.join("data.mdb");
+    let length = file
+        .metadata()
+        .map_err(StoreError::file("measure", &path))?
+        .len();
+    check_open(env, file, length)
+}
+
+fn check_open(env: &Path, file: &File, length: u64) -> Result<(), StoreError> {
+    let path = env.join("data.mdb");
+    match look(file, length) {
         Ok(None) => Ok(()),
-        Ok(Some(what)) => Err(damaged(what)),
-        Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Err(damaged(format!(
-            "it is cut off: {length} bytes are less than its pages say"
-        ))),
+        Ok(Some(what)) => Err(damaged(env, what)),
+        Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Err(damaged(
+            env,
+            format!("it is cut off: {length} bytes are less than its pages say"),
+        )),
         Err(cause) => Err(StoreError::file("read", &path)(cause)),
+    }
+}
+
+fn damaged(env: &Path, what: String) -> StoreError {
+    StoreError::Damaged {
+        path: env.to_path_buf(),
+        table: "file",
+        key: "data.mdb".to_owned(),
+        what,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The store as a whole, on both media.
 
 mod directory;
+mod door;
 mod faults;
 mod pair;
 mod properties;

@@ -24,6 +24,7 @@ mod recovery;
 mod refusals;
 mod reloads;
 mod schedule;
+mod shared;
 mod starts;
 mod two_hosts;
 mod watchdog;

@@ -101,7 +101,8 @@ impl World {
             HaEffect::PeerChanged { .. }
             | HaEffect::SteppedDown { .. }
             | HaEffect::Alarmed { .. }
-            | HaEffect::ClaimRefused { .. } => {}
+            | HaEffect::ClaimRefused { .. }
+            | HaEffect::Store { .. } => {}
         }
     }
 

@@ -124,6 +124,7 @@ impl Server {
                 ack_timeout: intervals().ack_timeout,
             },
             pair: Some(pair_parts(world, life, opened.node, listener)),
+            door: None,
         };
         let wired = wire(&Places::Here, parts);
         drop(tokio::task::spawn_local(Arc::clone(&clients).run()));

@@ -83,6 +83,26 @@ impl Pair {
         pair
     }
 
+    /// A pair with one store; nothing runs yet.
+    pub(crate) fn shared(test: &str) -> Self {
+        let scene = Scene::new(test);
+        Self {
+            primary: Server::shared(Role::Primary, scene.address, scene.path()),
+            secondary: Server::shared(Role::Secondary, scene.address, scene.path()),
+            scene,
+        }
+    }
+
+    /// The same with both running, the primary active.
+    pub(crate) fn shared_in_sync(test: &str) -> Self {
+        let mut pair = Self::shared(test);
+        pair.primary.start();
+        pair.primary.await_state("ACTIVE");
+        pair.secondary.start();
+        assert_eq!(pair.await_in_sync(), Role::Primary);
+        pair
+    }
+
     pub(crate) fn server(&mut self, role: Role) -> &mut Server {
         match role {
             Role::Primary => &mut self.primary,
@@ -144,7 +164,8 @@ impl Pair {
 
     /// The lock file of the stock profiles.
     pub(crate) fn lock_file(&self) -> PathBuf {
-        self.scene.path().join("data/lock/replicated.lck")
+        let mode = self.primary.mode();
+        self.scene.path().join(format!("data/lock/{mode}.lck"))
     }
 }
 

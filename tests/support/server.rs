@@ -88,6 +88,15 @@ pub(crate) struct Server {
 impl Server {
     /// A replicated server of the stock profile, moved to `address`; nothing runs yet.
     pub(crate) fn replicated(role: Role, address: Ipv4Addr, folder: &Path) -> Self {
+        Self::of_pair("replicated", role, address, folder)
+    }
+
+    /// The same of a shared pair.
+    pub(crate) fn shared(role: Role, address: Ipv4Addr, folder: &Path) -> Self {
+        Self::of_pair("shared", role, address, folder)
+    }
+
+    fn of_pair(mode: &str, role: Role, address: Ipv4Addr, folder: &Path) -> Self {
         let (own, peer) = (role.ports(), role.other().ports());
         let settings = vec![
             format!("client.listen={address}:{}", own.client),
@@ -100,7 +109,7 @@ impl Server {
         ];
         Self {
             role,
-            profile: format!("replicated/{}", role.name()),
+            profile: format!("{mode}/{}", role.name()),
             folder: folder.to_owned(),
             settings,
             address,
@@ -391,9 +400,23 @@ impl Server {
         names
     }
 
+    /// The first part of the stock profile's name.
+    pub(crate) fn mode(&self) -> &str {
+        if self.profile.starts_with("shared/") {
+            "shared"
+        } else {
+            "replicated"
+        }
+    }
+
     /// The data directory of the stock profile.
     pub(crate) fn data_dir(&self) -> PathBuf {
-        self.folder.join("data").join(&self.profile)
+        let data = self.folder.join("data");
+        if self.profile.starts_with("shared/") {
+            data.join("shared/store")
+        } else {
+            data.join(&self.profile)
+        }
     }
 
     /// Waits until this life has printed a text.

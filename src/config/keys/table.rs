@@ -205,7 +205,8 @@ const STORE: Section = Section {
             "store.path",
             Kind::Path,
             "data/standalone",
-            "The data directory, on a local disk. Relative: to the working directory.",
+            "The data directory, on a local disk; in shared mode the directory of the store that both \
+             servers can reach, on a share (NFSv4). Relative: to the working directory.",
             "for one server only; in shared mode the same directory for both servers",
         )
         .known_as(&["dbPath"]),
@@ -241,6 +242,14 @@ const STORE: Section = Section {
             "128",
             "Log between two checkpoints: what is read again at a start. 256 MiB take under a second.",
             "at most retain_mib",
+        ),
+        key(
+            "store.node_path",
+            Kind::Path,
+            "",
+            "Shared mode: this server's own folder (its identity, the arbiter record that it saw last, \
+             admin.token), on a local disk. Relative: to the working directory.",
+            "mandatory in shared mode, unused in others; for one server only; not in store.path",
         ),
     ],
 };

@@ -145,6 +145,34 @@ pub enum Refusal {
     /// Another server changed the record first.
     #[error("another server changed the arbiter record first")]
     Conflict,
+    /// Shared mode: the folder of the store does not answer, or not as it should.
+    #[error("the shared store cannot be reached: {0}")]
+    StoreUnreachable(String),
+    /// Shared mode, S227: the folder holds no store, or another one than the pair's.
+    #[error(
+        "the pair's store is {named}, and the store at this server's db-path is {found}: is the share \
+         mounted, and is db-path (store.path) the same directory for both servers?"
+    )]
+    OtherStore {
+        /// By the record.
+        named: String,
+        /// By the store's label.
+        found: String,
+    },
+    /// Shared mode: a process that does not hold the lock has the store open.
+    #[error("the shared store is still open in {0}: end that process")]
+    StoreInUse(String),
+    /// Shared mode: what is in the folder is not what was confirmed.
+    #[error(
+        "the shared store ends at {found}, but {confirmed} was confirmed (restored backup, reverted \
+         snapshot?): put the newest copy back"
+    )]
+    StoreBehind {
+        /// Where it ends.
+        found: Position,
+        /// By the lock file.
+        confirmed: Position,
+    },
 }
 
 /// What a server that may be promoted would do about the record.

@@ -21,7 +21,9 @@ mod eligibility;
 mod fence;
 mod history;
 mod link;
+mod role;
 mod serve;
+mod shared;
 mod table;
 mod types;
 
@@ -29,6 +31,8 @@ mod types;
 mod tests;
 
 pub use eligibility::{ArbiterView, OwnStore, Refusal};
+pub use role::RoleMachine;
+pub use shared::{Attempt, SharedMachine, SharedState, Step, render_shared_table};
 pub use table::render_table;
 pub use types::*;
 
@@ -163,6 +167,8 @@ impl HaMachine {
             HaInput::StopRequested => self.on_stop(effects),
             HaInput::ClientsDrained => self.on_drained(effects),
             HaInput::LockReleased => self.on_lock_released(effects),
+            // The store is open from the start in this mode.
+            HaInput::StoreAnswered { .. } => {}
         }
         self.maintain(effects);
         self.assert_invariants();
@@ -279,7 +285,8 @@ impl HaMachine {
                 effects.push(HaEffect::Gate(GatePolicy::Alone));
                 effects.push(HaEffect::BeginEpoch(self.own.position.epoch.next()));
             }
-            HaMode::Replicated => {
+            // Shared mode has a machine of its own.
+            HaMode::Replicated | HaMode::Shared => {
                 effects.push(HaEffect::Gate(GatePolicy::Closed));
                 effects.push(HaEffect::Arm(HaTimer::PeerWait));
                 self.read_record(effects);

@@ -12,28 +12,30 @@ use crate::proto::peer::{Hello, PeerFacts, ServerState};
 use super::eligibility::{ArbiterView, OwnStore};
 use super::{
     CallPurpose, Claim, HaConfig, HaEffect, HaInput, HaMachine, HaMode, HaState, HaTimer, HeldLock,
-    LinkEnd, Peer, SyncStep, Takeover,
+    LinkEnd, Peer, SyncStep, Takeover, render_shared_table,
 };
 
-const SESSION: SessionId = SessionId(7);
-const ME: NodeId = NodeId([1; 16]);
-const PEER: NodeId = NodeId([2; 16]);
-const MY_STORE: StoreId = StoreId([11; 16]);
-const PEER_STORE: StoreId = StoreId([12; 16]);
+pub(super) const SESSION: SessionId = SessionId(7);
+pub(super) const ME: NodeId = NodeId([1; 16]);
+pub(super) const PEER: NodeId = NodeId([2; 16]);
+pub(super) const MY_STORE: StoreId = StoreId([11; 16]);
+pub(super) const PEER_STORE: StoreId = StoreId([12; 16]);
 
 /// The document.
 #[must_use]
 pub fn render_table() -> String {
     let mut text = String::from(
         "# The states of a server, and what each input does\n\n\
-         Generated from the machine (`src/machines/ha/table.rs`); a test keeps it true. Each section is a\n\
+         Generated from the machines (`src/machines/ha`); a test keeps it true. Each section is a\n\
          state in a situation; each row is an input that changes the state or has an effect. What is\n\
          not listed changes nothing. Effects are in the order in which they are carried out; `Arm` and\n\
          `Disarm` name timers.\n",
     );
+    text.push_str("\n# Replicated mode\n");
     for (title, machine) in states() {
         section(&mut text, title, &machine);
     }
+    text.push_str(&render_shared_table());
     text
 }
 
@@ -60,7 +62,7 @@ fn section(text: &mut String, title: &str, machine: &HaMachine) {
     }
 }
 
-fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+pub(super) fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("a string takes every text");
 }
 
@@ -91,7 +93,7 @@ fn place(state: &HaState) -> String {
 }
 
 /// An effect's name with what matters of it; announcements follow from every change and are left out.
-fn name_of(effect: &HaEffect) -> Option<String> {
+pub(super) fn name_of(effect: &HaEffect) -> Option<String> {
     let name = match effect {
         HaEffect::Announce(_) | HaEffect::PeerChanged { .. } => return None,
         HaEffect::Arm(timer) => format!("Arm {timer:?}"),
@@ -104,6 +106,7 @@ fn name_of(effect: &HaEffect) -> Option<String> {
                 call.split(['(', ' ']).next().unwrap_or_default()
             )
         }
+        HaEffect::Store { call, .. } => format!("Store {call:?}"),
         HaEffect::Exit(cause) => {
             let cause = format!("{cause:?}");
             format!("Exit {}", cause.split('(').next().unwrap_or_default())
@@ -132,7 +135,7 @@ fn name_of(effect: &HaEffect) -> Option<String> {
     Some(name)
 }
 
-fn own() -> OwnStore {
+pub(super) fn own() -> OwnStore {
     OwnStore {
         store: MY_STORE,
         position: Position {
@@ -143,7 +146,7 @@ fn own() -> OwnStore {
     }
 }
 
-fn record(owner: NodeId, isr: &[StoreId]) -> ArbiterRecord {
+pub(super) fn record(owner: NodeId, isr: &[StoreId]) -> ArbiterRecord {
     ArbiterRecord {
         arbiter: ArbiterId([3; 16]),
         cluster: "pair".into(),
@@ -155,7 +158,7 @@ fn record(owner: NodeId, isr: &[StoreId]) -> ArbiterRecord {
     }
 }
 
-fn lock_file() -> LockFacts {
+pub(super) fn lock_file() -> LockFacts {
     LockFacts {
         nonce: Nonce([4; 16]),
         device: 1,
@@ -165,7 +168,7 @@ fn lock_file() -> LockFacts {
     }
 }
 
-fn peer(state: ServerState, epoch: u64) -> PeerFacts {
+pub(super) fn peer(state: ServerState, epoch: u64) -> PeerFacts {
     PeerFacts {
         state,
         previous: ServerState::Waiting,
@@ -182,7 +185,7 @@ fn peer(state: ServerState, epoch: u64) -> PeerFacts {
     }
 }
 
-fn hello(facts: PeerFacts) -> Box<Hello> {
+pub(super) fn hello(facts: PeerFacts) -> Box<Hello> {
     Box::new(Hello {
         versions: (1, 1),
         features: 0,

@@ -3,7 +3,7 @@
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts, LockHeartbeat};
 use crate::proto::ids::{Epoch, NodeId, SessionId, StoreId};
 use crate::proto::peer::{Hello, PeerFacts, ServerState};
-use crate::storage::api::GatePolicy;
+use crate::storage::api::{GatePolicy, StoreAnswer, StoreCall};
 
 /// How this server is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,6 +12,8 @@ pub enum HaMode {
     Single,
     /// Two full copies.
     Replicated,
+    /// One store, which both servers can reach and one has open.
+    Shared,
 }
 
 /// How a server takes over from one that does not answer (A2).
@@ -199,6 +201,13 @@ pub enum HaInput {
     StopRequested,
     /// Everything that clients had sent is answered, and they are gone.
     ClientsDrained,
+    /// Shared mode: answer to `HaEffect::Store`.
+    StoreAnswered {
+        /// Which call.
+        id: u64,
+        /// What came.
+        answer: StoreAnswer,
+    },
     /// The process in which that server served this epoch has ended: its parent has seen it end (A8).
     PeerDied {
         /// The server.
@@ -308,6 +317,13 @@ pub enum HaEffect {
     },
     /// End the process.
     Exit(ExitCause),
+    /// Shared mode: a call on the store that both servers can reach.
+    Store {
+        /// For the answer.
+        id: u64,
+        /// The call.
+        call: StoreCall,
+    },
 }
 
 /// Why the process ends.
@@ -317,6 +333,9 @@ pub enum ExitCause {
     Stopped,
     /// The peer does not fit this server's configuration.
     PeerMismatch(String),
+    /// Shared mode: whatever was open must not be written any more, which only the end of the process
+    /// makes certain.
+    SteppedDown(String),
 }
 
 /// What others see of the state.

@@ -123,8 +123,8 @@ fn a_crash_at_any_step_of_clearing_leaves_the_old_store_or_an_empty_one() {
             })
             .count();
         assert_eq!(stores, 1);
-        if let Ok(messages) = outcome {
-            assert_eq!(messages, 1);
+        if let Ok(cleared) = outcome {
+            assert_eq!(cleared.messages, 1);
             break;
         }
     }

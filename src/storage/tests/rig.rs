@@ -121,6 +121,16 @@ impl Rig {
         }
     }
 
+    /// A store that is driven by its own threads, whoever opened it.
+    pub(crate) fn of(store: SharedStore, probe: Arc<Probe>) -> Self {
+        Self {
+            store,
+            probe,
+            pump: Pump::Threads,
+            next_request: std::cell::Cell::new(1),
+        }
+    }
+
     /// Serving alone, in an epoch of its own.
     pub(crate) fn serve(&self, epoch: u64) {
         assert_eq!(

@@ -125,7 +125,8 @@ impl Pair {
             HaEffect::PeerChanged { .. }
             | HaEffect::SteppedDown { .. }
             | HaEffect::Alarmed { .. }
-            | HaEffect::ClaimRefused { .. } => {}
+            | HaEffect::ClaimRefused { .. }
+            | HaEffect::Store { .. } => {}
         }
     }
 
