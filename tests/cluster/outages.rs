@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::nemesis::Nemesis;
 use crate::nemesis::lab::{Cut, in_a_lab};
+use crate::nemesis::{Mode, Nemesis};
 use crate::schedule::number_from;
 use crate::test_name;
 
@@ -63,7 +63,7 @@ fn outage(nemesis: &mut Nemesis, end: End) -> Duration {
 fn outages_as_a_stomp_py_client_sees_them() {
     let test = test_name!();
     in_a_lab(move || {
-        let mut nemesis = Nemesis::new(test);
+        let mut nemesis = Nemesis::new(test, Mode::Replicated);
         let count = number_from("TWINMQ_OUTAGES").unwrap_or(1).max(1);
         let mut table = format!("outages in ms, {count} of each: median, least, most\n");
         for end in ENDS {

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::Nemesis;
 use super::lab::in_a_lab;
+use super::{Mode, Nemesis};
 use crate::support::eventually::{SOON, eventually};
 use crate::support::pair::Pair;
 use crate::support::server::Role;
@@ -39,7 +39,7 @@ fn jumps_of_a_wall_clock_change_nothing() {
             server.set_variable("FAKETIME_NO_CACHE", "1");
             server.set_variable("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
-        let mut nemesis = Nemesis::of(pair);
+        let mut nemesis = Nemesis::of(pair, Mode::Replicated);
         let before = nemesis.pair.primary.status().expect("it runs");
         let active = nemesis.pair.active();
         for jump in JUMPS {

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::Nemesis;
 use super::lab::{Cut, in_a_lab};
+use super::{Mode, Nemesis};
 use crate::support::server::Role;
 use crate::test_name;
 
@@ -104,11 +104,9 @@ fn host_dies(nemesis: &mut Nemesis, role: Role) {
     nemesis.pair.server(role).start();
 }
 
-#[test]
-fn lost_packets_and_silent_hosts_lose_no_message_and_never_make_two_serve() {
-    let test = test_name!();
+fn lose_packets(test: &'static str, mode: Mode) {
     in_a_lab(move || {
-        let mut nemesis = Nemesis::new(test);
+        let mut nemesis = Nemesis::new(test, mode);
         let mut deck = Vec::new();
         for _ in 0..Nemesis::count("TWINMQ_CUTS", CUTS) {
             let blow = nemesis.draw(&mut deck, &DECK);
@@ -117,4 +115,14 @@ fn lost_packets_and_silent_hosts_lose_no_message_and_never_make_two_serve() {
         }
         nemesis.finish();
     });
+}
+
+#[test]
+fn lost_packets_and_silent_hosts_lose_no_message_and_never_make_two_serve() {
+    lose_packets(test_name!(), Mode::Replicated);
+}
+
+#[test]
+fn lost_packets_between_servers_of_one_store_lose_no_message() {
+    lose_packets(test_name!(), Mode::Shared);
 }

@@ -26,6 +26,15 @@ use lab::{Network, Share};
 /// Half a second: clients of a silent server must notice by themselves.
 const HEART_BEAT_MS: u32 = 500;
 
+/// What the pair shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Nothing: each server has a copy.
+    Replicated,
+    /// The store. A server that may not serve any more ends itself, and is started again.
+    Shared,
+}
+
 /// A pair in a lab, its load, and what was done to it.
 pub(crate) struct Nemesis {
     // Dropped in this order: processes that wait for a frozen share do not end before it is thawed.
@@ -34,17 +43,22 @@ pub(crate) struct Nemesis {
     pub(crate) pair: Pair,
     pub(crate) network: Network,
     chance: Chance,
+    mode: Mode,
     seed: u64,
 }
 
 impl Nemesis {
     /// A pair in sync under load. Called in a lab.
-    pub(crate) fn new(test: &str) -> Self {
-        Self::of(Pair::new(test))
+    pub(crate) fn new(test: &str, mode: Mode) -> Self {
+        let pair = match mode {
+            Mode::Replicated => Pair::new(test),
+            Mode::Shared => Pair::shared(test),
+        };
+        Self::of(pair, mode)
     }
 
     /// The same with servers that a test has prepared.
-    fn of(mut pair: Pair) -> Self {
+    fn of(mut pair: Pair, mode: Mode) -> Self {
         let seed = number_from("TWINMQ_SEED").unwrap_or_else(|| now().0);
         eprintln!("nemesis: repeat it with TWINMQ_SEED={seed}");
         let lock_file = pair.lock_file();
@@ -69,6 +83,7 @@ impl Nemesis {
             pair,
             network: Network,
             chance: Chance(seed),
+            mode,
             seed,
         }
     }
@@ -105,12 +120,13 @@ impl Nemesis {
         // Far longer than any one step: a server may be started again in between.
         eventually(SOON * 2, "the pair is in sync", || {
             for role in [Role::Primary, Role::Secondary] {
-                let server = pair.server(role);
                 // A supervisor's work: a watchdog ends what hangs, a fenced server may end itself.
-                if server.has_ended().is_some() {
-                    server.start();
+                if pair.server(role).has_ended().is_some() {
+                    pair.server(role).start();
                 }
-                let status = server.status()?;
+            }
+            for role in [Role::Primary, Role::Secondary] {
+                let status = pair.server(role).status()?;
                 if !status.pair_is_in_sync() {
                     return Err(format!("{status:?}"));
                 }
@@ -141,6 +157,9 @@ impl Nemesis {
         assert!(report.holds(), "seed {seed}: {report:?}");
         for role in [Role::Primary, Role::Secondary] {
             pair.server(role).terminate();
+        }
+        // Both first: they may have one store.
+        for role in [Role::Primary, Role::Secondary] {
             pair.server(role).assert_store_is_sound();
         }
         check_intervals(&mut pair, &served, seed);

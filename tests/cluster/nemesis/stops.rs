@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::Nemesis;
 use super::lab::in_a_lab;
+use super::{Mode, Nemesis};
 use crate::support::server::Role;
 use crate::test_name;
 
@@ -43,11 +43,9 @@ fn signal(nemesis: &mut Nemesis, role: Role, machine: bool, signal: Signal) {
     }
 }
 
-#[test]
-fn servers_that_are_stopped_and_wake_lose_nothing_and_never_serve_beside_each_other() {
-    let test = test_name!();
+fn stop_and_wake(test: &'static str, mode: Mode) {
     in_a_lab(move || {
-        let mut nemesis = Nemesis::new(test);
+        let mut nemesis = Nemesis::new(test, mode);
         let stops = Nemesis::count("TWINMQ_STOPS", STOPS);
         let longest = if stops > STOPS { LONGEST } else { LONG[1] };
         let mut deck = Vec::new();
@@ -82,4 +80,14 @@ fn servers_that_are_stopped_and_wake_lose_nothing_and_never_serve_beside_each_ot
         }
         nemesis.finish();
     });
+}
+
+#[test]
+fn servers_that_are_stopped_and_wake_lose_nothing_and_never_serve_beside_each_other() {
+    stop_and_wake(test_name!(), Mode::Replicated);
+}
+
+#[test]
+fn servers_of_one_store_that_are_stopped_and_wake_lose_nothing() {
+    stop_and_wake(test_name!(), Mode::Shared);
 }
