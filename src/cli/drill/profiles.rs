@@ -10,13 +10,14 @@ use crate::config::{Effective, Loaded, Mode, Origin, load_text};
 
 /// What the scratch pair has of its own, besides what is set below: what belongs to the user's
 /// machines, accounts and files.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
     "name",
     "demo",
     "client.listen",
     "client.allow_anonymous",
     "admin.",
     "store.path",
+    "store.node_path",
     "ha.primary",
     "ha.ip_address",
     "ha.backup_",
@@ -39,7 +40,7 @@ impl Places {
     pub(super) fn scratch() -> Self {
         Self {
             lock_file: PathBuf::from("lock/drill.lck"),
-            shared_store: PathBuf::from("data/shared"),
+            shared_store: PathBuf::from("data/store"),
         }
     }
 
@@ -77,16 +78,17 @@ pub(super) fn profiles(
 }
 
 fn profile(loaded: &Loaded, places: &Places, role: Role) -> Profile {
-    let store = match loaded.config.mode {
-        Mode::Shared => places.shared_store.clone(),
-        Mode::Replicated | Mode::Standalone => Path::new("data").join(role.name()),
+    let own = Path::new("data").join(role.name());
+    let (store, node) = match loaded.config.mode {
+        Mode::Shared => (places.shared_store.clone(), Some(own)),
+        Mode::Replicated | Mode::Standalone => (own, None),
     };
     let port = match role {
         Role::Primary => 1,
         Role::Secondary => 2,
     };
     let taken = loaded.values.iter().filter(|value| is_taken_over(value));
-    Profile {
+    let profile = Profile {
         preamble: vec![format!("The {} of a drill's scratch pair.", role.name())],
         set: taken
             .map(|value| (value.key.path, value.value.clone()))
@@ -101,7 +103,11 @@ fn profile(loaded: &Loaded, places: &Places, role: Role) -> Profile {
     .number("ha.port", port)
     .text("ha.backup_ha_ip_address", "127.0.0.1")
     .text("ha.lock.lock_file", &places.lock_file.display().to_string())
-    .text("ha.gateway.gateway_server_ip_address", "127.0.0.1")
+    .text("ha.gateway.gateway_server_ip_address", "127.0.0.1");
+    match node {
+        Some(node) => profile.text("store.node_path", &node.display().to_string()),
+        None => profile,
+    }
 }
 
 fn is_taken_over(value: &Effective) -> bool {
