@@ -27,12 +27,19 @@ crash-points POINTS="500" SEED="":
 power IMAGES="50000" SEED="":
     TWINMQ_IMAGES={{IMAGES}} {{ if SEED == "" { "" } else { "TWINMQ_SEED=" + SEED } }} \
         cargo test --test power -- --nocapture images
+
 # Schedules of faults in the simulation, from SEED on.
 simulate SCHEDULES="20000" SEED="1":
     cargo test --release --test simulation -- --seed {{SEED}} --schedules {{SCHEDULES}}
+
 # Every search of the HA machine, or the one of this name (docs/proofs.md).
 model NAME="all":
     TWINMQ_MODEL={{NAME}} cargo test --release --test model -- --nocapture budgets
+
+# The other faults, many of each.
+nemesis STOPS="100" CUTS="300" ARBITER="100":
+    TWINMQ_STOPS={{STOPS}} TWINMQ_CUTS={{CUTS}} TWINMQ_ARBITER_FAULTS={{ARBITER}} \
+        cargo test --test cluster -- --nocapture nemesis
 
 # Every benchmark, or one of them.
 bench *NAME:

@@ -123,7 +123,7 @@ impl Shelled for HaManager {
         // Judged before anything else: the process may have been paused since the last step.
         if self.timing.lease_is_over(now) {
             tracing::error!(target: "twinmq::ha", "the lease is over");
-            self.timing.serve(false);
+            self.serving_ends();
             self.feed(HaInput::LeaseExpired, effects);
         }
         let proof = proof_of(input.as_ref());
@@ -190,12 +190,12 @@ impl Shelled for HaManager {
             }
             HaEffect::OpenClients { epoch } => {
                 ports.clients.serve(epoch);
-                self.timing.serve(true);
+                self.serving_begins(epoch);
                 self.beat();
             }
             HaEffect::CloseClients { reason } => {
                 ports.clients.stop_serving(&reason);
-                self.timing.serve(false);
+                self.serving_ends();
             }
             HaEffect::DrainClients => self.drain_clients(),
             HaEffect::Lead { session, epoch } => {
@@ -244,7 +244,7 @@ impl Shelled for HaManager {
             HaEffect::ClaimRefused { reason } => self.refused(reason),
             HaEffect::Store { id, call } => self.ask_store(ctx, id, call),
             HaEffect::Exit(cause) => {
-                self.timing.serve(false);
+                self.serving_ends();
                 if let Some(watchdog) = ports.watchdog() {
                     watchdog.dismiss();
                 }

@@ -5,7 +5,7 @@ use crate::actors::ha_manager::HaManager;
 use crate::machines::ha::{Announcement, OwnStore};
 use crate::machines::lock::LockCommand;
 use crate::proto::history::EventKind;
-use crate::proto::ids::{Position, StoreId};
+use crate::proto::ids::{Epoch, Position, StoreId};
 use crate::proto::peer::{PeerFacts, ServerState};
 use crate::time::rfc3339;
 
@@ -95,6 +95,23 @@ impl HaManager {
                 tracing::info!(target: "twinmq::ha",
                     "Backup Server not Connected. Check configuration or Start backup Server ...");
             }
+        }
+    }
+
+    /// Clients are served from here on. The two lines of an interval bear the clock that both
+    /// servers of a machine share, so that intervals can be compared.
+    pub(super) fn serving_begins(&mut self, epoch: Epoch) {
+        let now = self.identity.clock.now();
+        self.timing.serve(true, now);
+        tracing::info!(target: "twinmq::ha", epoch = epoch.0, boot_ns = now.0, "serving begins");
+    }
+
+    /// Nothing is said to clients any more: not from now on, and not after `until_ns`, if the lease
+    /// ended before.
+    pub(super) fn serving_ends(&mut self) {
+        let now = self.identity.clock.now();
+        if let Some(until) = self.timing.serve(false, now) {
+            tracing::info!(target: "twinmq::ha", boot_ns = now.0, until_ns = until.0, "serving ends");
         }
     }
 

@@ -247,14 +247,18 @@ impl HaTiming {
         self.barred = 0;
     }
 
-    /// Clients are served from now on, or no longer.
-    pub fn serve(&mut self, serving: bool) {
+    /// Clients are served from now on, or no longer. Gives the moment at which the right to speak
+    /// ended, if it did just now: the lease may have been over before anybody noticed.
+    pub fn serve(&mut self, serving: bool, now: Moment) -> Option<Moment> {
+        let ended = (self.serving && !serving)
+            .then(|| self.lease_end().map_or(now, |lease| lease.min(now)));
         self.serving = serving;
         if serving {
             self.publish();
         } else {
             self.lease.revoke();
         }
+        ended
     }
 
     fn lease_end(&self) -> Option<Moment> {
@@ -316,11 +320,18 @@ mod tests {
         let (mut timing, lease) = timing(now);
         timing.proven(now);
         assert!(!lease.may_speak());
-        timing.serve(true);
+        assert_eq!(timing.serve(true, now), None);
         assert!(lease.may_speak());
         assert!(!timing.lease_is_over(now.after(Duration::from_millis(1999))));
         assert!(timing.lease_is_over(now.after(Duration::from_millis(2000))));
-        timing.serve(false);
+        let late = now.after(Duration::from_secs(5));
+        let over = now.after(Duration::from_secs(2));
+        assert_eq!(
+            timing.serve(false, late),
+            Some(over),
+            "the lease was over before"
+        );
+        assert_eq!(timing.serve(false, late), None, "it had ended already");
         assert!(!lease.may_speak());
     }
 

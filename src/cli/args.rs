@@ -6,6 +6,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod drill;
+
+pub use drill::DrillArgs;
+
 use super::CliError;
 use crate::config::{ConfigSource, HostPort, Loaded, Mode, load, parse_target};
 use crate::proto::peer::ServerState;
@@ -26,6 +30,7 @@ Start here:
   twinmq run -p replicated/primary           the first server of a pair on this machine
   twinmq run -p replicated/secondary         the second, in another terminal of the same folder
   twinmq pair init DIR --primary HOST ...    make a pair for two machines
+  twinmq drill -p PROFILE                    rehearse its failures on a scratch pair
 
 Results go to standard output, logs and progress to standard error. The exit code is 0 only when \
 what was asked for is done or true.")]
@@ -60,6 +65,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Show a server's events: states, claims, lock, link, starts and ends; also of one that is down
     History(HistoryArgs),
+    /// Rehearse failures: strike a scratch pair made from your profile, one fault after the other
+    Drill(DrillArgs),
     /// Check a profile before it is run: keys, lock share, gateway, peer, ports, and what each kind
     /// of failure costs
     Check(CheckArgs),

@@ -57,6 +57,7 @@ fn measure(args: &BenchArgs, quiet: Duration) -> Result<ExitCode, CliError> {
         count: args.count,
         rate: None,
         patience: PATIENCE,
+        silence: None,
     })?;
     let bar = progress_bar(args);
     let end = clock.now().after(Duration::from_secs(args.seconds));

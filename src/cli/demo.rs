@@ -2,31 +2,26 @@
 //! folder, load through both addresses, `kill -9` of the active, failover, the dead one's return and
 //! resync, and the ledger at the end.
 //!
-//! Every server process ends with this one, however it ends (`servers`); an interrupt ends it in
+//! Every server process ends with this one, however it ends (`scratch`); an interrupt ends it in
 //! order (`interrupt`).
 
-mod interrupt;
-mod servers;
-
 use std::path::PathBuf;
-use std::process::ExitStatus;
-use std::thread;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::args::DemoArgs;
-use super::load::{Load, LoadError, LoadOutcome, LoadPlan};
+use super::interrupt::Interrupt;
+use super::load::{Load, LoadOutcome, LoadPlan};
+use super::scratch::{Pair, Role, Scratch};
+use super::stage::{Stage, StageError};
 use super::stomp_client::StompOptions;
 use super::{CliError, print, print_json};
+use crate::config::render::Profile;
+use crate::config::stock;
 use crate::exit::ExitCode;
 use crate::time::{Clock, Moment, SystemClock};
-use interrupt::Interrupt;
-use servers::{Pair, Role, Scratch};
 
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(20);
 /// No phase may take longer; the whole demo takes well under a minute.
 const PHASE_MAX: Duration = Duration::from_secs(30);
 /// How long load runs if the command line does not say.
@@ -42,37 +37,11 @@ const WINDOW: usize = 100;
 /// Bytes of each message.
 const BODY_BYTES: usize = 512;
 
-/// Why the demo could not be shown to its end.
-#[derive(Debug, thiserror::Error)]
-enum DemoError {
-    #[error("failed to make the folder {path}: {error}; name another with --dir")]
-    Folder { path: String, error: std::io::Error },
-    #[error("{path} is not empty; name a new folder with --dir")]
-    NotEmpty { path: String },
-    #[error("failed to find six free ports on 127.0.0.1")]
-    NoPorts,
-    #[error("failed to start a server: {0}")]
-    Spawn(std::io::Error),
-    #[error("the {server} ended by itself ({status})")]
-    ServerEnded {
-        server: &'static str,
-        status: ExitStatus,
-    },
-    #[error("{what}: not within {} s; last seen: {seen}", PHASE_MAX.as_secs())]
-    NotReached { what: &'static str, seen: String },
-    #[error("failed to put load on the pair: {0}")]
-    Load(#[from] LoadError),
-    #[error("a client could not go on: {0}")]
-    Client(String),
-    #[error("interrupted")]
-    Interrupted,
-}
-
 /// The demo failed; the logs are kept.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}\nthe servers' logs: {logs}")]
 struct DemoFailed {
-    error: DemoError,
+    error: StageError,
     logs: String,
 }
 
@@ -97,10 +66,11 @@ struct Shown {
 pub fn run(args: &DemoArgs) -> Result<ExitCode, CliError> {
     // Before any thread starts, so that all of them leave the signals to the one that waits.
     let interrupt = Interrupt::watch();
-    let folder = Scratch::make(args.dir.clone(), args.keep)
+    let folder = Scratch::make("demo", args.dir.clone(), args.keep)
         .map_err(|error| CliError::of(ExitCode::Failed, error))?;
-    let stage = Stage::new(args, interrupt);
-    match stage.show(&folder) {
+    let stage = Stage::new(interrupt, PHASE_MAX, false);
+    let demo = Demo { args, stage };
+    match demo.show(&folder) {
         Ok(shown) => {
             let held = shown.outcome.holds();
             if !held {
@@ -119,6 +89,14 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, CliError> {
             Err(CliError::of(ExitCode::Failed, DemoFailed { error, logs }))
         }
     }
+}
+
+fn stock_profiles() -> [(String, Profile); 2] {
+    [Role::Primary, Role::Secondary].map(|role| {
+        let name = format!("replicated/{}", role.name());
+        let profile = stock(&name).expect("the stock profiles are built in");
+        (name, profile)
+    })
 }
 
 fn log_list(folder: &Scratch) -> String {
@@ -174,55 +152,48 @@ fn ledger_text(shown: &Shown) -> String {
     text
 }
 
-/// What is waited for, what is displayed, and when to stop.
-struct Stage<'a> {
+/// The show.
+struct Demo<'a> {
     args: &'a DemoArgs,
-    interrupt: Interrupt,
-    bar: ProgressBar,
+    stage: Stage,
 }
 
-impl<'a> Stage<'a> {
-    fn new(args: &'a DemoArgs, interrupt: Interrupt) -> Self {
-        let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_spinner());
-        Self {
-            args,
-            interrupt,
-            bar: ProgressBar::new_spinner().with_style(style),
-        }
-    }
-
-    fn show(&self, folder: &Scratch) -> Result<Shown, DemoError> {
+impl Demo<'_> {
+    fn show(&self, folder: &Scratch) -> Result<Shown, StageError> {
         let clock = SystemClock;
-        let mut pair = Pair::prepare(folder)?;
-        self.say("starting two servers from the stock profiles");
+        let mut pair = Pair::prepare(folder, stock_profiles())?;
+        self.stage
+            .say("starting two servers from the stock profiles");
         pair.start(Role::Primary)?;
         pair.start(Role::Secondary)?;
-        let active = self.in_sync(&mut pair, None)?;
-        self.say(&format!(
+        let active = self.stage.in_sync(&mut pair, None)?;
+        self.stage.say(&format!(
             "in sync: the {} is active, the {} passive",
             active.name(),
             active.other().name()
         ));
 
         let load = Load::start(self.plan(&pair))?;
-        self.say(&format!("{WIDTH} producers and {WIDTH} consumers at work"));
+        self.stage
+            .say(&format!("{WIDTH} producers and {WIDTH} consumers at work"));
         let begin = clock.now();
         self.run_on(&mut pair, &load, begin, 1)?;
 
         load.watch_gaps();
         pair.kill(active);
         let killed_at = clock.now();
-        self.say(&format!("kill -9 to the active, the {}", active.name()));
-        self.until(&mut pair, Some(&load), "service is back", |_| {
-            if load.all_served_anew_since(killed_at) {
-                Ok(())
-            } else {
-                Err("a producer has no receipt of the other server yet".to_owned())
-            }
-        })?;
+        self.stage
+            .say(&format!("kill -9 to the active, the {}", active.name()));
+        self.stage
+            .until(&mut pair, Some(&load), "service is back", |_| {
+                if load.all_served_anew_since(killed_at) {
+                    Ok(())
+                } else {
+                    Err("a producer has no receipt of the other server yet".to_owned())
+                }
+            })?;
         let failover = load.longest_gap();
-        self.say(&format!(
+        self.stage.say(&format!(
             "the {} serves: the longest gap between receipts was {} ms",
             active.other().name(),
             failover.as_millis()
@@ -231,20 +202,22 @@ impl<'a> Stage<'a> {
 
         let restarted_at = clock.now();
         pair.start(active)?;
-        self.say(&format!("the dead {} is started again", active.name()));
-        self.in_sync(&mut pair, Some(&load))?;
+        self.stage
+            .say(&format!("the dead {} is started again", active.name()));
+        self.stage.in_sync(&mut pair, Some(&load))?;
         let resync = clock.now().since(restarted_at);
-        self.say(&format!("in sync again after {} ms", resync.as_millis()));
+        self.stage
+            .say(&format!("in sync again after {} ms", resync.as_millis()));
         self.run_on(&mut pair, &load, begin, 3)?;
 
         load.stop_sending();
-        self.say("settling the ledger");
-        let outcome = load.finish(QUIET, &|| self.interrupt.came());
-        if self.interrupt.came() {
-            return Err(DemoError::Interrupted);
+        self.stage.say("settling the ledger");
+        let outcome = load.finish(QUIET, &|| self.stage.interrupted());
+        if self.stage.interrupted() {
+            return Err(StageError::Interrupted);
         }
         pair.stop();
-        self.bar.finish_and_clear();
+        self.stage.clear();
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Ok(Shown {
             failover_ms: ms(failover),
@@ -266,6 +239,7 @@ impl<'a> Stage<'a> {
             count: self.args.messages,
             rate: Some(RATE),
             patience: PHASE_MAX,
+            silence: None,
         }
     }
 
@@ -276,124 +250,28 @@ impl<'a> Stage<'a> {
         load: &Load,
         begin: Moment,
         third: u64,
-    ) -> Result<(), DemoError> {
+    ) -> Result<(), StageError> {
         let clock = SystemClock;
         let seconds = self.args.seconds.unwrap_or(SECONDS);
         let from = load.progress().confirmed;
-        self.until_within(pair, Some(load), None, "load runs", |_| {
-            let confirmed = load.progress().confirmed;
-            let over = match self.args.messages {
-                Some(messages) => confirmed >= messages * third / 3,
-                // Each part goes on for a while, however long the failover took.
-                None => {
-                    clock.now().since(begin).as_millis() >= u128::from(seconds * third * 1000 / 3)
-                        && confirmed > from
+        self.stage
+            .until_within(pair, Some(load), None, "load runs", |_| {
+                let confirmed = load.progress().confirmed;
+                let over = match self.args.messages {
+                    Some(messages) => confirmed >= messages * third / 3,
+                    // Each part goes on for a while, however long the failover took.
+                    None => {
+                        clock.now().since(begin).as_millis()
+                            >= u128::from(seconds * third * 1000 / 3)
+                            && confirmed > from
+                    }
+                };
+                if over || load.sending_is_over() {
+                    Ok(())
+                } else {
+                    Err(format!("{confirmed} confirmed"))
                 }
-            };
-            if over || load.sending_is_over() {
-                Ok(())
-            } else {
-                Err(format!("{confirmed} confirmed"))
-            }
-        })
-    }
-
-    /// Waits until both servers hold everything confirmed; returns the active one.
-    fn in_sync(&self, pair: &mut Pair, load: Option<&Load>) -> Result<Role, DemoError> {
-        self.until(pair, load, "the pair is in sync", |pair| {
-            let mut seen = Vec::new();
-            let mut active = None;
-            for role in [Role::Primary, Role::Secondary] {
-                match pair.status(role) {
-                    Ok(status) if status.pair_is_in_sync() => {
-                        if status.state == "ACTIVE" {
-                            active = Some(role);
-                        }
-                        seen.push(format!("{}: in sync", role.name()));
-                    }
-                    Ok(status) => {
-                        let reason = status.claims.and_then(|claims| claims.reason);
-                        seen.push(format!(
-                            "{}: {} {}",
-                            role.name(),
-                            status.state,
-                            reason.unwrap_or_default()
-                        ));
-                        active = None;
-                        break;
-                    }
-                    Err(error) => {
-                        seen.push(error.to_string());
-                        active = None;
-                        break;
-                    }
-                }
-            }
-            active.ok_or_else(|| seen.join(", "))
-        })
-    }
-
-    fn until<T>(
-        &self,
-        pair: &mut Pair,
-        load: Option<&Load>,
-        what: &'static str,
-        condition: impl FnMut(&Pair) -> Result<T, String>,
-    ) -> Result<T, DemoError> {
-        self.until_within(pair, load, Some(PHASE_MAX), what, condition)
-    }
-
-    /// Asks until the condition gives its answer; meanwhile shows progress and notices what ends
-    /// the show: an interrupt, a server or a client that gives up, too long a wait.
-    fn until_within<T>(
-        &self,
-        pair: &mut Pair,
-        load: Option<&Load>,
-        limit: Option<Duration>,
-        what: &'static str,
-        mut condition: impl FnMut(&Pair) -> Result<T, String>,
-    ) -> Result<T, DemoError> {
-        let clock = SystemClock;
-        let begin = clock.now();
-        loop {
-            let seen = match condition(pair) {
-                Ok(found) => return Ok(found),
-                Err(seen) => seen,
-            };
-            if self.interrupt.came() {
-                return Err(DemoError::Interrupted);
-            }
-            pair.check()?;
-            if let Some(failure) = load.and_then(Load::failure) {
-                return Err(DemoError::Client(failure));
-            }
-            if limit.is_some_and(|limit| clock.now().since(begin) >= limit) {
-                return Err(DemoError::NotReached { what, seen });
-            }
-            self.tick(load);
-            thread::sleep(LOOK);
-        }
-    }
-
-    fn tick(&self, load: Option<&Load>) {
-        self.bar.tick();
-        if let Some(load) = load {
-            let progress = load.progress();
-            self.bar.set_message(format!(
-                "{} confirmed, {} received, {} under way",
-                progress.confirmed, progress.received, progress.awaited
-            ));
-        }
-    }
-
-    /// A line of the story, on standard error.
-    fn say(&self, text: &str) {
-        if self.bar.is_hidden() {
-            // Progress goes to standard error; if that is gone, nobody reads it.
-            std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes()).ok();
-        } else {
-            self.bar.println(text);
-        }
+            })
     }
 }
 

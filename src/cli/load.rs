@@ -48,6 +48,9 @@ pub struct LoadPlan {
     pub rate: Option<u64>,
     /// How long a client goes round the host list before it gives up.
     pub patience: Duration,
+    /// A connection that owes an answer, or a message that was confirmed, and says nothing for so
+    /// long is given up: the server hangs. None: only what the system reports ends a connection.
+    pub silence: Option<Duration>,
 }
 
 /// Why load could not be started.

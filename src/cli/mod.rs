@@ -9,15 +9,20 @@ pub mod clear_db;
 pub mod config_show;
 pub mod demo;
 pub mod divergence;
+pub mod drill;
 pub mod explain;
 pub mod history;
+mod interrupt;
 pub mod ledger;
 pub mod load;
 pub mod pair;
 pub mod promote;
 pub mod receive;
 pub mod run;
+mod scratch;
 pub mod send;
+pub mod serving;
+mod stage;
 pub mod status;
 pub mod stomp_client;
 pub mod stop;
@@ -101,6 +106,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Receive(args) => receive::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Drill(args) => drill::run(&args),
         Command::Watchdog => watchdog::run(),
         Command::Check(args) => check::run(&args),
         Command::Store(StoreCommand::Check(args)) => store_check::run(&args),

@@ -99,8 +99,10 @@ fn watch(mut watched: Watched, voice: &Voice) -> Result<(), WatchdogError> {
             match effect {
                 WatchdogEffect::Kill { silent } => {
                     super::complain(&format!(
-                        "watchdog: the server has not turned for {} ms and is killed",
-                        silent.as_millis()
+                        "watchdog: the server has not turned for {} ms and is killed \
+                         boot_ns={}",
+                        silent.as_millis(),
+                        now.0
                     ));
                     watched.kill().map_err(WatchdogError::Watch)?;
                 }

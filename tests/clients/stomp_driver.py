@@ -2,21 +2,23 @@
 
 stomp.py is used as it comes. The settings are those of docs/clients.md: the transport goes round the
 host list for ever (`reconnect_attempts_max=-1`, 0.05 s, no increase), and the listener connects and
-subscribes again when the connection is gone, because stomp.py does not do that by itself.
+subscribes again when the connection is gone, because stomp.py does not do that by itself. Each time in
+a new connection object, see `Life`.
 
 Facts go to standard output, one JSON object a line; the Rust side keeps the ledger:
 
     {"event": "connected", "at": ns, "host": "127.1.2.3:1856"}
     {"event": "sent", "at": ns, "number": 0}                       before the first byte leaves
-    {"event": "receipt", "at": ns, "number": 0}
-    {"event": "received", "at": ns, "sender": "p", "number": 0, "message_id": "..", "redelivered": false}
+    {"event": "receipt", "at": ns, "number": 0, "host": "127.1.2.3:1856"}
+    {"event": "received", "at": ns, "host": "..", "sender": "p", "number": 0, "message_id": "..", "redelivered": false}
     {"event": "disconnected", "at": ns}
     {"event": "error", "at": ns, "message": ".."}
     {"event": "idle", "at": ns}          sending is over, and nothing is under way any more
+    {"event": "stacks", "at": ns, "text": ".."}      what every thread does
     {"event": "end", "at": ns}
 
 `at` is CLOCK_BOOTTIME in nanoseconds. Commands come on standard input, one a line: `stop-sending`,
-`quit`. The end of standard input is `quit`.
+`stacks`, `quit`. The end of standard input is `quit`.
 """
 
 import argparse
@@ -25,10 +27,13 @@ import os
 import sys
 import threading
 import time
+import traceback
 
 import stomp
 
 WRITING = threading.Lock()
+# For one connect, and for its answer.
+CONNECT_SECONDS = 2
 
 
 def emit(event, **facts):
@@ -39,21 +44,95 @@ def emit(event, **facts):
         sys.stdout.flush()
 
 
-class Client(stomp.ConnectionListener):
-    def __init__(self, options):
-        self.options = options
-        hosts = [entry.rsplit(":", 1) for entry in options.hosts.split(",")]
+def stacks():
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        names.get(ident, "?") + "\n" + "".join(traceback.format_stack(frame))
+        for ident, frame in sys._current_frames().items()
+    )
+
+
+class Life(stomp.ConnectionListener):
+    """One connection, from its first byte to its end: stomp.py's own heart-beat thread may outlive a
+    connection, and would then be missing in one that is made anew in the same object."""
+
+    def __init__(self, client, hosts):
+        self.client = client
+        self.host = None
+        self.connected = threading.Event()
+        beat = client.options.heart_beat
         self.connection = stomp.Connection12(
-            [(host, int(port)) for host, port in hosts],
+            hosts,
             reconnect_sleep_initial=0.05,
             reconnect_sleep_increase=0.0,
             reconnect_attempts_max=-1,
-            timeout=2,
-            heartbeats=(options.heart_beat, options.heart_beat),
+            timeout=CONNECT_SECONDS,
+            heartbeats=(beat, beat),
         )
-        # Listeners are called in the order of their names. stomp.py's own ends its heart-beats in
-        # on_disconnected; ours connects again there, so it must come after "protocol-listener".
+        # Listeners are called in the order of their names: after stomp.py's "protocol-listener".
         self.connection.set_listener("reconnecting-listener", self)
+
+    def begin(self):
+        """Connects and subscribes, or raises. A server that hangs takes the connection and never
+        answers: stomp.py itself would wait for ever."""
+        self.connection.connect(wait=False)
+        if not self.connected.wait(CONNECT_SECONDS):
+            raise TimeoutError(f"no CONNECTED from {self.connection.transport.current_host_and_port}")
+        if self.client.options.receive:
+            self.connection.subscribe(
+                destination=self.client.options.queue, id="1", ack="client-individual"
+            )
+
+    def give_up(self):
+        try:
+            self.connection.transport.stop()
+            self.connection.transport.disconnect_socket()
+        except Exception as error:
+            emit("error", message=f"give up: {error!r}")
+
+    def on_connected(self, frame):
+        host = self.connection.transport.current_host_and_port
+        self.host = "%s:%d" % host if host else None
+        emit("connected", host=self.host)
+        self.connected.set()
+
+    def on_disconnected(self):
+        if self.client.life is self and self.connected.is_set():
+            self.client.on_gone()
+
+    def on_error(self, frame):
+        emit("error", message=frame.headers.get("message", "") + " " + str(frame.body))
+
+    def on_message(self, frame):
+        if self.client.life is not self:
+            return  # read too late: it comes again on the connection that counts, flagged
+        sender, number = frame.body.split(" ", 2)[:2]
+        emit(
+            "received",
+            host=self.host,
+            sender=sender,
+            number=int(number),
+            message_id=frame.headers["message-id"],
+            redelivered=frame.headers.get("redelivered") == "true",
+        )
+        try:
+            self.connection.ack(frame.headers["ack"])
+        except Exception as error:  # the connection is gone: the message comes again, flagged
+            emit("error", message=f"ack: {error!r}")
+
+    def on_receipt(self, frame):
+        number = frame.headers["receipt-id"]
+        if number.isdigit():
+            emit("receipt", number=int(number), host=self.host)
+            self.client.settled(int(number))
+
+
+class Client:
+    def __init__(self, options):
+        self.options = options
+        hosts = [entry.rsplit(":", 1) for entry in options.hosts.split(",")]
+        self.hosts = [(host, int(port)) for host, port in hosts]
+        self.life = None
         self.gate = threading.Lock()  # held while sending, and while there is no connection
         self.reconnecting = threading.Lock()
         self.ready = False
@@ -74,17 +153,15 @@ class Client(stomp.ConnectionListener):
                     # Without an answer they are unknown, and stay so.
                     self.pending.clear()
                 while not self.closing:
+                    self.life = Life(self, self.hosts)
                     try:
-                        self.connection.connect(wait=True)
-                        if self.options.receive:
-                            self.connection.subscribe(
-                                destination=self.options.queue,
-                                id="1",
-                                ack="client-individual",
-                            )
+                        self.life.begin()
                         break
                     except Exception as error:  # whatever it was: the next round will tell
                         emit("error", message=f"connect: {error!r}")
+                        self.life.give_up()
+                        # One that hangs would be first again.
+                        self.hosts = self.hosts[1:] + self.hosts[:1]
                         time.sleep(0.05)
                 with self.room:
                     self.ready = not self.closing
@@ -93,13 +170,9 @@ class Client(stomp.ConnectionListener):
             self.reconnecting.release()
 
     def is_gone(self):
-        return not self.closing and not self.connection.is_connected()
+        return not self.closing and not self.life.connection.is_connected()
 
-    def on_connected(self, frame):
-        host = self.connection.transport.current_host_and_port
-        emit("connected", host="%s:%d" % host if host else None)
-
-    def on_disconnected(self):
+    def on_gone(self):
         with self.room:
             self.ready = False
             self.room.notify_all()
@@ -107,34 +180,11 @@ class Client(stomp.ConnectionListener):
         if not self.closing:
             self.connect()
 
-    def on_error(self, frame):
-        emit("error", message=frame.headers.get("message", "") + " " + str(frame.body))
-
-    # Receiving
-
-    def on_message(self, frame):
-        sender, number = frame.body.split(" ", 2)[:2]
-        emit(
-            "received",
-            sender=sender,
-            number=int(number),
-            message_id=frame.headers["message-id"],
-            redelivered=frame.headers.get("redelivered") == "true",
-        )
-        try:
-            self.connection.ack(frame.headers["ack"])
-        except Exception as error:  # the connection is gone: the message comes again, flagged
-            emit("error", message=f"ack: {error!r}")
-
     # Sending
 
-    def on_receipt(self, frame):
-        number = frame.headers["receipt-id"]
-        if not number.isdigit():
-            return
-        emit("receipt", number=int(number))
+    def settled(self, number):
         with self.room:
-            self.pending.discard(int(number))
+            self.pending.discard(number)
             self.room.notify_all()
 
     def produce(self):
@@ -165,7 +215,7 @@ class Client(stomp.ConnectionListener):
         emit("sent", number=number)
         body = f"{self.options.name} {number} ".ljust(self.options.body_bytes, ".")
         try:
-            self.connection.send(
+            self.life.connection.send(
                 self.options.queue, body, receipt=str(number), persistent="true"
             )
         except Exception as error:  # unknown, like everything without an answer
@@ -183,14 +233,13 @@ class Client(stomp.ConnectionListener):
         commands.start()
         while commands.is_alive():
             commands.join(0.2)
-            # stomp.py drops the notice of a connection that dies while on_disconnected still runs
-            # for the one before.
+            # A connection may die between its CONNECTED and its SUBSCRIBE, unnoticed.
             if self.ready and self.is_gone():
-                self.on_disconnected()
+                self.on_gone()
         self.closing = True
-        if self.connection.is_connected():
+        if self.life and self.life.connection.is_connected():
             try:
-                self.connection.disconnect(receipt="farewell")
+                self.life.connection.disconnect(receipt="farewell")
             except Exception as error:
                 emit("error", message=f"disconnect: {error!r}")
         emit("end")
@@ -201,6 +250,8 @@ class Client(stomp.ConnectionListener):
             command = line.strip()
             if command == "stop-sending":
                 self.sending_over.set()
+            elif command == "stacks":
+                emit("stacks", text=stacks())
             elif command == "quit":
                 return
             else:

@@ -72,6 +72,35 @@ fn the_demo_shows_a_kill_without_loss_and_leaves_nothing_behind() {
     assert_eq!(working_in(&folder), 0, "no process is left behind");
 }
 
+#[test]
+fn a_drill_strikes_a_pair_made_from_a_profile_and_accounts_for_every_message() {
+    let scene = Scene::new(test_name!());
+    let faults = ["kill-active", "hang-active", "lock-deleted"];
+    let share = scene.path().join("share");
+    fs::create_dir(&share).expect("the test's folder can be written");
+    let arguments = [
+        "drill",
+        "-p",
+        "replicated/secondary",
+        "--json",
+        "--seed",
+        "7",
+    ];
+    let named = ["--faults", &faults.join(","), "--share", "share"];
+    let shown = json(&succeeds(&scene, &[&arguments[..], &named].concat(), ""));
+    let rows = shown["faults"].as_array().expect("a row for each fault");
+    for fault in faults {
+        let row = rows.iter().find(|row| row["fault"] == fault);
+        let row = row.unwrap_or_else(|| panic!("{fault} is missing: {shown}"));
+        assert_eq!(row["verdict"], "held", "{shown}");
+        assert!(row["confirmed"].as_u64() > Some(0), "{shown}");
+    }
+    assert_eq!(shown["total"]["lost"], 0, "{shown}");
+    assert_eq!(shown["serving"], serde_json::Value::Null, "{shown}");
+    let left = fs::read_dir(&share).expect("it is there").count();
+    assert_eq!(left, 0, "nothing is left on the share");
+}
+
 /// How many processes work in a folder: the demo's servers do.
 fn working_in(folder: &Path) -> usize {
     fs::read_dir("/proc")

@@ -1,7 +1,5 @@
 //! One server of a pair in sync dies or is stopped under load.
 
-use std::time::Duration;
-
 use crate::support::pair::Pair;
 use crate::support::stomp_py::{Driver, StompPy};
 use crate::{driver, load, test_name};
@@ -91,32 +89,6 @@ fn clients_with_heart_beats_stay_connected_and_fail_over_too() {
         client.connected_to().len(),
         2,
         "the new connection lives on"
-    );
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
-}
-
-/// The outage as a client sees it: printed, not judged. `TWINMQ_OUTAGES` says how many kills.
-#[test]
-fn outage_of_kills_of_the_active_as_a_stomp_py_client_sees_it() {
-    let kills = crate::schedule::number_from("TWINMQ_OUTAGES").unwrap_or(1);
-    let mut pair = Pair::in_sync(test_name!());
-    let client = load(&pair);
-    client.await_confirmed(100);
-    let mut outages: Vec<Duration> = Vec::new();
-    for _ in 0..kills {
-        client.watch_gaps();
-        let dead = pair.active();
-        pair.server(dead).kill();
-        client.await_confirmed(100);
-        outages.push(client.longest_gap());
-        pair.server(dead).start();
-        pair.await_in_sync();
-    }
-    outages.sort();
-    eprintln!(
-        "longest gap between receipts, {kills} kills: median {:?}, all {outages:?}",
-        outages[outages.len() / 2]
     );
     let report = client.finish();
     assert!(report.holds(), "{report:?}");

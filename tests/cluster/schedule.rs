@@ -27,10 +27,10 @@ pub(crate) fn number_from(variable: &str) -> Option<u64> {
 }
 
 /// SplitMix64: small, and the same everywhere for one seed.
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -38,11 +38,11 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
-    fn percent(&mut self, share: u64) -> bool {
+    pub(crate) fn percent(&mut self, share: u64) -> bool {
         self.below(100) < share
     }
 }
@@ -268,6 +268,7 @@ fn a_random_schedule_of_kills_and_restarts_loses_nothing_and_repeats_nothing_unf
         tally,
         ..
     } = schedule;
+    let served = client.served();
     let report = client.finish();
     eprintln!("after {tally:?}: {report:?}");
     assert!(report.holds(), "seed {seed}: {report:?}");
@@ -285,4 +286,5 @@ fn a_random_schedule_of_kills_and_restarts_loses_nothing_and_repeats_nothing_unf
         pair.server(role).terminate();
         pair.server(role).assert_store_is_sound();
     }
+    crate::nemesis::check_intervals(&mut pair, &served, seed);
 }

@@ -117,7 +117,7 @@ impl Pair {
 
     /// `kill -9` to both before either is waited for.
     pub(crate) fn kill_both(&mut self) {
-        for server in [&self.primary, &self.secondary] {
+        for server in [&mut self.primary, &mut self.secondary] {
             server.signal(Signal::SIGKILL);
         }
         self.primary.await_exit();

@@ -1,7 +1,10 @@
 //! One server as a real process.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -10,11 +13,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use twinmq::cli::admin_client::{AdminClient, Status};
 use twinmq::config::ENVIRONMENT_PREFIX;
+use twinmq::time::Moment;
 
-use super::eventually::{SOON, eventually};
+use super::eventually::{SOON, eventually, now};
 
 /// The binary under test.
 pub(crate) const TWINMQ: &str = env!("CARGO_BIN_EXE_twinmq");
+/// The variable that names another build of it, by an absolute path.
+const BINARY: &str = "TWINMQ_BINARY";
 /// So much of a log is shown when a test fails, in lines.
 const LOG_LINES_SHOWN: usize = 80;
 
@@ -76,6 +82,10 @@ pub(crate) struct Server {
     address: Ipv4Addr,
     child: Option<Child>,
     lives: u32,
+    group: Option<u32>,
+    environment: Vec<(String, String)>,
+    /// When a life was ended by `kill -9`, by its number: no log says so.
+    killed: BTreeMap<u32, Moment>,
 }
 
 impl Server {
@@ -109,6 +119,9 @@ impl Server {
             address,
             child: None,
             lives: 0,
+            group: None,
+            environment: Vec::new(),
+            killed: BTreeMap::new(),
         }
     }
 
@@ -126,6 +139,9 @@ impl Server {
             address,
             child: None,
             lives: 0,
+            group: None,
+            environment: Vec::new(),
+            killed: BTreeMap::new(),
         }
     }
 
@@ -144,6 +160,16 @@ impl Server {
         self.wrapper = wrapper;
         self.start();
         self.wrapper.clear();
+    }
+
+    /// Runs later lives in a group of their own, by which the network tells their packets. Needs root.
+    pub(crate) fn use_group(&mut self, group: u32) {
+        self.group = Some(group);
+    }
+
+    /// Sets a variable for all later starts.
+    pub(crate) fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts the process. Its output goes to one file for each life.
@@ -173,7 +199,9 @@ impl Server {
 
     /// A command of `twinmq` about this server, with its profile and settings, under another program.
     pub(crate) fn subcommand(&self, wrapper: &[String], operation: &[&str]) -> Command {
-        let mut words = wrapper.iter().map(String::as_str).chain([TWINMQ]);
+        // Measurements may be of another build.
+        let binary = std::env::var_os(BINARY).unwrap_or_else(|| TWINMQ.into());
+        let mut words = wrapper.iter().map(OsString::from).chain([binary]);
         let mut command = Command::new(words.next().expect("the last one at least"));
         command
             .args(words)
@@ -189,6 +217,12 @@ impl Server {
                 command.env_remove(name);
             }
         }
+        for (name, value) in &self.environment {
+            command.env(name, value);
+        }
+        if let Some(group) = self.group {
+            command.gid(group);
+        }
         command
     }
 
@@ -203,10 +237,43 @@ impl Server {
         self.child.as_ref().map(Child::id)
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&mut self, signal: Signal) {
         let pid = self.pid().expect("the server runs");
         let pid = i32::try_from(pid).expect("process ids are positive and small");
         kill(Pid::from_raw(pid), signal).expect("a child that was not waited for exists");
+        if signal == Signal::SIGKILL {
+            self.killed.entry(self.lives).or_insert_with(now);
+        }
+    }
+
+    /// The same to the processes that it has started too, its watchdog: what a paused machine does to
+    /// all of them. They stop before it and wake after it, so that it may show what it does then.
+    pub(crate) fn signal_with_children(&mut self, signal: Signal) {
+        let children = self.children();
+        if signal == Signal::SIGCONT {
+            self.signal(signal);
+        }
+        for child in children {
+            // It may have ended since it was listed.
+            kill(child, signal).ok();
+        }
+        if signal != Signal::SIGCONT {
+            self.signal(signal);
+        }
+    }
+
+    fn children(&self) -> Vec<Pid> {
+        let pid = self.pid().expect("the server runs");
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+        let lists = tasks.into_iter().flatten().flatten().map(|task| {
+            // A thread may end meanwhile.
+            fs::read_to_string(task.path().join("children")).unwrap_or_default()
+        });
+        lists
+            .collect::<String>()
+            .split_whitespace()
+            .map(|child| Pid::from_raw(child.parse().expect("the kernel writes numbers")))
+            .collect()
     }
 
     /// `kill -9`, and waits until it is gone.
@@ -392,9 +459,20 @@ impl Server {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// What all lives have printed so far, and when they were killed, if they were.
+    pub(crate) fn whole_log(&self) -> (String, Vec<Moment>) {
+        let log = (1..=self.lives)
+            .map(|life| fs::read_to_string(self.log_of(life)).unwrap_or_default())
+            .collect();
+        (log, self.killed.values().copied().collect())
+    }
+
     fn log_path(&self) -> PathBuf {
-        self.folder
-            .join(format!("{}.{}.log", self.role.name(), self.lives))
+        self.log_of(self.lives)
+    }
+
+    fn log_of(&self, life: u32) -> PathBuf {
+        self.folder.join(format!("{}.{life}.log", self.role.name()))
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use twinmq::cli::ledger::{Arrival, Ledger, LedgerReport};
 use twinmq::time::Moment;
 
-use super::eventually::{SOON, eventually};
+use super::eventually::{SOON, eventually, now};
 use super::python;
 
 /// What the client does.
@@ -34,6 +34,14 @@ pub(crate) struct StompPy {
     seen: Arc<Mutex<Seen>>,
 }
 
+/// A host answered or delivered, from its first to its last word in a row.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    pub(crate) host: String,
+    pub(crate) first: Moment,
+    pub(crate) last: Moment,
+}
+
 /// What its lines said so far.
 #[derive(Debug, Default)]
 struct Seen {
@@ -42,8 +50,11 @@ struct Seen {
     connected_to: Vec<String>,
     last_receipt: Option<Moment>,
     longest_gap: Duration,
+    /// Receipts and arrivals of one host in a row: from when to when.
+    served: Vec<Served>,
     idle: bool,
     ended: bool,
+    stacks: Option<String>,
     errors: Vec<String>,
 }
 
@@ -110,6 +121,11 @@ impl StompPy {
         lock(&self.seen).connected_to.clone()
     }
 
+    /// Who spoke to it, in order.
+    pub(crate) fn served(&self) -> Vec<Served> {
+        lock(&self.seen).served.clone()
+    }
+
     /// Begins a new measurement of [`StompPy::longest_gap`].
     pub(crate) fn watch_gaps(&self) {
         lock(&self.seen).longest_gap = Duration::ZERO;
@@ -159,8 +175,28 @@ impl StompPy {
     }
 }
 
+impl StompPy {
+    /// What its threads do, for the text of a failure.
+    fn stacks(&mut self) -> String {
+        if writeln!(self.stdin, "stacks").is_err() {
+            return "it has ended".to_owned();
+        }
+        let until = now().after(Duration::from_secs(2));
+        while now() < until {
+            if let Some(text) = lock(&self.seen).stacks.take() {
+                return text;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        "it does not say".to_owned()
+    }
+}
+
 impl Drop for StompPy {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("stomp.py's threads: {}", self.stacks());
+        }
         // It may have ended by itself; either way it is gone and reaped after this.
         self.child.kill().ok();
         self.child.wait().ok();
@@ -189,11 +225,13 @@ impl Seen {
                     "a receipt for nothing: {fact}"
                 );
                 self.confirmed += 1;
+                self.spoke(fact, at);
                 if let Some(last) = self.last_receipt.replace(at) {
                     self.longest_gap = self.longest_gap.max(at.since(last));
                 }
             }
             Some("received") => {
+                self.spoke(fact, at);
                 let arrival = Arrival {
                     consumer: 0,
                     message_id: fact["message_id"].as_str().unwrap_or_default(),
@@ -205,10 +243,25 @@ impl Seen {
                 .connected_to
                 .push(fact["host"].as_str().unwrap_or_default().to_owned()),
             Some("error") => self.errors.push(fact["message"].to_string()),
+            Some("stacks") => {
+                self.stacks = fact["text"].as_str().map(str::to_owned);
+            }
             Some("idle") => self.idle = true,
             Some("end") => self.ended = true,
             Some("disconnected") => {}
             other => panic!("the driver printed an unknown event {other:?}"),
+        }
+    }
+
+    fn spoke(&mut self, fact: &Value, at: Moment) {
+        let host = fact["host"].as_str().unwrap_or_default();
+        match self.served.last_mut() {
+            Some(served) if served.host == host => served.last = at,
+            Some(_) | None => self.served.push(Served {
+                host: host.to_owned(),
+                first: at,
+                last: at,
+            }),
         }
     }
 

@@ -37,6 +37,9 @@ fn the_command_lines_of_the_interface_are_taken() {
     for line in [
         "twinmq demo",
         "twinmq demo --messages 100 --keep --json",
+        "twinmq drill",
+        "twinmq drill -p replicated/primary --faults kill-active,lock-deleted --rounds 3 --seed 7",
+        "twinmq drill --share /mnt/share --rate 100 --set ha.ping_misses=3 --json --keep",
         "twinmq run",
         "twinmq run -p replicated/primary --db-path /tmp/x --set a=b --set c=d --background",
         "twinmq status -p standalone --watch",

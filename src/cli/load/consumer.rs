@@ -93,8 +93,22 @@ impl Consumer {
             self.take(&mut connection, frame);
         }
         connection.flush()?;
+        let clock = SystemClock;
+        let mut heard = clock.now();
         while !self.receiving_is_over() {
             let mut next = connection.next(LOOK)?;
+            if let Some(silence) = self.shared.plan.silence {
+                let owes = next.is_none() && self.shared.awaited() > 0;
+                if !owes {
+                    heard = clock.now();
+                } else if clock.now().since(heard) >= silence {
+                    let seconds = silence.as_secs();
+                    return Err(StompError::Silent {
+                        what: "SUBSCRIBE",
+                        seconds,
+                    });
+                }
+            }
             while let Some(frame) = next {
                 self.take(&mut connection, &frame);
                 next = connection.buffered()?;

@@ -98,8 +98,21 @@ impl Producer {
     /// Works until all is sent and answered, or the connection dies.
     fn work(&mut self, mut connection: Connection) -> Result<(), StompError> {
         let clock = SystemClock;
+        let mut heard = clock.now();
         loop {
             let mut now = clock.now();
+            if self.pending.is_empty() {
+                heard = now;
+            }
+            if let Some(silence) = self.shared.plan.silence
+                && now.since(heard) >= silence
+            {
+                let seconds = silence.as_secs();
+                return Err(StompError::Silent {
+                    what: "SEND",
+                    seconds,
+                });
+            }
             while self.may_send(now) {
                 self.send(&mut connection, now)?;
                 now = clock.now();
@@ -116,6 +129,7 @@ impl Producer {
             };
             let mut next = connection.next(wait)?;
             while let Some(frame) = next {
+                heard = clock.now();
                 self.enter(&frame);
                 next = connection.buffered()?;
             }

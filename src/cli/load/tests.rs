@@ -15,6 +15,7 @@ fn plan(server: &ToyServer, count: u64) -> LoadPlan {
         count: Some(count),
         rate: None,
         patience: Duration::from_secs(10),
+        silence: None,
     }
 }
 

@@ -1,5 +1,5 @@
-//! The demo's two server processes: the stock profiles on free ports in a scratch folder, each
-//! process ended on every path.
+//! Two server processes of a command's own: profiles on free ports in a scratch folder, each
+//! process ended on every path. `demo` and `drill` strike them.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -15,16 +15,37 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::interrupt::Interrupt;
-use super::{DemoError, LOOK};
 use crate::cli::admin_client::{AdminClient, AdminError, Status};
-use crate::config::{ENVIRONMENT_PREFIX, stock};
-use crate::time::{Clock, SystemClock};
+use crate::config::ENVIRONMENT_PREFIX;
+use crate::config::render::Profile;
+use crate::exit::ExitCode;
+use crate::time::{Clock, Moment, SystemClock};
 
+/// Between two looks at a process.
+const LOOK: Duration = Duration::from_millis(20);
 /// Ports are looked for here: below the range from which the system gives clients theirs, so that a
 /// client's own connection never takes the port of a server that is about to be restarted.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// How long an orderly stop may take before the process is killed.
 const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Why the two servers could not be made or started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ScratchError {
+    #[error("failed to make the folder {path}: {error}; name another with --dir")]
+    Folder { path: String, error: io::Error },
+    #[error("{path} is not empty; name a new folder with --dir")]
+    NotEmpty { path: String },
+    #[error("failed to find six free ports on 127.0.0.1")]
+    NoPorts,
+    #[error("failed to start a server: {0}")]
+    Spawn(io::Error),
+    #[error("the {server} ended by itself ({status})")]
+    ServerEnded {
+        server: &'static str,
+        status: ExitStatus,
+    },
+}
 
 /// Which server of the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +68,9 @@ impl Role {
             Self::Secondary => Self::Primary,
         }
     }
-
-    fn profile(self) -> String {
-        format!("replicated/{}", self.name())
-    }
 }
 
-/// The folder with everything that the demo makes; removed on drop unless it is kept.
+/// The folder with everything that the command makes; removed on drop unless it is kept.
 #[derive(Debug)]
 pub(super) struct Scratch {
     path: PathBuf,
@@ -61,8 +78,13 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes a new folder, or takes an empty one that was named, which is kept.
-    pub(super) fn make(named: Option<PathBuf>, keep: bool) -> Result<Self, DemoError> {
+    /// Makes a new folder, or takes an empty one that was named, which is kept. `command` is part
+    /// of a new one's name.
+    pub(super) fn make(
+        command: &str,
+        named: Option<PathBuf>,
+        keep: bool,
+    ) -> Result<Self, ScratchError> {
         let scratch = match named {
             Some(path) => Self {
                 path,
@@ -70,40 +92,38 @@ impl Scratch {
             },
             None => Self {
                 path: std::env::temp_dir().join(format!(
-                    "twinmq-demo-{:x}-{}",
+                    "twinmq-{command}-{:x}-{}",
                     SystemClock.wall_ms(),
                     std::process::id()
                 )),
                 kept: Cell::new(keep),
             },
         };
-        scratch.prepare()?;
-        Ok(scratch)
-    }
-
-    fn prepare(&self) -> Result<(), DemoError> {
-        let shown = || self.path.display().to_string();
-        let failed = |error| DemoError::Folder {
+        let shown = || scratch.path.display().to_string();
+        let failed = |error| ScratchError::Folder {
             path: shown(),
             error,
         };
-        fs::create_dir_all(&self.path).map_err(failed)?;
-        if fs::read_dir(&self.path).map_err(failed)?.next().is_some() {
-            self.keep();
-            return Err(DemoError::NotEmpty { path: shown() });
+        fs::create_dir_all(&scratch.path).map_err(failed)?;
+        let mut entries = fs::read_dir(&scratch.path).map_err(failed)?;
+        if entries.next().is_some() {
+            scratch.keep();
+            return Err(ScratchError::NotEmpty { path: shown() });
         }
-        // The stock profiles themselves, where the server looks first: a profile of the same name
-        // that this machine may have is not ours to run.
-        for role in [Role::Primary, Role::Secondary] {
-            let profile = stock(&role.profile()).expect("the stock profiles are built in");
-            let file = self
-                .path
-                .join("conf/profiles")
-                .join(format!("{}.toml", role.profile()));
-            fs::create_dir_all(file.parent().unwrap_or(&self.path)).map_err(failed)?;
-            fs::write(file, profile.render()).map_err(failed)?;
-        }
-        Ok(())
+        Ok(scratch)
+    }
+
+    /// Writes a profile where the server looks first: one of the same name that this machine may
+    /// have is not ours to run.
+    fn write(&self, name: &str, profile: &Profile) -> Result<(), ScratchError> {
+        let file = self.path.join("conf/profiles").join(format!("{name}.toml"));
+        let folder = file.parent().unwrap_or(&self.path);
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&file, profile.render()))
+            .map_err(|error| ScratchError::Folder {
+                path: folder.display().to_string(),
+                error,
+            })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -145,34 +165,46 @@ struct Ports {
 #[derive(Debug)]
 pub(super) struct Pair {
     folder: PathBuf,
+    profiles: [String; 2],
     ports: [Ports; 2],
     running: [Option<Process>; 2],
+    /// When each was killed, while it may have served.
+    killed: [Vec<Moment>; 2],
 }
 
 impl Pair {
-    /// Finds free ports; starts nothing.
-    pub(super) fn prepare(folder: &Scratch) -> Result<Self, DemoError> {
+    /// Writes the two profiles, the primary's first, under their names, and finds free ports; starts
+    /// nothing. What the profiles say of ports does not count.
+    pub(super) fn prepare(
+        folder: &Scratch,
+        profiles: [(String, Profile); 2],
+    ) -> Result<Self, ScratchError> {
         let mut free = free_ports();
-        let mut next = || free.next().ok_or(DemoError::NoPorts);
+        let mut next = || free.next().ok_or(ScratchError::NoPorts);
         let mut ports = || {
-            Ok::<_, DemoError>(Ports {
+            Ok::<_, ScratchError>(Ports {
                 client: next()?,
                 ha: next()?,
                 admin: next()?,
             })
         };
+        for (name, profile) in &profiles {
+            folder.write(name, profile)?;
+        }
         Ok(Self {
             folder: folder.path().to_owned(),
+            profiles: profiles.map(|(name, _)| name),
             ports: [ports()?, ports()?],
             running: [None, None],
+            killed: [Vec::new(), Vec::new()],
         })
     }
 
     /// Starts a server that does not run.
-    pub(super) fn start(&mut self, role: Role) -> Result<(), DemoError> {
+    pub(super) fn start(&mut self, role: Role) -> Result<(), ScratchError> {
         let (own, peer) = (self.ports(role), self.ports(role.other()));
-        let mut command = Command::new(std::env::current_exe().map_err(DemoError::Spawn)?);
-        command.args(["run", "-p", &role.profile()]);
+        let mut command = Command::new(std::env::current_exe().map_err(ScratchError::Spawn)?);
+        command.args(["run", "-p", &self.profiles[index(role)]]);
         for setting in [
             format!("client.listen=127.0.0.1:{}", own.client),
             format!("admin.rmi_server_port={}", own.admin),
@@ -193,19 +225,66 @@ impl Pair {
             .create(true)
             .append(true)
             .open(self.folder.join(format!("{}.log", role.name())))
-            .map_err(DemoError::Spawn)?;
+            .map_err(ScratchError::Spawn)?;
         command
             .current_dir(&self.folder)
             .stdin(Stdio::null())
-            .stdout(log.try_clone().map_err(DemoError::Spawn)?)
+            .stdout(log.try_clone().map_err(ScratchError::Spawn)?)
             .stderr(log);
-        self.running[index(role)] = Some(Process::start(command).map_err(DemoError::Spawn)?);
+        self.running[index(role)] = Some(Process::start(command).map_err(ScratchError::Spawn)?);
         Ok(())
     }
 
     /// `kill -9`; the process is gone when this returns.
     pub(super) fn kill(&mut self, role: Role) {
+        self.signal(role, Signal::SIGKILL);
+        self.killed[index(role)].push(SystemClock.now());
         self.running[index(role)] = None;
+    }
+
+    /// Sends a signal; nothing where no process runs.
+    pub(super) fn signal(&self, role: Role, signal: Signal) {
+        if let Some(process) = &self.running[index(role)] {
+            // It may have ended by itself: whoever waits for what comes next notices.
+            kill(process.pid(), signal).ok();
+        }
+    }
+
+    /// Stops one in order, and kills it if it does not end.
+    pub(super) fn terminate(&mut self, role: Role) {
+        if let Some(process) = self.running[index(role)].take() {
+            process.stop();
+        }
+    }
+
+    /// Starts a server again that ended by itself, as a supervisor does. True if it did.
+    pub(super) fn supervise(&mut self, role: Role) -> Result<bool, ScratchError> {
+        let ended = match &mut self.running[index(role)] {
+            Some(process) => process.server.try_wait().ok().flatten(),
+            None => None,
+        };
+        match ended {
+            None => Ok(false),
+            // What it cannot read now it cannot read then.
+            Some(status) if status.code() == Some(i32::from(ExitCode::Configuration.code())) => {
+                let server = role.name();
+                Err(ScratchError::ServerEnded { server, status })
+            }
+            Some(_) => {
+                self.running[index(role)] = None;
+                self.start(role)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// What a server has printed in all its lives, and when it was killed.
+    pub(super) fn log(&self, role: Role) -> (String, &[Moment]) {
+        let path = self.folder.join(format!("{}.log", role.name()));
+        (
+            fs::read_to_string(path).unwrap_or_default(),
+            &self.killed[index(role)],
+        )
     }
 
     /// Stops both in order, the passive first, so that no take-over is begun; kills what does not
@@ -214,19 +293,17 @@ impl Pair {
         let mut order = [Role::Primary, Role::Secondary];
         order.sort_by_key(|role| self.status(*role).is_ok_and(|status| status.serving));
         for role in order {
-            if let Some(process) = self.running[index(role)].take() {
-                process.stop();
-            }
+            self.terminate(role);
         }
     }
 
     /// Notices a server that ended by itself.
-    pub(super) fn check(&mut self) -> Result<(), DemoError> {
+    pub(super) fn check(&mut self) -> Result<(), ScratchError> {
         for role in [Role::Primary, Role::Secondary] {
             if let Some(process) = &mut self.running[index(role)]
                 && let Ok(Some(status)) = process.server.try_wait()
             {
-                return Err(DemoError::ServerEnded {
+                return Err(ScratchError::ServerEnded {
                     server: role.name(),
                     status,
                 });
@@ -280,7 +357,7 @@ struct Process {
 
 impl Process {
     fn start(mut command: Command) -> io::Result<Self> {
-        // A process group of its own: Ctrl-C is for the demo, which ends the servers itself.
+        // A process group of its own: Ctrl-C is for the command, which ends the servers itself.
         let mut server = Interrupt::let_through(|| command.process_group(0).spawn())?;
         // The shell reads from a pipe that only this process holds open: its end, even by SIGKILL,
         // is the end of the input.
@@ -301,10 +378,13 @@ impl Process {
         }
     }
 
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.server.id()).unwrap_or(i32::MAX))
+    }
+
     /// SIGTERM; drop kills what has not ended in time.
     fn stop(mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.server.id()).unwrap_or(i32::MAX));
-        if kill(pid, Signal::SIGTERM).is_err() {
+        if kill(self.pid(), Signal::SIGTERM).is_err() {
             return;
         }
         let clock = SystemClock;
@@ -357,7 +437,7 @@ mod tests {
     #[test]
     fn the_reaper_kills_the_server_when_its_pipe_ends() {
         let mut process = Process::start(sleeper()).unwrap();
-        // What the system does with the pipe of a demo that was killed.
+        // What the system does with the pipe of a command that was killed.
         drop(process.reaper.stdin.take());
         let status = process.server.wait().unwrap();
         assert!(!status.success());
@@ -365,7 +445,7 @@ mod tests {
 
     #[test]
     fn servers_start_with_the_signals_of_an_end_let_through() {
-        let folder = Scratch::make(None, false).unwrap();
+        let folder = Scratch::make("test", None, false).unwrap();
         let path = folder.path().join("mask");
         let output = File::create(&path).unwrap();
         let mut process = thread::spawn(|| {
@@ -385,10 +465,10 @@ mod tests {
 
     #[test]
     fn a_scratch_folder_is_removed_unless_it_is_kept_and_a_full_one_is_refused() {
-        let scratch = Scratch::make(None, false).unwrap();
+        let scratch = Scratch::make("test", None, false).unwrap();
         let path = scratch.path().to_owned();
-        assert!(path.join("conf/profiles/replicated/primary.toml").is_file());
-        let full = Scratch::make(Some(path.clone()), false).unwrap_err();
+        fs::write(path.join("something"), "").unwrap();
+        let full = Scratch::make("test", Some(path.clone()), false).unwrap_err();
         assert!(full.to_string().contains("is not empty"), "{full}");
         assert!(path.exists());
         drop(scratch);
@@ -397,8 +477,10 @@ mod tests {
 
     #[test]
     fn the_six_ports_differ_and_are_free() {
-        let scratch = Scratch::make(None, false).unwrap();
-        let pair = Pair::prepare(&scratch).unwrap();
+        let scratch = Scratch::make("test", None, false).unwrap();
+        let named = |name: &str| (format!("pair/{name}"), Profile::default());
+        let pair = Pair::prepare(&scratch, [named("a"), named("b")]).unwrap();
+        assert!(scratch.path().join("conf/profiles/pair/a.toml").is_file());
         let mut ports: Vec<u16> = pair
             .ports
             .iter()
