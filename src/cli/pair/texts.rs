@@ -134,7 +134,8 @@ RestartSec=1s
 # The command line or the profile is wrong: starting again does not help.
 RestartPreventExitStatus=2 3
 TimeoutStopSec=60s
-KillMode=mixed
+# The watchdog process outlives the server for a moment, to tell the other one; it ends by itself.
+KillMode=process
 LimitNOFILE=65536
 OOMScoreAdjust=-500
 
