@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::args::CheckArgs;
 use super::{CliError, print, print_json};
-use crate::config::Loaded;
+use crate::config::{Loaded, Mode};
 use crate::exit::ExitCode;
 use crate::io::mounts::mount_of;
 use outage::{Share, outages};
@@ -50,6 +50,9 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
             if args.with_peer {
                 two_machines::try_out(&mut report, config, ha);
             }
+        }
+        if config.mode == Mode::Shared {
+            share::store(&mut report, &config.store.path, config.demo);
         }
         network::gateway(&mut report, ha);
         network::peer(&mut report, config, ha);

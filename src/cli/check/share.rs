@@ -18,6 +18,7 @@ use super::trial::{
 use crate::io::arbiter_file::record_folder;
 use crate::io::file_lock::{folder_of, is_local, try_lock, validate_lock_file};
 use crate::io::mounts::{Mount, mount_of};
+use crate::io::store_mount::{RECOVER_LOST_LOCKS, check_store_mount};
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall};
 use crate::proto::ids::NodeId;
 
@@ -142,6 +143,30 @@ fn judge_owner(report: &mut Report, lock_file: &Path) {
         } else {
             report.good(format!("{shown}: user {}, mode {mode:o}", metadata.uid()));
         }
+    }
+}
+
+/// Shared mode: the mount that the store is on, by the check that a start makes.
+pub(super) fn store(report: &mut Report, path: &Path, demo: bool) {
+    report.topic("shared store");
+    let shown = path.display();
+    match check_store_mount(path, Path::new(RECOVER_LOST_LOCKS)) {
+        Ok(true) if demo => report.good(format!("{shown}: a pair on one machine")),
+        Ok(true) => report.bad(
+            format!("{shown} lies on a disk of this machine, which the other server does not see"),
+            "mount the same NFSv4 export on both machines; a SAN disk with ext4 or xfs that two \
+             machines mount is destroyed",
+        ),
+        Ok(false) => {
+            report.good(format!(
+                "{shown} lies on a share whose locks other machines see"
+            ));
+            report.warn(
+                "shared mode over a network is experimental",
+                "a replicated pair keeps a copy on each server",
+            );
+        }
+        Err(error) => report.bad(error.to_string(), "see docs/operations.md, Shared mode"),
     }
 }
 
