@@ -90,8 +90,9 @@ fn draw(recording: &Recording, count: u64, seed: u64) -> Vec<Cut> {
 
 fn is_rare(change: &Change) -> bool {
     match change {
+        // For people, and never synced: too many to be rare.
+        Change::Append { .. } | Change::Confirm(_) => false,
         Change::Write { path, .. } | Change::Sync(path) => !path.ends_with("data.mdb"),
-        Change::Confirm(_) => false,
         _ => true,
     }
 }
@@ -153,6 +154,7 @@ fn describe(step: Step, event: &Event) -> String {
             bytes,
             ..
         } => format!("write {} at {offset} to {}", bytes.len(), path.display()),
+        Change::Append { path, bytes } => format!("append {} to {}", bytes.len(), path.display()),
         other => format!("{other:?}"),
     };
     let verb = if step.begins() { "begins" } else { "ends" };
