@@ -311,6 +311,11 @@ fn a_damaged_file_is_a_finding_of_store_check_whatever_lmdb_does_on_it() {
     let (code, text) = check(&dir);
     assert_eq!(code, damaged, "{text}");
     assert!(text.contains("damaged"), "{text}");
+    // A start looks before it lets LMDB read.
+    server.start();
+    let ended = server.await_exit();
+    assert_eq!(ended.code(), damaged, "{ended}: {}", server.log());
+    assert!(server.log().contains("is damaged"), "{}", server.log());
     fs::write(&file, &sound[..sound.len() / 2]).expect("the store can be written");
     let (code, text) = check(&dir);
     assert_eq!(code, damaged, "{text}");
