@@ -122,7 +122,13 @@ impl Points {
                 drop(attached);
                 return hit;
             }
-            Transition::Shrink | Transition::Stop | Transition::Serve => self.pair.await_in_sync(),
+            Transition::Stop => {
+                let active = self.pair.await_in_sync();
+                // A stop without load writes nothing.
+                self.client.await_confirmed(20);
+                active
+            }
+            Transition::Shrink | Transition::Serve => self.pair.await_in_sync(),
             Transition::TakeOver | Transition::Follow => self.pair.await_in_sync().other(),
         };
         let attached = self.attach(victim, arguments, output);
