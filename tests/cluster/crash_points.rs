@@ -122,18 +122,14 @@ impl Points {
                 drop(attached);
                 return hit;
             }
-            Transition::Stop => {
-                let active = self.pair.await_in_sync();
-                // A stop without load writes nothing.
-                self.client.await_confirmed(20);
-                active
-            }
-            Transition::Shrink | Transition::Serve => self.pair.await_in_sync(),
+            Transition::Shrink | Transition::Stop | Transition::Serve => self.pair.await_in_sync(),
             Transition::TakeOver | Transition::Follow => self.pair.await_in_sync().other(),
         };
         let attached = self.attach(victim, arguments, output);
         let hit = match transition {
             Transition::Stop => {
+                // A stop by itself writes nothing: it is the load that does, and it has stood still.
+                self.client.await_confirmed(5);
                 self.server(victim)
                     .signal(nix::sys::signal::Signal::SIGTERM);
                 self.server(victim).await_exit().signal().is_some()
