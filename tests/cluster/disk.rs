@@ -19,12 +19,12 @@ const QUEUE: &str = "/queue/q";
 const BODY_BYTES: usize = 256 * 1024;
 
 /// A small file system of its own, gone with this.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     path: PathBuf,
 }
 
 impl SmallDisk {
-    fn mount(path: PathBuf, mib: u32) -> Self {
+    pub(crate) fn mount(path: PathBuf, mib: u32) -> Self {
         fs::create_dir_all(&path).expect("the test's folder can be written");
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
@@ -41,7 +41,7 @@ impl SmallDisk {
     }
 
     /// Somebody else's file, which takes all room but `left` bytes.
-    fn fill(&self, left: u64) -> PathBuf {
+    pub(crate) fn fill(&self, left: u64) -> PathBuf {
         let stat = nix::sys::statvfs::statvfs(&self.path).expect("it is mounted");
         let free = stat.blocks_available() * stat.fragment_size();
         let path = self.path.join("somebody-else");
@@ -311,6 +311,11 @@ fn a_damaged_file_is_a_finding_of_store_check_whatever_lmdb_does_on_it() {
     let (code, text) = check(&dir);
     assert_eq!(code, damaged, "{text}");
     assert!(text.contains("damaged"), "{text}");
+    // A start looks before it lets LMDB read.
+    server.start();
+    let ended = server.await_exit();
+    assert_eq!(ended.code(), damaged, "{ended}: {}", server.log());
+    assert!(server.log().contains("is damaged"), "{}", server.log());
     fs::write(&file, &sound[..sound.len() / 2]).expect("the store can be written");
     let (code, text) = check(&dir);
     assert_eq!(code, damaged, "{text}");

@@ -12,7 +12,7 @@ use crate::support::strace::Attached;
 use crate::{load, test_name};
 
 /// Calls of a store, and how they fail once.
-const KINDS: [(&str, &str); 4] = [
+pub(crate) const KINDS: [(&str, &str); 4] = [
     ("fdatasync", "error=EIO"),
     ("pwrite64", "error=ENOSPC"),
     ("pwrite64", "retval=16"),
@@ -20,7 +20,7 @@ const KINDS: [(&str, &str); 4] = [
 ];
 
 /// Lets a call on one file fail in a running server.
-fn spoil(server: &Server, file: &Path, call: &str, error: &str, nth: usize) -> Attached {
+pub(crate) fn spoil(server: &Server, file: &Path, call: &str, error: &str, nth: usize) -> Attached {
     let trace = format!("trace={call}");
     let inject = format!("inject={call}:{error}:when={nth}");
     let file = file.display().to_string();
@@ -32,7 +32,7 @@ fn spoil(server: &Server, file: &Path, call: &str, error: &str, nth: usize) -> A
     )
 }
 
-fn store_file(server: &Server) -> PathBuf {
+pub(crate) fn store_file(server: &Server) -> PathBuf {
     let stores = server.stores();
     assert_eq!(stores.len(), 1, "{stores:?}");
     server.data_dir().join(&stores[0]).join("data.mdb")

@@ -31,6 +31,7 @@ mod refusals;
 mod reloads;
 mod schedule;
 mod shared;
+mod shared_disk;
 mod starts;
 mod troubleshooting;
 mod two_hosts;

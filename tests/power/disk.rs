@@ -208,6 +208,10 @@ impl Disk {
                 let offset = usize::try_from(*offset).expect("files of a test are small");
                 self.file(path).write(event, offset, bytes);
             }
+            Change::Append { path, bytes } => {
+                let file = self.file(path);
+                file.write(event, file.live.len(), bytes);
+            }
             Change::Rename { from, to } => {
                 let node = self.must_find(from);
                 let (source, target) = (self.parent(from), self.parent(to));

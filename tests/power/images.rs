@@ -18,6 +18,8 @@ use crate::verdict::{Promises, judge_alone, judge_pair, start};
 
 /// Images in a plain `cargo test`.
 const IMAGES: u64 = 2000;
+/// A long run says after so many images how far it is.
+const SPOKEN_OF: u64 = 1000;
 /// So many failures are shown.
 const SHOWN: usize = 5;
 
@@ -90,8 +92,9 @@ fn draw(recording: &Recording, count: u64, seed: u64) -> Vec<Cut> {
 
 fn is_rare(change: &Change) -> bool {
     match change {
+        // For people, and never synced: too many to be rare.
+        Change::Append { .. } | Change::Confirm(_) => false,
         Change::Write { path, .. } | Change::Sync(path) => !path.ends_with("data.mdb"),
-        Change::Confirm(_) => false,
         _ => true,
     }
 }
@@ -132,6 +135,13 @@ fn judge_all(recording: &Recording, cuts: &[Cut], name: &str) -> Tally {
             ));
         }
         fs::remove_dir_all(&image).expect("it was just made");
+        if tally.images.is_multiple_of(SPOKEN_OF) {
+            let (images, failures) = (tally.images, tally.failures.len());
+            eprintln!(
+                "{name}: {images} of {} images, {failures} failures",
+                cuts.len()
+            );
+        }
     }
     tally
 }
@@ -153,6 +163,7 @@ fn describe(step: Step, event: &Event) -> String {
             bytes,
             ..
         } => format!("write {} at {offset} to {}", bytes.len(), path.display()),
+        Change::Append { path, bytes } => format!("append {} to {}", bytes.len(), path.display()),
         other => format!("{other:?}"),
     };
     let verb = if step.begins() { "begins" } else { "ends" };
@@ -222,11 +233,14 @@ fn run(recording: &Recording, name: &str, share: u64) {
     let seed = number_from("TWINMQ_SEED").unwrap_or_else(|| crate::support::eventually::now().0);
     eprintln!("{name}: {images} images, TWINMQ_SEED={seed}");
     let cuts = draw(recording, images, seed);
-    let middle = cuts.len() / 2;
+    // Late images are larger than early ones: each takes every other.
+    let every_other =
+        |from: usize| -> Vec<Cut> { cuts.iter().skip(from).step_by(2).copied().collect() };
+    let (one, two) = (every_other(0), every_other(1));
     let mut tally = Tally::default();
     thread::scope(|scope| {
-        let other = scope.spawn(|| judge_all(recording, &cuts[..middle], &format!("{name}.a")));
-        tally.add(judge_all(recording, &cuts[middle..], &format!("{name}.b")));
+        let other = scope.spawn(|| judge_all(recording, &one, &format!("{name}.a")));
+        tally.add(judge_all(recording, &two, &format!("{name}.b")));
         tally.add(other.join().expect("the judge does not panic"));
     });
     eprintln!(

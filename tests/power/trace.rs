@@ -49,6 +49,11 @@ pub(crate) enum Change {
         /// On the disk when it returns (`O_DSYNC`).
         through: bool,
     },
+    /// After whatever the file holds by then.
+    Append {
+        path: PathBuf,
+        bytes: Bytes,
+    },
     Rename {
         from: PathBuf,
         to: PathBuf,
@@ -98,10 +103,19 @@ pub(crate) fn read(trace: &Path, cwd: &Path, root: &Path) -> Vec<Event> {
 struct Reader<'a> {
     cwd: &'a Path,
     root: &'a Path,
-    /// By descriptor and name, since there may be several processes: where `write` goes on, and whether
-    /// writes go through.
-    files: HashMap<(u64, PathBuf), (u64, bool)>,
+    /// By descriptor and name, since there may be several processes.
+    files: HashMap<(u64, PathBuf), Opened>,
     events: Vec<Event>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Opened {
+    /// Where `write` goes on.
+    at: u64,
+    /// What is written is on the disk when the call returns.
+    through: bool,
+    /// Everything goes to the end.
+    appends: bool,
 }
 
 /// A call in its parts.
@@ -126,7 +140,7 @@ impl Reader<'_> {
                 if let (Some(file), Some(result)) = (descriptor(call.arguments), call.result) {
                     let at = u64::try_from(result).expect("failures were left out");
                     // Also under the name that its folder was given since it was opened.
-                    self.files.entry(file).or_default().0 = at;
+                    self.files.entry(file).or_default().at = at;
                 }
             }
             "write" | "writev" | "pwrite64" | "pwritev" | "pwritev2" | "sendto" | "sendmsg" => {
@@ -215,12 +229,16 @@ impl Reader<'_> {
         if !path.starts_with(self.root) {
             return;
         }
-        let through = flags.contains("SYNC");
-        self.files.insert((number, path.clone()), (0, through));
+        let opened = Opened {
+            at: 0,
+            through: flags.contains("SYNC"),
+            appends: flags.contains("O_APPEND"),
+        };
         assert!(
-            !flags.contains("O_APPEND"),
-            "appending to {path:?} is not understood"
+            !(opened.appends && opened.through),
+            "appending to {path:?} without a cache is not understood"
         );
+        self.files.insert((number, path.clone()), opened);
         if flags.contains("O_CREAT") {
             self.push(call, Change::Create(path.clone()));
         }
@@ -251,12 +269,17 @@ impl Reader<'_> {
             return;
         }
         let file = self.files.entry((number, path.clone())).or_default();
-        let through = file.1;
+        if file.appends {
+            let bytes = Bytes::from(bytes);
+            self.push(call, Change::Append { path, bytes });
+            return;
+        }
+        let through = file.through;
         let offset = if call.name.starts_with("pwrite") {
             offset
         } else {
-            let offset = file.0;
-            file.0 += bytes.len() as u64;
+            let offset = file.at;
+            file.at += bytes.len() as u64;
             offset
         };
         let bytes = Bytes::from(bytes);

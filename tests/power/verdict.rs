@@ -82,6 +82,8 @@ pub(crate) fn look(dir: &Path) -> Result<Option<Found>, String> {
         return Ok(None);
     }
     let (home, env) = DataDir::open(dir, SyncMode::Deferred).map_err(|error| error.to_string())?;
+    // Its last lines may be gone, but it can be read.
+    twinmq::io::history::read(&dir.join("node")).map_err(|error| format!("history: {error}"))?;
     let saw = home.last_record().map_err(|error| error.to_string())?;
     let saw = saw
         .map(|bytes| decode_record(&bytes, None))

@@ -2,12 +2,16 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use super::eventually::{SOON, eventually};
+use super::eventually::{SOON, eventually, now};
 
 /// What to do where it is missing.
 const REMEDY: &str = "these tests look at and spoil system calls: install strace \
                       (apt-get install strace), which must be allowed to trace (ptrace)";
+
+/// An strace whose server is gone has so long to end by itself.
+const WRITES: Duration = Duration::from_secs(2);
 
 /// The command line that a server is started under: it stays this process's child, and strace is
 /// beside it (`-D`).
@@ -32,6 +36,7 @@ fn assert_present() {
 /// An strace that was attached to a running server, and goes when the server does.
 pub(crate) struct Attached {
     strace: Child,
+    traced: u32,
 }
 
 impl Attached {
@@ -49,7 +54,10 @@ impl Attached {
             .stderr(Stdio::null())
             .spawn()
             .expect("it was just there");
-        let attached = Self { strace };
+        let attached = Self {
+            strace,
+            traced: pid,
+        };
         eventually(SOON, "strace has attached", || attached.traces(pid));
         attached
     }
@@ -79,6 +87,12 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
+        // What it has seen of a server that is gone it has yet to write.
+        let gone = !Path::new(&format!("/proc/{}", self.traced)).exists();
+        let deadline = now().after(WRITES);
+        while gone && matches!(self.strace.try_wait(), Ok(None)) && now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         // The kernel lets the server go unharmed if it still runs. SIGTERM would do, but not always:
         // strace may wait for a thread that has just gone.
         self.strace.kill().ok();
