@@ -82,6 +82,8 @@ pub(crate) enum Fault {
     Wipe(usize),
     WipeRecord,
     RollBackRecord,
+    /// The operator asks whoever serves to hand over.
+    Switchover,
 }
 
 impl Course {
@@ -163,8 +165,24 @@ impl Plan {
             let from = self.from();
             self.faults.push((from, fault));
         }
+        // Drawn last, so that a seed's other faults are what they would be without an operator.
+        self.operator();
         self.faults.sort_by_key(|(ms, _)| *ms);
         self.faults
+    }
+
+    /// Switchovers and orderly stops, in the middle of whatever else happens.
+    fn operator(&mut self) {
+        if self.chance.once_in(2) {
+            for _ in 0..1 + self.chance.below(3) {
+                let from = self.from();
+                self.faults.push((from, Fault::Switchover));
+            }
+        }
+        if self.chance.once_in(5) {
+            let (at, from, span) = (self.chance.server(), self.from(), self.span());
+            self.put(from, Fault::Stop(at), span, Fault::Start(at));
+        }
     }
 
     /// When a fault begins: often just after another one, while the pair is at odds with that.

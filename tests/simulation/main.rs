@@ -35,6 +35,8 @@ const SCHEDULES: u64 = 300;
 const SCENARIO_SEEDS: std::ops::Range<u64> = 1..9;
 /// Among so many schedules the checker finds what is broken on purpose.
 const FOUND_AMONG: u64 = 100;
+/// So many seeds with jumps of wall clocks are played with and without.
+const JUMPED: u64 = 6;
 
 const TESTS: &[Test] = &[
     (
@@ -101,6 +103,9 @@ fn one_seed_gives_one_course() {
 fn wall_clocks_decide_nothing() {
     let mut jumped = 0;
     for seed in 1..60 {
+        if jumped == JUMPED {
+            break;
+        }
         let course = Course::of(seed);
         let still = Course {
             wall_jumps: false,
@@ -113,7 +118,7 @@ fn wall_clocks_decide_nothing() {
             assert_eq!(confirms(&course), confirms(&still), "seed {seed}");
         }
     }
-    assert!(jumped > 2, "{jumped} seeds with jumps");
+    assert_eq!(jumped, JUMPED, "seeds with jumps");
 }
 
 /// The checker bites.

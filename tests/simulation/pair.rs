@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use twinmq::actors::ha_manager::HaMessage;
+use twinmq::actors::ha_operator::{OperatorOrder, SwitchoverAnswer};
 use twinmq::actors::post::post;
 use twinmq::proto::ids::{Lsn, NodeId, StoreId};
 use twinmq::proto::peer::ServerState;
@@ -42,6 +44,8 @@ pub(crate) struct Pair {
     pub(crate) gone: [Option<Moment>; 2],
     /// The store that each server had last.
     last_store: [StoreId; 2],
+    /// Answers to the operator that are still to come.
+    asked: Vec<oneshot::Receiver<SwitchoverAnswer>>,
 }
 
 impl Pair {
@@ -83,6 +87,7 @@ impl Pair {
             starts: 0,
             gone: [None, None],
             last_store: [StoreId::default(); 2],
+            asked: Vec::new(),
         }
     }
 
@@ -177,6 +182,35 @@ impl Pair {
     /// The operator asks a server to stop.
     pub(crate) fn ask_to_stop(&self, at: usize) {
         post(&self.server(at).wired.manager, HaMessage::Stop);
+    }
+
+    /// The operator asks both servers to hand over: one that does not serve refuses.
+    pub(crate) fn ask_to_hand_over(&mut self) {
+        for server in self.servers.iter().flatten() {
+            let (answer, heard) = oneshot::channel();
+            let order = OperatorOrder::Switchover {
+                dry_run: false,
+                answer,
+            };
+            post(&server.wired.manager, HaMessage::Operator(order));
+            self.asked.push(heard);
+        }
+    }
+
+    /// Counts what became of the operator's wishes; whoever is dead answers nothing.
+    fn hear_answers(&mut self) {
+        let trace = &self.world.trace;
+        self.asked.retain_mut(|heard| match heard.try_recv() {
+            Ok(said) => {
+                if said.ready {
+                    trace.mark("switchovers begun");
+                    trace.tell(format_args!("epoch {} is handed over", said.epoch));
+                }
+                false
+            }
+            Err(oneshot::error::TryRecvError::Empty) => true,
+            Err(oneshot::error::TryRecvError::Closed) => false,
+        });
     }
 
     /// The operator stops a server; its process ends in order.
@@ -353,6 +387,7 @@ impl Pair {
 
     /// Notes what the servers show.
     fn look(&mut self) {
+        self.hear_answers();
         for at in 0..2 {
             let state = self.state(at);
             if self.shown[at] != state {

@@ -175,6 +175,7 @@ impl Player {
                     pair.ask_to_stop(at);
                 }
             }
+            Fault::Switchover => pair.ask_to_hand_over(),
             Fault::Pause(at) => pair.pause(at, pair.runs(at)),
             Fault::Resume(at) => pair.pause(at, false),
             Fault::CutFrom(at) => pair.world.net.cut_from(at),
