@@ -4,6 +4,7 @@ use crate::proto::arbiter::{ArbiterRecord, LockFacts};
 use crate::proto::ids::{Epoch, Position, RecordSeq};
 use crate::proto::peer::PeerFacts;
 
+use super::handover::Handover;
 use super::{ArbiterView, CallPurpose, Claim, Claims, HaMachine, HaState};
 
 /// A number that a machine remembers and that counts up for ever.
@@ -63,6 +64,11 @@ impl HaMachine {
         for ended in [&mut self.goodbye, &mut self.peer_died] {
             ended.take_if(|(_, of)| epoch.is_some_and(|epoch| epoch > *of));
         }
+        if matches!(self.handover, Handover::Given(given) if epoch.is_some_and(|epoch| epoch > given))
+        {
+            // It yields in the epoch that it gave up, and in no later one.
+            self.handover = Handover::None;
+        }
         if let Some(lock) = &mut self.lock {
             // It was judged when the lock was obtained.
             lock.record = None;
@@ -109,6 +115,12 @@ impl HaMachine {
             .into_iter()
             .flatten()
         {
+            visit(Counted::Epoch(epoch));
+        }
+        if let Handover::Given(epoch) = &mut self.handover {
+            visit(Counted::Epoch(epoch));
+        }
+        if let Some(epoch) = &mut self.overrule {
             visit(Counted::Epoch(epoch));
         }
         if let Some((_, lock)) = &mut self.peer_lock {

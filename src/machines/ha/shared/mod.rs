@@ -459,13 +459,16 @@ impl SharedMachine {
             epoch: self.epoch(),
             looked: self.looked(),
             eligible: self.eligible(),
-            cause: self.cause(),
+            cause: None,
         };
         let ended = self.state == SharedState::Stopped;
         if self.announced.as_ref() != Some(&announcement) && !ended {
             self.previous = announcement.previous;
             self.announced = Some(announcement.clone());
-            effects.push(HaEffect::Announce(announcement));
+            effects.push(HaEffect::Announce(Announcement {
+                cause: self.cause(),
+                ..announcement
+            }));
         }
         let peer_shown = self
             .peer
