@@ -160,7 +160,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         .as_deref()
         .map(read_last_record)
         .transpose()?;
-    let history = open_history(&opened.dir, &clock);
+    let history = open_history(&config.store.own_folder(), &clock);
     let lease = Arc::new(Lease::new(Arc::clone(&clock)));
     run_data_plane(&places, plane, &opened.store, &lease, &clock);
     let pair = match (&config.ha, outside) {
@@ -274,7 +274,7 @@ fn identity(config: &Config, node: NodeId, clock: &Arc<dyn Clock>) -> HaIdentity
 
 /// A server runs without a history if it must.
 fn open_history(dir: &Path, clock: &Arc<dyn Clock>) -> Option<Arc<History>> {
-    match History::open(&dir.join("node"), Arc::clone(clock)) {
+    match History::open(dir, Arc::clone(clock)) {
         Ok(history) => Some(Arc::new(history)),
         Err(error) => {
             tracing::warn!(target: "twinmq::ha", %error, "there is no event history in this run");

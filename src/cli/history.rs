@@ -45,8 +45,7 @@ pub fn run(args: &HistoryArgs) -> Result<ExitCode, CliError> {
 }
 
 fn from_files(args: &HistoryArgs) -> Result<Vec<Event>, CliError> {
-    let store = args.server.profile.load(None)?.config.store.path;
-    let dir = store.join("node");
+    let dir = args.server.profile.load(None)?.config.store.own_folder();
     let mut events = history::read(&dir).map_err(|cause| {
         let dir = dir.display().to_string();
         CliError::of(ExitCode::Failed, HistoryError { dir, cause })

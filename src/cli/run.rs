@@ -295,7 +295,7 @@ fn admin_state(config: &Config, server: &Server, token: String) -> AdminState {
         token,
         hosts: vec![config.admin.listen.to_string(), format!("localhost:{port}")],
         explain: Box::new(move |ask| post(&asked, HaMessage::Explain(ask))),
-        node_dir: server.store_dir.join("node"),
+        node_dir: config.store.own_folder(),
         operator: Operator::new(manager.clone()),
         stop: Box::new(move || post(&manager, HaMessage::Stop)),
     }

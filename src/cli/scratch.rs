@@ -45,6 +45,8 @@ pub(super) enum ScratchError {
         server: &'static str,
         status: ExitStatus,
     },
+    #[error("the switchover was not done: {said}")]
+    NotSwitched { said: String },
 }
 
 /// Which server of the pair.
@@ -200,11 +202,11 @@ impl Pair {
         })
     }
 
-    /// Starts a server that does not run.
-    pub(super) fn start(&mut self, role: Role) -> Result<(), ScratchError> {
+    /// `twinmq COMMAND` about one of the two.
+    pub(super) fn command(&self, role: Role, word: &str) -> Result<Command, ScratchError> {
         let (own, peer) = (self.ports(role), self.ports(role.other()));
         let mut command = Command::new(std::env::current_exe().map_err(ScratchError::Spawn)?);
-        command.args(["run", "-p", &self.profiles[index(role)]]);
+        command.args([word, "-p", &self.profiles[index(role)]]);
         for setting in [
             format!("client.listen=127.0.0.1:{}", own.client),
             format!("admin.rmi_server_port={}", own.admin),
@@ -221,14 +223,30 @@ impl Pair {
                 command.env_remove(name);
             }
         }
+        command.current_dir(&self.folder).stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Asks a server to hand over, and waits for the outcome.
+    pub(super) fn switch_over(&self, role: Role) -> Result<(), ScratchError> {
+        let output = self.command(role, "switchover")?.output();
+        let output = output.map_err(ScratchError::Spawn)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(ScratchError::NotSwitched { said })
+    }
+
+    /// Starts a server that does not run.
+    pub(super) fn start(&mut self, role: Role) -> Result<(), ScratchError> {
+        let mut command = self.command(role, "run")?;
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.folder.join(format!("{}.log", role.name())))
             .map_err(ScratchError::Spawn)?;
         command
-            .current_dir(&self.folder)
-            .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(ScratchError::Spawn)?)
             .stderr(log);
         self.running[index(role)] = Some(Process::start(command).map_err(ScratchError::Spawn)?);

@@ -1,5 +1,6 @@
 //! `twinmq switchover`: the passive serves instead of the active, in order; done when the pair is in
-//! sync again with its roles changed.
+//! sync again with its roles changed. In shared mode the old active's process ends, and whoever
+//! supervises it starts it again: there it is done when the other one serves.
 
 use std::fmt::Write as _;
 use std::thread;
@@ -47,6 +48,17 @@ enum SwitchoverError {
     Standalone { server: String },
     #[error("{url} answered what this version does not understand: {reason}")]
     Strange { url: String, reason: String },
+    #[error(
+        "{server} ended epoch {epoch} and its process, and after {seconds} s the other server does not \
+         serve; last seen: {seen}. See the other server's status and log; {server} serves again once it \
+         is started and has the lock"
+    )]
+    SharedNotInTime {
+        server: String,
+        epoch: u64,
+        seconds: u64,
+        seen: String,
+    },
     #[error(
         "{server} handed over epoch {epoch}, and after {seconds} s the pair is not in sync with its \
          roles changed; last seen: {seen}. If the other server did not take over, {server} serves \
@@ -100,6 +112,9 @@ pub fn run(args: &SwitchoverArgs) -> Result<ExitCode, CliError> {
         peer,
         epoch: answer.epoch,
     };
+    if status.mode == "shared" {
+        return shared(args, &pair, started, &status.server, answer.peer);
+    }
     let outcome = pair
         .watch(started, Duration::from_secs(args.timeout))
         .map_err(|seen| {
@@ -128,6 +143,46 @@ pub fn run(args: &SwitchoverArgs) -> Result<ExitCode, CliError> {
             outcome.epoch, status.server, outcome.in_sync_ms
         ))?;
     }
+    Ok(ExitCode::Done)
+}
+
+/// The store is free for the other server only when this one's process has ended: nobody waits for it to
+/// come back.
+fn shared(
+    args: &SwitchoverArgs,
+    pair: &Watched,
+    started: Moment,
+    server: &str,
+    peer: Option<String>,
+) -> Result<ExitCode, CliError> {
+    let watched = pair.watch_shared(started, Duration::from_secs(args.timeout));
+    let serving = watched.map_err(|seen| {
+        let late = SwitchoverError::SharedNotInTime {
+            server: server.to_owned(),
+            epoch: pair.epoch,
+            seconds: args.timeout,
+            seen,
+        };
+        CliError::of(ExitCode::Failed, late)
+    })?;
+    let serves = peer.unwrap_or_else(|| "the other server".to_owned());
+    if args.json {
+        print_json(&json!({
+            "active": serves,
+            "ended": server,
+            "epoch": serving.as_ref().map(|(epoch, _)| *epoch),
+            "serving_after_ms": serving.as_ref().map(|(_, ms)| *ms),
+        }))?;
+        return Ok(ExitCode::Done);
+    }
+    let done = match serving {
+        Some((epoch, ms)) => format!("{serves} serves in epoch {epoch} after {ms} ms"),
+        None => format!("{serves} takes over (not asked: only one URL was given)"),
+    };
+    print(&format!(
+        "{done}; the process of {server} has ended in order, to free the store: it is PASSIVE once its \
+         supervisor, or you, start it again"
+    ))?;
     Ok(ExitCode::Done)
 }
 
@@ -189,6 +244,35 @@ impl Watched {
                 }
                 Ok(status) => format!("{} is {}", status.server, status.state),
                 Err(error) => error.to_string(),
+            };
+            if clock.now() >= until {
+                return Err(seen);
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// The epoch that the other server serves in, and when; None where it cannot be asked and the old one
+    /// does not answer any more. Err: what was seen last.
+    fn watch_shared(
+        &self,
+        started: Moment,
+        patience: Duration,
+    ) -> Result<Option<(u64, u128)>, String> {
+        let clock = SystemClock;
+        let until = started.after(patience);
+        loop {
+            let asked = self.peer.as_ref().unwrap_or(&self.own);
+            let seen = match (asked.status(), &self.peer) {
+                (Ok(status), Some(_)) if status.serving && status.epoch > self.epoch => {
+                    let ms = clock.now().since(started).as_millis();
+                    return Ok(Some((status.epoch, ms)));
+                }
+                // It has ended, or was started again already.
+                (Err(AdminError::NotRunning { .. }), None) => return Ok(None),
+                (Ok(status), None) if !status.serving => return Ok(None),
+                (Ok(status), _) => format!("{} is {}", status.server, status.state),
+                (Err(error), _) => error.to_string(),
             };
             if clock.now() >= until {
                 return Err(seen);

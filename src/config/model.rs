@@ -262,6 +262,17 @@ pub struct StoreConfig {
     pub node_path: Option<PathBuf>,
 }
 
+impl StoreConfig {
+    /// Where this server keeps what is its own: its identity, its last record, its history.
+    #[must_use]
+    pub fn own_folder(&self) -> PathBuf {
+        match &self.node_path {
+            Some(own) => own.clone(),
+            None => self.path.join("node"),
+        }
+    }
+}
+
 /// How commits become durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -56,16 +56,11 @@ const UNTIL_A_HUNDRED: &str = r#"
 confirmed = set()
 
 
-class Counting(Reconnecting):
-    def on_receipt(self, frame):
-        confirmed.add(frame.headers["receipt-id"])
-
-
-connection.set_listener("reconnecting-listener", Counting())
+Life.on_receipt = lambda self, frame: confirmed.add(frame.headers["receipt-id"])
 number = 0
 while len(confirmed) < 100:
     try:
-        connection.send("/queue/orders", str(number), receipt=str(number))
+        life.connection.send("/queue/orders", str(number), receipt=str(number))
     except Exception:
         pass
     number += 1

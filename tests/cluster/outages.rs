@@ -17,15 +17,26 @@ use crate::test_name;
 enum End {
     /// `kill -9`.
     Killed,
+    /// `twinmq switchover`.
+    SwitchedOver,
     /// SIGTERM: it hands over.
     Terminated,
-    /// SIGSTOP: sockets and lock stay.
+    /// SIGSTOP of the process alone: its watchdog ends it.
     Stopped,
+    /// SIGSTOP of the process and its watchdog, as a paused machine: sockets and lock stay.
+    Paused,
     /// No packet comes from it any more, and its lock stays, as with a share that has not noticed.
     HostDead,
 }
 
-const ENDS: [End; 4] = [End::Killed, End::Terminated, End::Stopped, End::HostDead];
+const ENDS: [End; 6] = [
+    End::Killed,
+    End::SwitchedOver,
+    End::Terminated,
+    End::Stopped,
+    End::Paused,
+    End::HostDead,
+];
 
 /// One of them, the client's longest gap between two receipts, and back into step.
 fn outage(nemesis: &mut Nemesis, end: End) -> Duration {
@@ -33,24 +44,47 @@ fn outage(nemesis: &mut Nemesis, end: End) -> Duration {
     nemesis.client.watch_gaps();
     match end {
         End::Killed => nemesis.pair.server(gone).kill(),
+        End::SwitchedOver => {
+            let command = nemesis.pair.server(gone).operator(&["switchover"]).output();
+            let done = command.expect("the binary under test starts");
+            let said = String::from_utf8_lossy(&done.stderr);
+            assert!(done.status.success(), "{said}");
+        }
         End::Terminated => {
             nemesis.pair.server(gone).terminate();
         }
         End::Stopped => nemesis.pair.server(gone).signal(Signal::SIGSTOP),
+        End::Paused => {
+            let server = nemesis.pair.server(gone);
+            server.signal_with_children(Signal::SIGSTOP);
+        }
         End::HostDead => {
             for cut in [Cut::Link, Cut::Gateway(gone), Cut::Clients(gone)] {
                 nemesis.network.cut(cut);
             }
-            nemesis.pair.server(gone).signal(Signal::SIGSTOP);
+            let server = nemesis.pair.server(gone);
+            server.signal_with_children(Signal::SIGSTOP);
         }
     }
     nemesis.client.await_confirmed(100);
     let gap = nemesis.client.longest_gap();
     match end {
         End::Killed | End::Terminated => nemesis.pair.server(gone).start(),
-        End::Stopped => nemesis.pair.server(gone).signal(Signal::SIGCONT),
+        End::SwitchedOver => {}
+        // Its watchdog has ended it.
+        End::Stopped => {
+            let server = nemesis.pair.server(gone);
+            server.await_exit();
+            server.start();
+        }
+        End::Paused => {
+            let server = nemesis.pair.server(gone);
+            server.signal_with_children(Signal::SIGCONT);
+        }
         End::HostDead => {
-            nemesis.pair.server(gone).kill();
+            let server = nemesis.pair.server(gone);
+            server.signal_with_children(Signal::SIGKILL);
+            server.kill();
             nemesis.network.heal();
             nemesis.pair.server(gone).start();
         }
@@ -70,6 +104,7 @@ fn outages_as_a_stomp_py_client_sees_them() {
             let mut gaps: Vec<Duration> = (0..count).map(|_| outage(&mut nemesis, end)).collect();
             gaps.sort();
             let ms = |gap: Duration| gap.as_millis();
+            eprintln!("{end:?}: {gaps:?}");
             table += &format!(
                 "  {:<12} {:>6} {:>6} {:>6}\n",
                 format!("{end:?}"),

@@ -123,6 +123,96 @@ fn an_orderly_stop_hands_over() {
     assert!(report.holds(), "{report:?}");
 }
 
+/// `twinmq COMMAND` on this server's profile: its exit code and what it said.
+fn operate(server: &Server, words: &[&str]) -> (Option<i32>, String) {
+    let output = server.operator(words).output();
+    let output = output.expect("the binary under test starts");
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+#[test]
+fn a_switchover_ends_the_active_in_order_and_the_standby_serves() {
+    let mut pair = Pair::shared_in_sync(test_name!());
+    let client = load(&pair);
+    for _ in 0..2 {
+        client.await_confirmed(200);
+        let first = pair.active();
+        let (code, text) = operate(pair.server(first), &["switchover", "--dry-run"]);
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("nothing was changed"), "{text}");
+        assert_eq!(pair.active(), first);
+        let (code, text) = operate(pair.server(first), &["switchover"]);
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("has ended in order"), "{text}");
+        assert!(pair.server(first).await_exit().success());
+        assert_eq!(pair.active(), first.other());
+        client.await_confirmed(200);
+        pair.server(first).start();
+        assert_eq!(pair.await_in_sync(), first.other());
+    }
+    let standby = pair.active().other();
+    let (code, text) = operate(pair.server(standby), &["switchover"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("PASSIVE"), "{text}");
+    let report = client.finish();
+    assert!(report.holds(), "{report:?}");
+}
+
+#[test]
+fn a_promotion_is_refused_with_its_reason() {
+    let mut pair = Pair::shared_in_sync(test_name!());
+    let (code, text) = operate(&pair.secondary, &["promote", "--accept-loss"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("both share one store"), "{text}");
+    assert_eq!(pair.active(), Role::Primary);
+}
+
+#[test]
+fn servers_of_one_store_explain_themselves_alive_and_dead() {
+    let mut pair = Pair::shared_in_sync(test_name!());
+    let explains = |server: &Server, wanted: &[&str]| {
+        let (code, text) = operate(server, &["explain"]);
+        assert_eq!(code, Some(0), "{text}");
+        for words in wanted {
+            assert!(text.contains(words), "no {words:?} in\n{text}");
+        }
+        for words in ["STANDALONE", "PASSIVE_SYNC", "WAITING"] {
+            assert!(!text.contains(words), "{words:?} in\n{text}");
+        }
+    };
+    explains(
+        &pair.primary,
+        &[
+            "is ACTIVE: it serves clients, and every confirmed message is on the shared store's disk",
+        ],
+    );
+    explains(
+        &pair.secondary,
+        &["is PASSIVE: it serves no clients and has the store closed"],
+    );
+    pair.secondary.terminate();
+    explains(
+        &pair.secondary,
+        &[
+            "its last run ended",
+            "the other server runs and serves (ACTIVE); this one would be PASSIVE",
+        ],
+    );
+    pair.primary.kill();
+    explains(
+        &pair.primary,
+        &[
+            "did not end in order",
+            "the other server does not answer; this one would take the lock, open the store and serve \
+             (ACTIVE)",
+        ],
+    );
+}
+
 #[test]
 fn a_lock_file_that_goes_ends_the_active_with_its_own_code_and_the_standby_takes_over() {
     let mut pair = Pair::shared_in_sync(test_name!());

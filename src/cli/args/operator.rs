@@ -22,7 +22,8 @@ pub enum DivergenceCommand {
 #[command(after_help = "\
 The active answers what clients have sent, hands over, and comes back as the passive. Clients are \
 disconnected once and find the other server in their host list. Nothing that was confirmed is lost, and \
-no timer is waited for. Name the server that is ACTIVE; --dry-run says whether it would be done.")]
+no timer is waited for. In shared mode its process ends (exit 0), to free the store: it is the passive once \
+its supervisor, or you, start it again. Name the server that is ACTIVE; --dry-run says whether it would be done.")]
 pub struct SwitchoverArgs {
     /// Which server.
     #[command(flatten)]
@@ -30,7 +31,7 @@ pub struct SwitchoverArgs {
     /// Only say what would happen, with each thing that must be so and whether it is
     #[arg(long)]
     pub dry_run: bool,
-    /// Wait so many seconds until the other server serves and this one is PASSIVE again
+    /// Wait so many seconds until the other server serves and (but in shared mode) this one is PASSIVE
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
     /// Print the outcome as JSON

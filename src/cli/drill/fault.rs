@@ -33,6 +33,8 @@ pub enum Fault {
     LockEmptied,
     /// The record beside the lock file is gone, and both servers are killed
     RecordRemoved,
+    /// `twinmq switchover` of the active server
+    Switchover,
 }
 
 impl Fault {

@@ -36,6 +36,11 @@ impl Drill<'_> {
                 self.until_served_anew(pair, load)?;
                 pair.start(active)?;
             }
+            // In shared mode it ends, and is started again by the supervision of the next phase.
+            Fault::Switchover => {
+                pair.switch_over(active)?;
+                self.until_served_anew(pair, load)?;
+            }
             Fault::KillPassive => {
                 pair.kill(passive);
                 self.until_alone(pair, load, active)?;

@@ -1,6 +1,8 @@
 //! The explanation of a server that does not answer, from its files and the arbiter's. Nothing in them
 //! is changed, and no lock is taken.
 
+mod shared;
+
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use crate::actors::server::role_config;
 use crate::admin::{EVENTS_SHOWN, ExplainDocument, Explaining, Profiles};
 use crate::cli::admin_client::{AdminClient, AdminError};
-use crate::config::{Config, HaConfig, read_secret};
+use crate::config::{Config, HaConfig, Mode, read_secret};
 use crate::io::{arbiter_file, file_lock, history};
 use crate::machines::ha::{Explanation, LockProbe, Outcome, OwnStore, forecast};
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterRecord};
@@ -28,8 +30,13 @@ const SHARE: Duration = Duration::from_secs(5);
 /// What is known of a server that does not answer. What cannot be found out is said in its place.
 pub(super) fn explain(config: &Config, unanswered: &AdminError) -> ExplainDocument {
     let profiles = Profiles::of(&config.profile);
-    let events = events(&config.store.path);
+    let events = history::read(&config.store.own_folder()).unwrap_or_default();
     let mut document = blank(config, &events);
+    if let (Mode::Shared, Some(pair)) = (config.mode, &config.ha) {
+        shared::explain(config, pair, &profiles, unanswered, &mut document);
+        document.events = last(events);
+        return document;
+    }
     match glance_in_child(&config.store.path) {
         Err(why) => {
             document.trouble = Some(format!("its store cannot be read: {why}"));
@@ -40,21 +47,25 @@ pub(super) fn explain(config: &Config, unanswered: &AdminError) -> ExplainDocume
             )];
         }
         Ok(Some(Glance { in_use: true, .. })) => {
-            document.trouble = Some(format!(
-                "a process has its store open, but does not answer ({unanswered}): it is starting, \
-                 ending, or hangs"
-            ));
-            document.meaning =
-                "its admin port does not answer, though its process is there".to_owned();
-            document.advice = vec![profiles.put_into(
-                "wait a moment and ask again; if it still does not answer, see its log, then end the \
-                 process: the other server takes over",
-            )];
+            silent(&profiles, unanswered, &mut document);
         }
         Ok(found) => down(config, &profiles, found.unwrap_or_default(), &mut document),
     }
     document.events = last(events);
     document
+}
+
+/// Its process is there.
+fn silent(profiles: &Profiles, unanswered: &AdminError, document: &mut ExplainDocument) {
+    document.trouble = Some(format!(
+        "a process has its files open, but does not answer ({unanswered}): it is starting, ending, or \
+         hangs"
+    ));
+    "its admin port does not answer, though its process is there".clone_into(&mut document.meaning);
+    document.advice = vec![profiles.put_into(
+        "wait a moment and ask again; if it still does not answer, see its log, then end the \
+         process: the other server takes over",
+    )];
 }
 
 fn blank(config: &Config, events: &[Event]) -> ExplainDocument {
@@ -266,10 +277,6 @@ fn arbiter(pair: &HaConfig) -> (ArbiterAnswer, LockProbe) {
 fn peer(pair: &HaConfig) -> Option<ServerState> {
     let client = AdminClient::new(&pair.peer_admin.to_string(), None);
     client.explain().ok().map(|document| document.state)
-}
-
-fn events(store: &Path) -> Vec<Event> {
-    history::read(&store.join("node")).unwrap_or_default()
 }
 
 fn last(mut events: Vec<Event>) -> Vec<Event> {

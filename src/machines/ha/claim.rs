@@ -511,7 +511,8 @@ impl HaMachine {
 }
 
 /// Who holds the lock, as far as its file tells.
-pub(super) fn holder_text(holder: Option<&LockHeartbeat>) -> String {
+#[must_use]
+pub fn holder_text(holder: Option<&LockHeartbeat>) -> String {
     holder.map_or_else(
         || "another process".to_owned(),
         |beat| format!("server {} in epoch {}", beat.owner, beat.epoch),

@@ -40,6 +40,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use claim::holder_text;
 pub use eligibility::{ArbiterView, OwnStore, Refusal};
 pub use explain::{Checked, Event, Explanation, Fact, FactValue, Source, Truth, Way};
 pub use forecast::{Forecast, LockProbe, Outcome, forecast};
@@ -109,6 +110,8 @@ pub struct HaMachine {
     unresolved: Option<ArbiterRecord>,
     /// The record as it was before this server's claim: whom to fence.
     claimed_from: Option<ArbiterRecord>,
+    /// The last check of the lock found no record, and that was said.
+    record_missed: bool,
     /// Looks in a row at a record that cannot be the active's.
     strange_looks: u32,
     claims: Claims,
@@ -154,6 +157,7 @@ impl HaMachine {
             seeking: false,
             unresolved: None,
             claimed_from: None,
+            record_missed: false,
             strange_looks: 0,
             claims: Claims::default(),
             handover: handover::Handover::None,

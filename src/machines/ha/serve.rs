@@ -9,6 +9,11 @@ use super::guards::Guard;
 use super::handover::Handover;
 use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, LinkEnd, SyncStep};
 
+/// A record that was there is not found any more.
+pub(super) const RECORD_MISSED: &str = "the arbiter record beside the lock file is gone: this server goes on, but after the loss of either \
+     server nobody may serve; see who removed it, and restore it from a backup of the share, or restart \
+     both servers, which make it anew from their last known one";
+
 impl HaMachine {
     /// The linked peer says that it is WAITING while this server serves.
     pub(super) fn peer_waits(&mut self, session: SessionId, effects: &mut Vec<HaEffect>) {
@@ -120,8 +125,14 @@ impl HaMachine {
                 } else if applied || self.record_is_mine() {
                     self.shrink(effects);
                 } else {
-                    // The peer was promoted: what was held back must never be confirmed.
-                    self.step_down("the peer was promoted", effects);
+                    // What was held back must never be confirmed.
+                    let why = if self.record().is_none() {
+                        "the arbiter record is gone, so that nobody can say any more who may serve \
+                         alone: what was sent since the other server was lost is not confirmed"
+                    } else {
+                        "the peer was promoted"
+                    };
+                    self.step_down(why, effects);
                 }
             }
             HaState::Waiting(_)
@@ -228,12 +239,20 @@ impl HaMachine {
         record: Option<ArbiterRecord>,
         effects: &mut Vec<HaEffect>,
     ) {
-        // A record that cannot be found now does not end service: nothing can change in it either.
-        let Some(found) = record else { return };
         let serving = self.state.shown().serves() || self.state.claimed();
         if !serving {
             return;
         }
+        // A record that cannot be found now does not end service: nothing can change in it either.
+        let Some(found) = record else {
+            if !std::mem::replace(&mut self.record_missed, true) {
+                effects.push(HaEffect::Alarmed {
+                    reason: RECORD_MISSED.to_owned(),
+                });
+            }
+            return;
+        };
+        self.record_missed = false;
         let known = self.known_seq();
         let moved_on = self.moved_on(&found);
         let replaced = found.seq == known && self.record() != Some(&found);

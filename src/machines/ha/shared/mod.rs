@@ -128,6 +128,8 @@ pub struct SharedMachine {
     /// A process of the peer's that is known to have ended, and the epoch that it knew last.
     peer_died: Option<(NodeId, Epoch)>,
     gateway_unreachable: bool,
+    /// The last check of the lock found no record, and that was said.
+    record_missed: bool,
     /// This process holds the lock, as far as it knows.
     lock: Option<HeldLock>,
     /// The one call on the arbiter whose answer is awaited.
@@ -174,6 +176,7 @@ impl SharedMachine {
             peer_died: None,
             sole: false,
             gateway_unreachable: false,
+            record_missed: false,
             lock: None,
             call: None,
             next_call: 1,

@@ -1,5 +1,6 @@
 //! While this server holds the lock, and the end of that.
 
+use super::super::serve::RECORD_MISSED;
 use super::super::{ExitCause, HaEffect, HaTimer};
 use super::{SharedMachine, SharedState};
 use crate::proto::arbiter::ArbiterRecord;
@@ -13,10 +14,19 @@ impl SharedMachine {
         record: Option<ArbiterRecord>,
         effects: &mut Vec<HaEffect>,
     ) {
+        if !self.owns() {
+            return;
+        }
         // A record that cannot be found now does not end service: nothing can change in it either.
-        let (Some(found), true) = (record, self.owns()) else {
+        let Some(found) = record else {
+            if !std::mem::replace(&mut self.record_missed, true) {
+                effects.push(HaEffect::Alarmed {
+                    reason: RECORD_MISSED.to_owned(),
+                });
+            }
             return;
         };
+        self.record_missed = false;
         let known = self.record().map_or(RecordSeq::ZERO, |record| record.seq);
         let replaced = found.seq == known && self.record() != Some(&found);
         if found.seq < known || replaced {

@@ -636,3 +636,26 @@ fn a_server_that_ends_in_order_ends_although_its_record_is_claimed_meanwhile() {
     machine.step(own, HaInput::LockReleased, &mut effects);
     assert_eq!(effects.last(), Some(&HaEffect::Exit(ExitCause::Stopped)));
 }
+
+#[test]
+fn a_record_that_is_gone_alarms_once_and_again_when_it_goes_again() {
+    let mut machine = Pair::formed().machine(PRIMARY).clone();
+    let own = OwnStore {
+        store: StoreId([1; 16]),
+        position: position(1, 1),
+        sync_in_progress: false,
+    };
+    let record = machine.record().cloned();
+    let alarms = |record: Option<ArbiterRecord>, machine: &mut HaMachine| {
+        let mut effects = Vec::new();
+        machine.step(own, HaInput::LockConfirmed { record }, &mut effects);
+        let alarm = |effect: &&HaEffect| matches!(effect, HaEffect::Alarmed { .. });
+        effects.iter().filter(alarm).count()
+    };
+    let found: Vec<usize> = [None, None, record, None]
+        .into_iter()
+        .map(|record| alarms(record, &mut machine))
+        .collect();
+    assert_eq!(found, [1, 0, 0, 1]);
+    assert!(machine.state().shown().serves());
+}
