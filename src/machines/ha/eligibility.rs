@@ -213,7 +213,13 @@ pub(super) fn judge(evidence: Evidence<'_>) -> Result<Eligible, Refusal> {
     if evidence.own.sync_in_progress {
         return Err(Refusal::SyncInProgress);
     }
+    // A holder of the lock has written there: this pair has served, and its record is gone (Z17). That
+    // the lock is free says nothing: the holder's may be of a later generation.
+    let served = lock.and_then(|lock| lock.last.as_ref());
     match (record, evidence.last_record) {
+        (None, None) if served.is_some() => Err(Refusal::RecordGone {
+            last: served.map_or(RecordSeq::ZERO, |beat| beat.seq),
+        }),
         (None, None) => match evidence.peer_agrees {
             Some(true) => Ok(Eligible::FirstBoot),
             // The peer has data of a pair whose record is gone: a new pair must not begin beside it.

@@ -340,6 +340,9 @@ impl HaMachine {
     fn see_peer_lock(&mut self, node: NodeId, facts: &PeerFacts) {
         if let Some(lock) = facts.lock {
             self.peer_lock = Some((node, lock));
+        } else if facts.state.serves() {
+            // It has lost the lock and lives.
+            self.peer_lock = None;
         }
     }
 

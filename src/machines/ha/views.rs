@@ -90,9 +90,16 @@ impl HaMachine {
         self.arbiter != ArbiterView::Unread
     }
 
-    /// The lock file as this server sees it.
+    /// The lock file as this server holds it; while it does not serve, as it sees it. One that serves
+    /// without the lock names none: whoever gets it learns nothing of this server's end (A3).
     #[must_use]
     pub fn lock_identity(&self) -> Option<LockIdentity> {
+        if let Some(held) = &self.lock {
+            return Some(held.lock.identity());
+        }
+        if self.state.shown().serves() {
+            return None;
+        }
         match &self.arbiter {
             ArbiterView::Read { lock, .. } => lock.as_ref().map(LockFacts::identity),
             ArbiterView::Unread | ArbiterView::Unreadable(_) => None,

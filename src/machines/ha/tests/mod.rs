@@ -252,6 +252,45 @@ fn a_passive_whose_resync_is_cut_is_not_promoted() {
 }
 
 #[test]
+fn a_lock_that_its_living_holder_lost_is_no_proof_of_its_death() {
+    let mut pair = Pair::formed();
+    // The check failed (an I/O error, a copy written over the file): the descriptor is closed, the
+    // file is the same, and the active goes on, because its peer answers (H11).
+    pair.lock_holder = Some(SECONDARY + 1);
+    let reason = "cannot be written any more".into();
+    pair.give(PRIMARY, HaInput::LockLost { reason });
+    assert_eq!(pair.states(), (Active, Passive));
+    let session = pair.machine(SECONDARY).session().unwrap();
+    let facts = pair.facts(PRIMARY);
+    pair.give(SECONDARY, HaInput::PeerFacts { session, facts });
+    // The channel's end reaches the passive first. The lock is free before the active tries it again.
+    pair.servers[PRIMARY].wants_lock = false;
+    pair.lock_holder = None;
+    pair.link = None;
+    let cause = LinkEnd::Ended;
+    pair.give(SECONDARY, HaInput::LinkDown { session, cause });
+    assert!(pair.servers[PRIMARY].serving);
+    assert!(!pair.servers[SECONDARY].serving, "two servers serve");
+    pair.fire(SECONDARY, HaTimer::FenceWait);
+    assert_eq!(pair.machine(SECONDARY).shown(), Standalone);
+}
+
+#[test]
+fn a_lock_file_that_tells_of_epochs_is_no_first_boot() {
+    let mut pair = Pair::formed();
+    pair.check_lock(PRIMARY);
+    pair.link = None;
+    pair.kill(SECONDARY);
+    pair.kill(PRIMARY);
+    pair.record = None;
+    pair.wipe(PRIMARY);
+    pair.start(PRIMARY);
+    pair.fire(PRIMARY, HaTimer::PeerWait);
+    assert_eq!(pair.states(), (Waiting, Dead));
+    assert!(pair.record.is_none());
+}
+
+#[test]
 fn a_lost_record_is_refused_alone_and_re_formed_by_a_pair_that_agrees() {
     let mut pair = Pair::formed();
     pair.link = None;

@@ -30,7 +30,7 @@ pub(super) struct Server {
     /// The writes in its log, in order.
     pub(super) log: Vec<u64>,
     backup: Option<(OwnStore, Option<ArbiterRecord>, Vec<u64>)>,
-    wants_lock: bool,
+    pub(super) wants_lock: bool,
     /// `SIGSTOP`: what it would hear is kept.
     pub(super) paused: bool,
     stalled: Vec<HaInput>,
@@ -445,7 +445,7 @@ impl Pair {
         }
     }
 
-    fn facts(&self, at: usize) -> PeerFacts {
+    pub(super) fn facts(&self, at: usize) -> PeerFacts {
         let server = &self.servers[at];
         let machine = self.machine(at);
         PeerFacts {
