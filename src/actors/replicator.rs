@@ -12,10 +12,10 @@ use crate::actors::board::Board;
 use crate::actors::ha_manager::HaMessage;
 use crate::actors::post::{Port, Posted, post};
 pub use crate::actors::replicator_inbox::{PeerSender, ReplicatorCommand};
-use crate::actors::resync_log::tell_resync;
+use crate::actors::resync_log::{ResyncPlaces, tell_resync};
 use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::replication::{
-    ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport,
+    ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport, SyncProgress,
 };
 use crate::proto::arbiter_codec::encode_last_record;
 use crate::proto::ids::{Epoch, SessionId};
@@ -38,6 +38,9 @@ pub struct Replicator {
     board: Arc<Board>,
     manager: Port<HaMessage>,
     channel: Option<(SessionId, PeerSender)>,
+    places: ResyncPlaces,
+    /// How far the last resync was when it was last under way.
+    last_sync: Option<SyncProgress>,
     /// Set while there is a role: the store's sink posts batches only then.
     listens: Arc<AtomicBool>,
 }
@@ -61,6 +64,8 @@ impl Replicator {
             board,
             manager,
             channel: None,
+            places: ResyncPlaces::default(),
+            last_sync: None,
             listens,
         }
     }
@@ -204,8 +209,9 @@ impl Shelled for Replicator {
         }
         let mut view = self.board.replication();
         view.follower = self.machine.follower_position();
-        let since = view.sync.map_or(now, |(_, since)| since);
-        view.sync = self.machine.progress().map(|progress| (progress, since));
+        let progress = self.machine.progress();
+        self.last_sync = progress.or(self.last_sync);
+        view.sync = self.places.see(now, progress);
     }
 
     fn run(&mut self, _: &mut Context<Self>, effect: ReplicationEffect) {
@@ -247,7 +253,9 @@ impl Shelled for Replicator {
 impl Replicator {
     fn report(&self, report: ReplicationReport) {
         if let ReplicationReport::SyncDone { store, .. } = &report {
-            tracing::info!(target: "twinmq::repl", %store, "resync done: the other server has a whole copy");
+            let bytes = self.last_sync.map_or(0, |sync| sync.done_bytes);
+            tracing::info!(target: "twinmq::repl", %store,
+                "resync done: the other server has a whole copy, {bytes} bytes were sent");
         }
         post(&self.manager, HaMessage::Replication(report));
     }
