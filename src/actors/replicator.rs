@@ -15,7 +15,7 @@ pub use crate::actors::replicator_inbox::{PeerSender, ReplicatorCommand};
 use crate::actors::resync_log::{ResyncPlaces, tell_resync};
 use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::replication::{
-    ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport, SyncProgress,
+    ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport,
 };
 use crate::proto::arbiter_codec::encode_last_record;
 use crate::proto::ids::{Epoch, SessionId};
@@ -39,8 +39,6 @@ pub struct Replicator {
     manager: Port<HaMessage>,
     channel: Option<(SessionId, PeerSender)>,
     places: ResyncPlaces,
-    /// How far the last resync was when it was last under way.
-    last_sync: Option<SyncProgress>,
     /// Set while there is a role: the store's sink posts batches only then.
     listens: Arc<AtomicBool>,
 }
@@ -65,7 +63,6 @@ impl Replicator {
             manager,
             channel: None,
             places: ResyncPlaces::default(),
-            last_sync: None,
             listens,
         }
     }
@@ -210,7 +207,6 @@ impl Shelled for Replicator {
         let mut view = self.board.replication();
         view.follower = self.machine.follower_position();
         let progress = self.machine.progress();
-        self.last_sync = progress.or(self.last_sync);
         view.sync = self.places.see(now, progress);
     }
 
@@ -253,7 +249,7 @@ impl Shelled for Replicator {
 impl Replicator {
     fn report(&self, report: ReplicationReport) {
         if let ReplicationReport::SyncDone { store, .. } = &report {
-            let bytes = self.last_sync.map_or(0, |sync| sync.done_bytes);
+            let bytes = self.places.last_bytes();
             tracing::info!(target: "twinmq::repl", %store,
                 "resync done: the other server has a whole copy, {bytes} bytes were sent");
         }

@@ -48,6 +48,7 @@ const APART: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct ResyncPlaces {
     places: VecDeque<(u64, Moment)>,
+    last_bytes: u64,
 }
 
 impl ResyncPlaces {
@@ -57,6 +58,7 @@ impl ResyncPlaces {
             self.places.clear();
             return None;
         };
+        self.last_bytes = progress.done_bytes;
         let place = (progress.done_bytes, now);
         if self.places.back().is_some_and(|(done, _)| *done > place.0) {
             // Another one, from its beginning.
@@ -74,6 +76,11 @@ impl ResyncPlaces {
         }
         let before = self.places.front().copied().unwrap_or(place);
         Some(SyncView { progress, before })
+    }
+
+    /// How many bytes the present resync has moved, or the last one had.
+    pub(super) fn last_bytes(&self) -> u64 {
+        self.last_bytes
     }
 }
 

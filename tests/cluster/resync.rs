@@ -98,16 +98,17 @@ enum Blow {
     CutLink,
 }
 
-/// Waits until the resync has come so far; none if it was over before that was seen.
+/// Put into the gap that an interrupted resync has to fill: messages of 64 KiB.
+const BALLAST: u64 = 256;
+
+/// Waits until this share of the ballast has moved; none if it was over before that was seen.
 fn await_share(pair: &mut Pair, share: u64) -> Option<SyncStatus> {
     let filling = &pair.primary;
     eventually(SOON, "a resync comes that far", || match filling.status() {
         Ok(status) if status.pair_is_in_sync() => Ok(None),
         Ok(Status {
             sync: Some(sync), ..
-        }) if sync.total_bytes > 0 && sync.done_bytes * 100 >= sync.total_bytes * share => {
-            Ok(Some(sync))
-        }
+        }) if sync.done_bytes * 100 >= BALLAST * 64 * KIB as u64 * share => Ok(Some(sync)),
         Ok(status) => Err(format!("{status:?}")),
         Err(error) => Err(error),
     })
@@ -135,7 +136,7 @@ fn interrupted(test: &'static str, wiped: bool) {
             if wiped {
                 fs::remove_dir_all(pair.secondary.data_dir()).expect("nothing runs on it");
             }
-            send(&pair.primary.client_address(), 256, 64);
+            send(&pair.primary.client_address(), BALLAST, 64);
             pair.secondary.start();
             let share = chance.below(70);
             let sync = await_share(&mut pair, share);
