@@ -165,6 +165,7 @@ impl Shelled for HaManager {
         self.publish();
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each effect")]
     fn run(&mut self, ctx: &mut Context<Self>, effect: HaEffect) {
         let ports = Arc::clone(&self.ports);
         let ports = ports

@@ -7,6 +7,7 @@ use crate::actors::ha_manager::HaManager;
 use crate::actors::post::post;
 use crate::actors::replicator::ReplicatorCommand;
 use crate::machines::ha::{Condition, HaInput, HaTimer, Promotion};
+use crate::proto::history::EventKind;
 use crate::proto::ids::Epoch;
 use crate::time::rfc3339;
 
@@ -87,9 +88,12 @@ impl HaManager {
                 };
                 let carried_out = ready && !dry_run;
                 if carried_out {
-                    tracing::warn!(target: "twinmq::ha", epoch = said.epoch.0,
+                    let text = format!(
                         "switchover: this server hands over to {}",
-                        said.peer.as_deref().unwrap_or("its peer"));
+                        said.peer.as_deref().unwrap_or("its peer")
+                    );
+                    tracing::warn!(target: "twinmq::ha", epoch = said.epoch.0, "{text}");
+                    self.note(EventKind::Operator, text);
                 }
                 if answer.send(said).is_err() {
                     tracing::debug!(target: "twinmq::ha", "nobody waits for the answer any more");
@@ -129,6 +133,14 @@ impl HaManager {
         tracing::error!(target: "twinmq::ha", epoch = epoch.0, lost_at_least = found.lost_at_least,
             copy = %format!("kept/{name}"),
             "OVERRIDE: an operator promotes this server; what only the other one has is given up");
+        self.note(
+            EventKind::Operator,
+            format!(
+                "override of epoch {epoch}: an operator promotes this server; at least {} records are \
+                 given up, the store is copied to kept/{name} first",
+                found.lost_at_least
+            ),
+        );
         let (name_of_copy, note) = (name.clone(), note.to_string());
         post(
             &self.ports().replicator,

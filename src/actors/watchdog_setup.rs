@@ -11,6 +11,8 @@ use crate::proto::ids::NodeId;
 /// One line of JSON. Secrets are named by their files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchdogSetup {
+    /// The server's process.
+    pub pid: u32,
     /// LeaseTTL in milliseconds: a server that is silent for longer is killed.
     pub ttl_ms: u64,
     /// The peer's HA port.
@@ -30,6 +32,7 @@ impl WatchdogSetup {
     #[must_use]
     pub fn of(pair: &PairConfig, node: NodeId) -> Self {
         Self {
+            pid: std::process::id(),
             ttl_ms: u64::try_from(pair.lease_ttl().as_millis()).unwrap_or(u64::MAX),
             peer: pair.peer.to_string(),
             cluster: pair.cluster.clone(),

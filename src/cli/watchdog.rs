@@ -12,7 +12,7 @@ use crate::actors::watchdog_setup::WatchdogSetup;
 use crate::exit::ExitCode;
 use crate::io::peer_tcp::{Net, TcpNet};
 use crate::io::tls::{self, PeerTls, TlsPaths};
-use crate::io::watchdog::{Sighting, Watched};
+use crate::io::watchdog::{Sighting, Watched, read_setup};
 use crate::machines::watchdog::{WatchdogEffect, WatchdogInput, WatchdogMachine};
 use crate::proto::auth::{DeathNotice, PairSecret};
 use crate::proto::ids::Epoch;
@@ -63,11 +63,10 @@ pub fn run() -> Result<ExitCode, CliError> {
     signals
         .thread_block()
         .map_err(|errno| failed(WatchdogError::Watch(errno.into())))?;
-    let parent = Watched::parent().map_err(|cause| failed(WatchdogError::Watch(cause)))?;
-    let Some((watched, setup)) = parent else {
-        return Ok(ExitCode::Done);
-    };
+    let watching = |cause| failed(WatchdogError::Watch(cause));
+    let setup = read_setup().map_err(watching)?;
     let voice = Voice::new(&setup).map_err(failed)?;
+    let watched = Watched::server(voice.setup.pid).map_err(watching)?;
     watch(watched, &voice).map_err(failed)?;
     Ok(ExitCode::Done)
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::proto::ids::Epoch;
 
@@ -124,39 +124,44 @@ pub enum Sighting {
     ProcessEnded,
 }
 
+/// The setup that the server wrote, as the first thing.
+///
+/// # Errors
+/// When nothing was written.
+pub fn read_setup() -> io::Result<String> {
+    read_line(&io::stdin())
+}
+
 /// The child's view of the process that started it.
 #[derive(Debug)]
 pub struct Watched {
-    process: OwnedFd,
+    /// None: it had ended before this process looked.
+    process: Option<OwnedFd>,
     pipe: Option<OwnedFd>,
     /// Bytes of a beat that is not whole yet.
     begun: Vec<u8>,
 }
 
 impl Watched {
-    /// The parent, and the setup that it wrote. None: the parent has ended already.
+    /// The server, by its process id. It may have ended before this process came to look; whoever has
+    /// adopted this process then, or has the number by now, is not it.
     ///
     /// # Errors
-    /// When nothing was written, or the system has no process descriptors (Linux before 5.3).
-    pub fn parent() -> io::Result<Option<(Self, String)>> {
-        let Some(parent) = rustix::process::getppid() else {
-            return Ok(None);
+    /// When the system has no process descriptors (Linux before 5.3).
+    pub fn server(pid: u32) -> io::Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let opened = match pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+            Some(Ok(process)) => Some(process),
+            None | Some(Err(rustix::io::Errno::SRCH)) => None,
+            Some(Err(errno)) => return Err(errno.into()),
         };
-        let process = pidfd_open(parent, PidfdFlags::empty())?;
-        let setup = read_line(&io::stdin())?;
-        // Opened while it was this process's parent: nobody else can have its number.
-        if rustix::process::getppid() != Some(parent) {
-            return Ok(None);
-        }
-        let pipe = io::stdin().as_fd().try_clone_to_owned()?;
-        Ok(Some((
-            Self {
-                process,
-                pipe: Some(pipe),
-                begun: Vec::new(),
-            },
-            setup,
-        )))
+        // Opened while the server was this process's parent: then it is the server.
+        let process = opened.filter(|_| pid.is_some() && rustix::process::getppid() == pid);
+        Ok(Self {
+            process,
+            pipe: Some(io::stdin().as_fd().try_clone_to_owned()?),
+            begun: Vec::new(),
+        })
     }
 
     /// Waits for at most `limit` and gives what happened, in order.
@@ -164,13 +169,17 @@ impl Watched {
     /// # Errors
     /// As the system says.
     pub fn await_sightings(&mut self, limit: Option<Duration>) -> io::Result<Vec<Sighting>> {
+        if self.process.is_none() {
+            return self.after_its_end();
+        }
         let timeout = limit.map_or(PollTimeout::NONE, |limit| {
             let millis = i32::try_from(limit.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
             PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
         });
-        let mut polled = vec![PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
-        let pipe = self.pipe.as_ref();
-        polled.extend(pipe.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        let awaited = self.process.iter().chain(&self.pipe);
+        let mut polled: Vec<_> = awaited
+            .map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN))
+            .collect();
         match poll(&mut polled, timeout) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
@@ -182,12 +191,18 @@ impl Watched {
             self.read_pipe(&mut seen)?;
         }
         if ready.first() == Some(&true) {
-            // What it wrote before it ended counts.
-            while self.pipe.is_some() {
-                self.read_pipe(&mut seen)?;
-            }
-            seen.push(Sighting::ProcessEnded);
+            seen.extend(self.after_its_end()?);
         }
+        Ok(seen)
+    }
+
+    /// What it wrote before it ended counts.
+    fn after_its_end(&mut self) -> io::Result<Vec<Sighting>> {
+        let mut seen = Vec::new();
+        while self.pipe.is_some() {
+            self.read_pipe(&mut seen)?;
+        }
+        seen.push(Sighting::ProcessEnded);
         Ok(seen)
     }
 
@@ -196,7 +211,10 @@ impl Watched {
     /// # Errors
     /// As the system says; that it has ended already is none.
     pub fn kill(&self) -> io::Result<()> {
-        match pidfd_send_signal(&self.process, Signal::KILL) {
+        let Some(process) = &self.process else {
+            return Ok(());
+        };
+        match pidfd_send_signal(process, Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

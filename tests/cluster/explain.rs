@@ -168,7 +168,10 @@ fn a_start_gives_what_the_files_said(pair: &mut Pair) {
 
 #[test]
 fn a_server_that_waits_for_a_stopped_one_names_the_lock() {
-    let mut pair = Pair::in_sync_with(test_name!(), &[("ha.lock.takeover", "lock")]);
+    let mut pair = Pair::in_sync_with(
+        test_name!(),
+        &[("ha.lock.takeover", "lock"), ("ha.watchdog", "false")],
+    );
     pair.primary.signal(Signal::SIGSTOP);
     shows(
         &pair.secondary,

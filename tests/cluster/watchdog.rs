@@ -1,9 +1,13 @@
 //! The process beside each server (A8): it ends a server that hangs, and tells the peer of its end.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use nix::sys::signal::Signal;
 
 use crate::support::eventually::{SOON, eventually};
 use crate::support::pair::Pair;
+use crate::support::server::TWINMQ;
 use crate::{load, test_name};
 
 /// The watchdogs of a server: its children that run `twinmq watchdog`.
@@ -82,4 +86,41 @@ fn a_server_without_a_watchdog_has_none() {
     let active = pair.active();
     let server = pair.server(active).pid().expect("it runs");
     assert!(watchdogs(server).is_empty());
+}
+
+/// Under load a server may be gone before its watchdog has begun. The process that has adopted the
+/// watchdog by then must not be taken for the server: it would be killed.
+#[test]
+fn a_watchdog_whose_server_has_ended_already_ends_and_harms_nobody() {
+    let mut short = Command::new("true").spawn().expect("true is there");
+    let gone = short.id();
+    short.wait().expect("it ends");
+    let mut watchdog = Command::new(TWINMQ)
+        .arg("watchdog")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the binary under test starts");
+    let setup = serde_json::json!({
+        "pid": gone,
+        "ttl_ms": 200,
+        "peer": "127.0.0.1:9",
+        "cluster": "twinmq",
+        "node": "01".repeat(16),
+        "secret_file": null,
+        "tls": null,
+    });
+    let mut pipe = watchdog.stdin.take().expect("it was asked for");
+    writeln!(pipe, "{setup}").expect("it reads");
+    // One beat without a role, then silence: with the pipe open, only the end of the server ends it.
+    pipe.write_all(&[0; 8]).expect("it reads");
+    drop(pipe);
+    eventually(SOON, "the watchdog has ended", || {
+        match watchdog.try_wait().expect("a child can be waited for") {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => panic!("{status}"),
+            None => Err("it still runs".to_owned()),
+        }
+    });
+    // Whoever reads this was not killed.
 }

@@ -16,6 +16,7 @@
 //! before the first lone confirm (R2) and extended only while the peer's copy is already demanded
 //! (R5). The lock and the timers detect failures and keep deliveries from overlapping.
 
+mod advice;
 mod cause;
 mod claim;
 mod eligibility;
@@ -32,6 +33,7 @@ mod serve;
 mod shared;
 mod table;
 mod types;
+mod views;
 mod ways;
 mod words;
 
@@ -50,7 +52,7 @@ pub use shared::{Attempt, SharedMachine, SharedState, Step, render_shared_table}
 pub use table::render_table;
 pub use types::*;
 
-use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts, LockIdentity};
+use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockIdentity};
 use crate::proto::ids::{Epoch, NodeId, Position, SessionId, StoreId};
 use crate::proto::peer::{PeerFacts, ServerState};
 use crate::storage::api::GatePolicy;
@@ -205,108 +207,6 @@ impl HaMachine {
         }
         self.maintain(&before, told, effects);
         self.assert_invariants();
-    }
-
-    /// The state as the reference names it.
-    #[must_use]
-    pub fn shown(&self) -> ServerState {
-        self.state.shown()
-    }
-
-    /// The state shown before the present one.
-    #[must_use]
-    pub fn previous(&self) -> ServerState {
-        self.previous
-    }
-
-    /// The state with its inner phase, for logs and tests.
-    #[must_use]
-    pub fn state(&self) -> &HaState {
-        &self.state
-    }
-
-    /// The epoch that this server serves or follows; of the record as last seen otherwise.
-    #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        match (&self.state, &self.peer) {
-            (HaState::PassiveSync { .. } | HaState::Passive { .. }, Some(peer)) => peer.facts.epoch,
-            _ if self.config.mode == HaMode::Single => self.single_epoch(),
-            _ => self.record().map_or(Epoch::ZERO, |record| record.epoch),
-        }
-    }
-
-    /// The record as last seen.
-    #[must_use]
-    pub fn record(&self) -> Option<&ArbiterRecord> {
-        match &self.arbiter {
-            ArbiterView::Read { record, .. } => record.as_ref(),
-            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
-        }
-    }
-
-    /// The last record that named this store.
-    #[must_use]
-    pub fn last_record(&self) -> Option<&ArbiterRecord> {
-        self.last_record.as_ref()
-    }
-
-    /// The lock is held, as far as this server knows.
-    #[must_use]
-    pub fn holds_lock(&self) -> bool {
-        self.lock.is_some()
-    }
-
-    /// Claims so far, and why the last was refused.
-    #[must_use]
-    pub fn claims(&self) -> &Claims {
-        &self.claims
-    }
-
-    /// Why this server waits, in words.
-    #[must_use]
-    pub fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
-    }
-
-    /// The linked peer's facts.
-    #[must_use]
-    pub fn peer(&self) -> Option<&Peer> {
-        self.peer.as_ref()
-    }
-
-    /// By record and store, this server may be promoted now.
-    #[must_use]
-    pub fn eligible(&self) -> bool {
-        self.judge().is_ok()
-    }
-
-    /// The arbiter has been looked at since the start, whatever it showed.
-    #[must_use]
-    pub fn looked(&self) -> bool {
-        self.arbiter != ArbiterView::Unread
-    }
-
-    /// The lock file as this server sees it.
-    #[must_use]
-    pub fn lock_identity(&self) -> Option<LockIdentity> {
-        match &self.arbiter {
-            ArbiterView::Read { lock, .. } => lock.as_ref().map(LockFacts::identity),
-            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
-        }
-    }
-
-    /// Answered pings extend the lease (Z9): only while the peer is in the in-sync set and says that
-    /// it follows, because only then is its word that it has not claimed worth anything. A peer that
-    /// comes back while this server drains may be one that has claimed by fence.
-    #[must_use]
-    pub fn pings_extend_lease(&self) -> bool {
-        let follows = self.peer.as_ref().is_some_and(|peer| {
-            matches!(
-                peer.facts.state,
-                ServerState::PassiveSync | ServerState::Passive
-            )
-        });
-        follows && matches!(self.state, HaState::Active { .. } | HaState::Draining(_))
     }
 
     // ---- start and end ----
