@@ -64,8 +64,17 @@ pub struct LinkView {
 pub struct ReplicationView {
     /// The follower's copy and how far it is durable.
     pub follower: Option<(StoreId, Position)>,
-    /// A resync under way, and since when.
-    pub sync: Option<(SyncProgress, Moment)>,
+    /// A resync under way.
+    pub sync: Option<SyncView>,
+}
+
+/// A resync under way.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncView {
+    /// How far it is.
+    pub progress: SyncProgress,
+    /// How far it was some seconds ago, and when: the rate of late.
+    pub before: (u64, Moment),
 }
 
 /// By GatewayPinger.

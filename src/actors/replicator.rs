@@ -12,7 +12,7 @@ use crate::actors::board::Board;
 use crate::actors::ha_manager::HaMessage;
 use crate::actors::post::{Port, Posted, post};
 pub use crate::actors::replicator_inbox::{PeerSender, ReplicatorCommand};
-use crate::actors::resync_log::tell_resync;
+use crate::actors::resync_log::{ResyncPlaces, tell_resync};
 use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::replication::{
     ReplicationEffect, ReplicationInput, ReplicationMachine, ReplicationReport,
@@ -38,6 +38,7 @@ pub struct Replicator {
     board: Arc<Board>,
     manager: Port<HaMessage>,
     channel: Option<(SessionId, PeerSender)>,
+    places: ResyncPlaces,
     /// Set while there is a role: the store's sink posts batches only then.
     listens: Arc<AtomicBool>,
 }
@@ -61,6 +62,7 @@ impl Replicator {
             board,
             manager,
             channel: None,
+            places: ResyncPlaces::default(),
             listens,
         }
     }
@@ -204,8 +206,8 @@ impl Shelled for Replicator {
         }
         let mut view = self.board.replication();
         view.follower = self.machine.follower_position();
-        let since = view.sync.map_or(now, |(_, since)| since);
-        view.sync = self.machine.progress().map(|progress| (progress, since));
+        let progress = self.machine.progress();
+        view.sync = self.places.see(now, progress);
     }
 
     fn run(&mut self, _: &mut Context<Self>, effect: ReplicationEffect) {
@@ -247,7 +249,9 @@ impl Shelled for Replicator {
 impl Replicator {
     fn report(&self, report: ReplicationReport) {
         if let ReplicationReport::SyncDone { store, .. } = &report {
-            tracing::info!(target: "twinmq::repl", %store, "resync done: the other server has a whole copy");
+            let bytes = self.places.last_bytes();
+            tracing::info!(target: "twinmq::repl", %store,
+                "resync done: the other server has a whole copy, {bytes} bytes were sent");
         }
         post(&self.manager, HaMessage::Replication(report));
     }

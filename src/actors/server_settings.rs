@@ -95,6 +95,9 @@ pub(super) fn replication(pair: Option<&PairConfig>) -> ReplicationConfig {
         window_bytes: pair.map_or(PIECE_BYTES, |pair| bound(pair.replication.window_bytes)),
         piece_bytes: PIECE_BYTES,
         ack_timeout: intervals(pair).ack_timeout,
+        resync_bytes_per_s: pair.map_or(0, |pair| pair.replication.resync_bytes_per_s),
+        // A resync in which nothing moves for max_wait is given up.
+        resync_pause_max: intervals(pair).max_wait / 3,
     }
 }
 

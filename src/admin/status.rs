@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::actors::board::{Board, RoleView};
+use crate::actors::board::{Board, RoleView, SyncView};
 use crate::actors::data_plane::{DataHandle, DataPlaneDescription};
 use crate::actors::directory::DestinationDescription;
 use crate::io::arbiter_file::lock_file_of;
@@ -179,8 +179,9 @@ fn peer(source: &StatusSource) -> Value {
 }
 
 fn sync(source: &StatusSource) -> Option<Value> {
-    let (progress, since) = source.board.replication().sync?;
-    let eta_s = eta_s(progress, source.clock.now().since(since));
+    let SyncView { progress, before } = source.board.replication().sync?;
+    let moved = progress.done_bytes.saturating_sub(before.0);
+    let eta_s = eta_s(progress, moved, source.clock.now().since(before.1));
     Some(json!({
         "kind": progress.kind,
         "done_bytes": progress.done_bytes,
@@ -189,12 +190,12 @@ fn sync(source: &StatusSource) -> Option<Value> {
     }))
 }
 
-/// At the rate so far; none before anything has moved.
-fn eta_s(progress: SyncProgress, elapsed: Duration) -> Option<u64> {
+/// At the rate of late, by what moved in the last `elapsed`; none while nothing moves.
+fn eta_s(progress: SyncProgress, moved: u64, elapsed: Duration) -> Option<u64> {
     let missing = progress.total_bytes.saturating_sub(progress.done_bytes);
     let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-    let ms = u128::from(missing) * u128::from(elapsed_ms) / u128::from(progress.done_bytes.max(1));
-    (progress.done_bytes > 0).then(|| u64::try_from(ms.div_ceil(1000)).unwrap_or(u64::MAX))
+    let ms = u128::from(missing) * u128::from(elapsed_ms) / u128::from(moved.max(1));
+    (moved > 0).then(|| u64::try_from(ms.div_ceil(1000)).unwrap_or(u64::MAX))
 }
 
 fn describe_clients(clients: DataPlaneDescription) -> Value {
@@ -274,9 +275,10 @@ mod tests {
             total_bytes,
         };
         let elapsed = Duration::from_secs(10);
-        assert_eq!(eta_s(progress(0, 100), elapsed), None);
-        assert_eq!(eta_s(progress(25, 100), elapsed), Some(30));
-        assert_eq!(eta_s(progress(100, 100), elapsed), Some(0));
-        assert_eq!(eta_s(progress(150, 100), elapsed), Some(0));
+        assert_eq!(eta_s(progress(25, 100), 0, elapsed), None);
+        assert_eq!(eta_s(progress(25, 100), 25, elapsed), Some(30));
+        assert_eq!(eta_s(progress(50, 100), 5, elapsed), Some(100));
+        assert_eq!(eta_s(progress(100, 100), 5, elapsed), Some(0));
+        assert_eq!(eta_s(progress(150, 100), 5, elapsed), Some(0));
     }
 }

@@ -209,6 +209,8 @@ pub struct ReplicationConfig {
     pub ack_timeout: Duration,
     /// Bytes of batches that may be under way to the peer.
     pub window_bytes: u64,
+    /// Bytes of a resync in a second; 0 is no limit.
+    pub resync_bytes_per_s: u64,
 }
 
 /// Certificates of the HA channel, PEM files.

@@ -96,6 +96,7 @@ raw!(RawGateway {
 raw!(RawReplication {
     replication_ack_timeout_ms: u64,
     window_mib: u64,
+    resync_bandwidth_mib_s: u64,
 });
 
 raw!(RawTls {

@@ -29,6 +29,7 @@ mod overrule;
 mod recovery;
 mod refusals;
 mod reloads;
+mod resync;
 mod schedule;
 mod shared;
 mod shared_disk;

@@ -168,6 +168,8 @@ impl Server {
                 window_bytes: 1 << 20,
                 piece_bytes: 1 << 20,
                 ack_timeout: intervals().ack_timeout,
+                resync_bytes_per_s: 0,
+                resync_pause_max: Duration::from_secs(10),
             },
             history: Arc::new(NoChronicle),
             pair: Some(pair_parts(world, host, life, opened.node, listener)),

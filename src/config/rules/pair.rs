@@ -60,6 +60,7 @@ impl Rules<'_> {
             replication: ReplicationConfig {
                 ack_timeout: ms(ha.replication.replication_ack_timeout_ms),
                 window_bytes: ha.replication.window_mib.saturating_mul(MIB),
+                resync_bytes_per_s: ha.replication.resync_bandwidth_mib_s.saturating_mul(MIB),
             },
             tls,
             pair_secret_file,

@@ -8,6 +8,7 @@ use crate::proto::peer::Body;
 use crate::storage::api::LogFacts;
 use crate::time::Moment;
 
+use super::pace::Pace;
 use super::resync::{full_reason, no_longer_kept};
 use super::{
     ReplicationConfig, ReplicationEffect, ReplicationJob, ReplicationReport, Shared, SyncKind,
@@ -37,6 +38,8 @@ pub(super) struct Leader {
     pub(super) sync: Option<Sync>,
     /// The commit index that the follower was told of last.
     pub(super) told_commit: Lsn,
+    /// How fast the resync may go.
+    pub(super) pace: Pace,
 }
 
 #[derive(Debug)]
@@ -95,6 +98,7 @@ impl Leader {
             overdue: false,
             sync: None,
             told_commit: Lsn::ZERO,
+            pace: Pace::default(),
         }
     }
 
@@ -168,7 +172,7 @@ impl Leader {
                 if let Phase::Snapshot { acked, .. } = &mut self.phase {
                     *acked = bytes.max(*acked);
                     self.report_progress(effects);
-                    self.read_snapshot(shared, effects);
+                    self.read_snapshot(now, shared, effects);
                 }
             }
             Body::Durable { store, position } => {
@@ -269,7 +273,7 @@ impl Leader {
             return;
         }
         if batch.first == self.sent.next() && self.has_window(shared) {
-            self.send_batch(now, batch, effects);
+            self.send_batch(now, batch, shared, effects);
         } else {
             // Beyond the window: it is in the log, and is read from there when there is room.
             self.phase = Phase::CatchingUp {
@@ -313,7 +317,7 @@ impl Leader {
                 self.fail("the log has a gap where the peer needs it", effects);
                 return;
             }
-            self.send_batch(now, batch, effects);
+            self.send_batch(now, batch, shared, effects);
         }
         self.report_progress(effects);
         if self.sent >= shared.last_cut {
@@ -363,9 +367,13 @@ impl Leader {
     pub(super) fn on_deadline(
         &mut self,
         now: Moment,
-        shared: &Shared,
+        shared: &mut Shared,
         effects: &mut Vec<ReplicationEffect>,
     ) {
+        if self.pace.deadline().is_some_and(|paid| paid <= now) {
+            self.read_snapshot(now, shared, effects);
+            self.pump(now, shared, effects);
+        }
         let due = self
             .deadline(&shared.config)
             .is_some_and(|deadline| deadline <= now);
@@ -377,14 +385,15 @@ impl Leader {
         }
     }
 
-    /// Reads on while there is room.
-    fn pump(&mut self, _now: Moment, shared: &mut Shared, effects: &mut Vec<ReplicationEffect>) {
+    /// Reads on while there is room and, in a resync, the limit allows.
+    fn pump(&mut self, now: Moment, shared: &mut Shared, effects: &mut Vec<ReplicationEffect>) {
         let room = self.has_window(shared);
         if let Phase::CatchingUp {
             reading: reading @ None,
             ..
         } = &mut self.phase
             && room
+            && (self.ended || self.pace.allows(now))
         {
             let request = shared.request();
             *reading = Some(request);
@@ -438,13 +447,22 @@ impl Leader {
         }
     }
 
-    fn send_batch(&mut self, now: Moment, batch: Batch, effects: &mut Vec<ReplicationEffect>) {
+    fn send_batch(
+        &mut self,
+        now: Moment,
+        batch: Batch,
+        shared: &Shared,
+        effects: &mut Vec<ReplicationEffect>,
+    ) {
         let bytes = batch.bytes();
         self.sent = batch.last;
         self.in_flight.push_back((batch.last, bytes, now));
         self.in_flight_bytes = self.in_flight_bytes.saturating_add(bytes);
         if let Some(sync) = &mut self.sync {
             sync.done = sync.done.saturating_add(bytes as u64);
+        }
+        if !self.ended {
+            self.charge(now, bytes as u64, shared);
         }
         effects.push(ReplicationEffect::SendBatch {
             session: self.session,

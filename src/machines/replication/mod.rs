@@ -13,6 +13,7 @@
 
 mod follower;
 mod leader;
+mod pace;
 mod resync;
 
 #[cfg(test)]
@@ -42,6 +43,11 @@ pub struct ReplicationConfig {
     pub piece_bytes: usize,
     /// How long the oldest batch may be unacknowledged while the peer is demanded (A6).
     pub ack_timeout: Duration,
+    /// Bytes of a resync that may be sent in a second; 0 is no limit. Batches of a peer that has
+    /// caught up are not held back by it.
+    pub resync_bytes_per_s: u64,
+    /// The longest pause that the limit may cause: a resync in which nothing moves is given up.
+    pub resync_pause_max: Duration,
 }
 
 /// What happens to the machine.
@@ -345,7 +351,10 @@ impl ReplicationMachine {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
         match &self.role {
-            Role::Leader(leader) => self.required.and_then(|_| leader.deadline(&self.config)),
+            Role::Leader(leader) => {
+                let overdue = self.required.and_then(|_| leader.deadline(&self.config));
+                overdue.into_iter().chain(leader.pace.deadline()).min()
+            }
             Role::None | Role::Follower(_) => None,
         }
     }

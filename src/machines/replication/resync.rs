@@ -43,7 +43,7 @@ impl Leader {
 
     pub(super) fn on_job(
         &mut self,
-        _now: Moment,
+        now: Moment,
         shared: &mut Shared,
         request: u64,
         outcome: Result<JobOutcome, JobRefusal>,
@@ -70,7 +70,7 @@ impl Leader {
                         reading: None,
                     };
                     self.send(Body::SyncPlan(SyncPlan::Full { bytes, reason }), effects);
-                    self.read_snapshot(shared, effects);
+                    self.read_snapshot(now, shared, effects);
                 }
                 Ok(JobOutcome::Durable | JobOutcome::Piece(_)) | Err(_) => {
                     self.fail("no snapshot could be made", effects);
@@ -92,8 +92,9 @@ impl Leader {
                         if let Some(sync) = &mut self.sync {
                             sync.done = sync.done.saturating_add(bytes);
                         }
+                        self.charge(now, bytes, shared);
                         self.send(Body::SnapshotPiece(piece), effects);
-                        self.read_snapshot(shared, effects);
+                        self.read_snapshot(now, shared, effects);
                     }
                     Ok(JobOutcome::Durable | JobOutcome::Snapshot { .. }) | Err(_) => {
                         self.fail("the snapshot could not be read", effects);
@@ -112,8 +113,16 @@ impl Leader {
         }
     }
 
+    /// Bytes of the resync went out: the limit has to pay for them.
+    pub(super) fn charge(&mut self, now: Moment, bytes: u64, shared: &Shared) {
+        let config = &shared.config;
+        let (limit, pause_max) = (config.resync_bytes_per_s, config.resync_pause_max);
+        self.pace.sent(now, bytes, limit, pause_max);
+    }
+
     pub(super) fn read_snapshot(
         &mut self,
+        now: Moment,
         shared: &mut Shared,
         effects: &mut Vec<ReplicationEffect>,
     ) {
@@ -125,6 +134,7 @@ impl Leader {
         } = &mut self.phase
             && reading.is_none()
             && sent.saturating_sub(*acked) < SNAPSHOT_WINDOW
+            && self.pace.allows(now)
         {
             *reading = Some(shared.run(ReplicationJob::ReadSnapshot, effects));
         }

@@ -17,6 +17,8 @@ fn machine() -> ReplicationMachine {
         window_bytes: 100,
         piece_bytes: 50,
         ack_timeout: Duration::from_secs(1),
+        resync_bytes_per_s: 0,
+        resync_pause_max: Duration::from_secs(10),
     })
 }
 

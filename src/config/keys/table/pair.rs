@@ -279,6 +279,19 @@ pub(super) const HA_REPLICATION: Section = Section {
             "Batches under way to the peer. Memory on both servers.",
             "at most store.quota_mib",
         ),
+        key(
+            "ha.replication.resync_bandwidth_mib_s",
+            Kind::Integer {
+                unit: "MiB/s",
+                min: 0,
+                max: 100_000,
+            },
+            "0",
+            "A returning server is brought into step no faster than this by the server that serves. \
+             0: as fast as both can. Messages of a pair in step are never held back by it. A limit \
+             below what clients send lets the other server never catch up.",
+            "",
+        ),
     ],
 };
 

@@ -191,6 +191,30 @@ fn live() -> ReplicationMachine {
 }
 
 #[test]
+fn a_limit_holds_back_the_log_of_a_resync_and_no_batch_of_a_peer_in_step() {
+    let mut machine = catching_up();
+    machine.config.resync_bytes_per_s = 10;
+    let (one, other) = (batch(5, 6, 30), batch(7, 9, 30));
+    let sent = step(&mut machine, read(1, vec![one.clone()]));
+    assert_eq!(sent, [send_batch(one), progress()], "no further read");
+    let paid = Moment(3_000_000_000);
+    assert_eq!(machine.next_deadline(), Some(paid));
+    assert_eq!(step(&mut machine, ReplicationInput::Deadline), []);
+    let mut effects = Vec::new();
+    machine.step(paid, ReplicationInput::Deadline, &mut effects);
+    assert_eq!(effects, [read_log(2, 6)]);
+    assert_eq!(machine.next_deadline(), None);
+    let end = send(Body::SyncEnd { at: Lsn(9) });
+    assert_eq!(
+        step(&mut machine, read(2, vec![other.clone()])),
+        [send_batch(other), progress(), end]
+    );
+    let live = batch(10, 10, 30);
+    let cut = ReplicationInput::Cut(live.clone());
+    assert_eq!(step(&mut machine, cut), [send_batch(live)]);
+}
+
+#[test]
 fn batches_go_out_as_they_are_cut_and_the_commit_index_when_none_is_on_its_way() {
     let mut machine = live();
     let committed = |lsn| ReplicationInput::Committed(Lsn(lsn));

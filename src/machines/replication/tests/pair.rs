@@ -84,6 +84,8 @@ impl Server {
                 window_bytes: limits.window,
                 piece_bytes: limits.piece,
                 ack_timeout: Duration::from_secs(1),
+                resync_bytes_per_s: 0,
+                resync_pause_max: Duration::from_secs(10),
             }),
             listens: false,
             mail: VecDeque::new(),
