@@ -17,7 +17,7 @@ use crate::actors::ha_timing::HaTiming;
 use crate::actors::post::{Port, Posted, post};
 use crate::actors::replicator::ReplicatorCommand;
 use crate::actors::shell::{Shell, Shelled, drive};
-use crate::machines::ha::{HaEffect, HaInput, RoleMachine};
+use crate::machines::ha::{ExitCause, HaEffect, HaInput, RoleMachine};
 use crate::machines::lock::{LockCommand, LockPace, RecordCall};
 use crate::proto::arbiter::ArbiterCall;
 use crate::proto::history::EventKind;
@@ -246,7 +246,9 @@ impl Shelled for HaManager {
             HaEffect::Store { id, call } => self.ask_store(ctx, id, call),
             HaEffect::Exit(cause) => {
                 self.serving_ends();
-                if let Some(watchdog) = ports.watchdog() {
+                // A server that steps down is watched to its end: only that frees a shared store.
+                let in_order = !matches!(cause, ExitCause::SteppedDown(_));
+                if let Some(watchdog) = ports.watchdog().filter(|_| in_order) {
                     watchdog.dismiss();
                 }
                 ports.clients.end_process(&cause);

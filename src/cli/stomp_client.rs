@@ -73,6 +73,9 @@ pub enum StompError {
     Socket(#[from] io::Error),
 }
 
+/// The `message` of the ERROR with which a server ends its service.
+const FAREWELL: &str = "the server closes the connection";
+
 impl StompError {
     /// Whether another server, or the same one later, may do what was asked: the connection died.
     #[must_use]
@@ -421,9 +424,7 @@ impl Connection {
     /// As [`Connection::next`].
     pub fn buffered(&mut self) -> Result<Option<Frame>, StompError> {
         match take_frame(&mut self.inbox)? {
-            Some(frame) if frame.command() == b"ERROR" => Err(StompError::Refused {
-                message: error_text(&frame),
-            }),
+            Some(frame) if frame.command() == b"ERROR" => Err(error_of(&frame)),
             other => Ok(other),
         }
     }
@@ -530,6 +531,17 @@ fn raw_header<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
     lines(head)
         .skip(1)
         .find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":"))
+}
+
+/// A server that ends its service says so before it closes: the other one takes over, or this one comes
+/// back, so that it is a lost connection and no refusal.
+fn error_of(frame: &Frame) -> StompError {
+    if frame.header("message").unwrap_or_default().trim() == FAREWELL {
+        return StompError::Closed;
+    }
+    StompError::Refused {
+        message: error_text(frame),
+    }
 }
 
 fn error_text(frame: &Frame) -> String {

@@ -359,6 +359,18 @@ impl LockMachine {
         effects.push(LockEffect::Report(report));
     }
 
+    /// The last holder's words stand until this one has its own: a check that comes before them must
+    /// not write that less was confirmed, or an older record known (A1, Z17).
+    fn adopt(&mut self, last: Option<&LockHeartbeat>) {
+        if let Some(last) = last {
+            let own = &mut self.heartbeat;
+            own.counter = own.counter.max(last.counter);
+            own.epoch = own.epoch.max(last.epoch);
+            own.seq = own.seq.max(last.seq);
+            own.positions.clone_from(&last.positions);
+        }
+    }
+
     fn attempt_answered(
         &mut self,
         now: Moment,
@@ -367,8 +379,7 @@ impl LockMachine {
     ) -> LockReport {
         match answer {
             ArbiterAnswer::Locked { lock, record } => {
-                let before = lock.last.as_ref().map_or(0, |last| last.counter);
-                self.heartbeat.counter = self.heartbeat.counter.max(before);
+                self.adopt(lock.last.as_ref());
                 self.state = LockState::Held {
                     next_at: pending.sent_at.after(self.config.active_interval),
                 };

@@ -116,6 +116,14 @@ impl DataDir {
         Self::of(dir, node, mode)
     }
 
+    /// See [`NodeDir::forget_damaged_record`].
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(super) fn forget_damaged_record(&self) -> Result<(), StoreError> {
+        self.node.forget_damaged_record()
+    }
+
     /// The directory of a shared store, whose server has its own folder elsewhere.
     ///
     /// # Errors

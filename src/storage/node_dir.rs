@@ -11,6 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use serde::{Deserialize, Serialize};
 
+use crate::proto::arbiter_codec::decode_record;
 use crate::proto::ids::NodeId;
 
 use super::data_dir::{crash_point, random, read_if_there, replace};
@@ -67,6 +68,22 @@ impl NodeDir {
     /// When it is there and cannot be read.
     pub(super) fn last_record(&self) -> Result<Option<Bytes>, StoreError> {
         read_if_there(&self.dir.join("last_record")).map(|found| found.map(Bytes::from))
+    }
+
+    /// Removes a record that cannot be read: without it the server learns of the arbiter as a new one
+    /// does. For a store that is emptied.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(super) fn forget_damaged_record(&self) -> Result<(), StoreError> {
+        let damaged = self
+            .last_record()?
+            .is_some_and(|bytes| decode_record(&bytes, None).is_err());
+        if damaged {
+            let path = self.dir.join("last_record");
+            std::fs::remove_file(&path).map_err(StoreError::file("remove", &path))?;
+        }
+        Ok(())
     }
 
     /// Durably replaces the record.

@@ -225,6 +225,7 @@ pub fn clear<E: From<StoreError>>(
     };
     drop(view);
     allow(ToClear { store, saw_record })?;
+    home.forget_damaged_record()?;
     let mut next = home.create_next()?;
     let meta = empty(&config.cluster, home.new_store_id()?);
     next.commit(&meta::whole(&meta))?;

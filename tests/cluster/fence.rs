@@ -157,3 +157,24 @@ fn by_lock_nothing_moves_while_a_stopped_active_has_it_and_status_says_why() {
     // Its lease is over: it lets the lock go, and whoever has it first serves.
     pair.await_in_sync();
 }
+
+/// The lock file of a generation that is over is not taken for another pair's.
+#[test]
+fn after_a_fence_the_service_is_handed_over_there_and_back() {
+    let mut pair = Pair::in_sync_with(test_name!(), &[("ha.watchdog", "false")]);
+    let stopped = pair.active();
+    pair.server(stopped).signal(Signal::SIGSTOP);
+    pair.server(stopped.other()).await_state("STANDALONE");
+    pair.server(stopped).signal(Signal::SIGCONT);
+    assert_eq!(pair.await_in_sync(), stopped.other());
+    for active in [stopped.other(), stopped, stopped.other()] {
+        let done = pair
+            .server(active)
+            .operator(&["switchover"])
+            .output()
+            .expect("the binary under test starts");
+        let text = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{text}");
+        assert_eq!(pair.await_in_sync(), active.other());
+    }
+}

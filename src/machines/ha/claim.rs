@@ -177,6 +177,18 @@ impl HaMachine {
         if self.holds(Guard::RecordNamesCopy) && !self.record_is_behind_the_peer() {
             self.strange_looks = 0;
             self.remember(effects);
+        } else if session.is_some() && self.record().is_none() {
+            // Gone is not another one: the active serves on by this server's word.
+            if self.strange_looks == 0 {
+                effects.push(HaEffect::Alarmed {
+                    reason:
+                        "the record beside the lock file is gone: restore the folder; nobody can \
+                             take over without it"
+                            .to_owned(),
+                });
+            }
+            self.strange_looks = 1;
+            effects.push(HaEffect::Arm(HaTimer::Retry));
         } else if session.is_some() {
             // The active says that it serves with this store, and the record found here does not: a
             // share may be slow to show it, but not for ever (S173).

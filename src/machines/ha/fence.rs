@@ -13,7 +13,8 @@ use crate::storage::api::GatePolicy;
 use super::eligibility::{Eligible, Refusal};
 use super::guards::Guard;
 use super::{
-    CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, LinkEnd, Takeover,
+    ArbiterView, CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, LinkEnd,
+    Takeover,
 };
 
 impl HaMachine {
@@ -105,8 +106,13 @@ impl HaMachine {
     pub(super) fn on_fence_locked(&mut self, held: HeldLock, effects: &mut Vec<HaEffect>) {
         self.seeking = false;
         let found = held.record.clone();
+        let lock = held.lock.clone();
         self.lock = Some(held);
         if found.as_ref() == self.record() {
+            self.arbiter = ArbiterView::Read {
+                record: found,
+                lock: Some(lock),
+            };
             self.begin_fence(effects);
         } else {
             self.see_record(found);

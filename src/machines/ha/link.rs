@@ -15,6 +15,8 @@ impl HaMachine {
         hello: &Hello,
         effects: &mut Vec<HaEffect>,
     ) {
+        // It lives again: what was said of its dead process is for no epoch that it may serve now.
+        self.peer_died.take_if(|(node, _)| *node == hello.node);
         self.see_peer_lock(hello.node, &hello.facts);
         self.peer = Some(Peer {
             session,

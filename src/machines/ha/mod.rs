@@ -430,9 +430,15 @@ impl HaMachine {
     }
 
     fn see_record(&mut self, record: Option<ArbiterRecord>) {
+        // The lock file that was read belongs to the generation that was in force then.
+        let generation = record.as_ref().map(|record| record.generation);
         let lock = match &self.arbiter {
-            ArbiterView::Read { lock, .. } => lock.clone(),
-            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
+            ArbiterView::Read { record: seen, lock }
+                if seen.as_ref().map(|seen| seen.generation) == generation =>
+            {
+                lock.clone()
+            }
+            ArbiterView::Read { .. } | ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
         };
         self.arbiter = ArbiterView::Read { record, lock };
     }

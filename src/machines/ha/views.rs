@@ -100,9 +100,17 @@ impl HaMachine {
         if self.state.shown().serves() {
             return None;
         }
+        // One that is older than the newest record that this server knows of may be of a generation
+        // that is over: named beside that record it would look like another pair's.
+        let newest = self.last_record.as_ref().map(|last| last.seq);
         match &self.arbiter {
-            ArbiterView::Read { lock, .. } => lock.as_ref().map(LockFacts::identity),
-            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
+            ArbiterView::Read {
+                record: Some(record),
+                lock,
+            } if newest.is_none_or(|newest| record.seq >= newest) => {
+                lock.as_ref().map(LockFacts::identity)
+            }
+            ArbiterView::Read { .. } | ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
         }
     }
 

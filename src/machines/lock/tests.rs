@@ -252,7 +252,7 @@ fn a_check_without_an_answer_is_said_once_and_nothing_is_queued_behind_it() {
                 sent_at: at(1000),
                 record: None
             }),
-            check(3, 43, 0),
+            check(3, 43, 3),
         ]
     );
 }

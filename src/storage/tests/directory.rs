@@ -3,7 +3,11 @@
 use std::fs;
 use std::sync::Arc;
 
-use crate::proto::ids::Lsn;
+use bytes::Bytes;
+
+use crate::proto::arbiter::ArbiterRecord;
+use crate::proto::arbiter_codec::encode_record;
+use crate::proto::ids::{ArbiterId, Epoch, Lsn, NodeId, RecordSeq, StoreId};
 use crate::storage::SyncMode;
 use crate::storage::api::*;
 use crate::storage::data_dir::{DataDir, crash};
@@ -84,6 +88,33 @@ fn a_crash_at_any_step_of_the_first_start_leaves_a_directory_that_opens() {
     assert!(crashes >= 5, "only {crashes} steps were tried");
 }
 
+fn a_record() -> Bytes {
+    let record = ArbiterRecord {
+        arbiter: ArbiterId([1; 16]),
+        cluster: "twinmq".to_owned(),
+        seq: RecordSeq(7),
+        epoch: Epoch(3),
+        owner: NodeId([2; 16]),
+        isr: vec![StoreId([3; 16])],
+        generation: Epoch::ZERO,
+    };
+    encode_record(&record, 0, None).into()
+}
+
+/// Otherwise the server that was told to empty its store could not start afterwards either.
+#[test]
+fn clearing_removes_a_record_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::open(&Medium::Threads(dir.path().to_path_buf()));
+    rig.serve(1);
+    rig.flush();
+    drop(rig);
+    fs::write(dir.path().join("node/last_record"), "garbage").unwrap();
+    clear(&config(dir.path()), |_| Ok::<_, StoreError>(())).unwrap();
+    let again = open(config(dir.path()), Arc::new(Probe::default())).unwrap();
+    assert_eq!(again.last_record, None);
+}
+
 #[test]
 fn a_crash_at_any_step_of_clearing_leaves_the_old_store_or_an_empty_one() {
     let (mut old, mut empty) = (0, 0);
@@ -96,13 +127,13 @@ fn a_crash_at_any_step_of_clearing_leaves_the_old_store_or_an_empty_one() {
             .submit(vec![unit(0, vec![define(1), put(&[1], "a")])]);
         rig.flush();
         let id = rig.store.log_facts().store;
-        rig.job(Job::PersistRecord("record".into())).unwrap();
+        rig.job(Job::PersistRecord(a_record())).unwrap();
         drop(rig);
         crash::after(Some(step));
         let outcome = clear(&config(dir.path()), |_| Ok::<_, StoreError>(()));
         crash::after(None);
         let again = open(config(dir.path()), Arc::new(Probe::default())).unwrap();
-        assert_eq!(again.last_record, Some("record".into()));
+        assert_eq!(again.last_record, Some(a_record()));
         match again.found_messages {
             1 => {
                 assert_eq!(again.store.log_facts().store, id);
