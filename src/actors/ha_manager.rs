@@ -190,8 +190,10 @@ impl Shelled for HaManager {
                 post(&ports.replicator, ReplicatorCommand::BeginEpoch(epoch));
             }
             HaEffect::OpenClients { epoch } => {
-                ports.clients.serve(epoch);
+                // The right to speak comes before the port: whoever connects at once would else be
+                // closed again without a word.
                 self.serving_begins(epoch);
+                ports.clients.serve(epoch);
                 self.beat();
             }
             HaEffect::CloseClients { reason } => {

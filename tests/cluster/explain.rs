@@ -185,7 +185,7 @@ fn a_server_that_waits_for_a_stopped_one_names_the_lock() {
     // Its port does not answer, but its store is in use.
     let text = said(&pair.primary, "explain", &[]);
     assert!(
-        text.contains("a process has its store open, but does not answer"),
+        text.contains("has its files open, but does not answer"),
         "{text}"
     );
     pair.secondary.kill();

@@ -83,6 +83,9 @@ fn outage(nemesis: &mut Nemesis, end: End) -> Duration {
         }
         End::HostDead => {
             let server = nemesis.pair.server(gone);
+            // For the judge of intervals: whoever stands still cannot say when its lease ended.
+            server.signal_with_children(Signal::SIGCONT);
+            server.await_log("serving ends");
             server.signal_with_children(Signal::SIGKILL);
             server.kill();
             nemesis.network.heal();

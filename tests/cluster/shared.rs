@@ -240,6 +240,8 @@ fn a_stopped_active_whose_lock_was_taken_keeps_the_store_until_it_is_dead() {
     pair.start_shared();
     let client = load(&pair);
     client.await_confirmed(100);
+    let report = client.finish();
+    assert!(report.holds(), "{report:?}");
     pair.primary.signal(Signal::SIGSTOP);
     fs::remove_file(pair.lock_file()).expect("it is there");
     let status = pair
@@ -255,6 +257,7 @@ fn a_stopped_active_whose_lock_was_taken_keeps_the_store_until_it_is_dead() {
     pair.primary.signal(Signal::SIGCONT);
     let ended = pair.primary.await_exit();
     assert_eq!(ended.code(), stepped_down());
+    let client = load(&pair);
     client.await_confirmed(100);
     assert_eq!(pair.active(), Role::Secondary);
     pair.primary.start();

@@ -177,8 +177,9 @@ impl HaMachine {
         if self.holds(Guard::RecordNamesCopy) && !self.record_is_behind_the_peer() {
             self.strange_looks = 0;
             self.remember(effects);
-        } else if session.is_some() && self.record().is_none() {
-            // Gone is not another one: the active serves on by this server's word.
+        } else if session.is_some() && self.record().is_none() && self.found_record {
+            // Gone is not another one: the active serves on by this server's word. (Where there never was
+            // one, the lock file is another.)
             if self.strange_looks == 0 {
                 effects.push(HaEffect::Alarmed {
                     reason:

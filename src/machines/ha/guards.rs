@@ -129,9 +129,11 @@ impl HaMachine {
 
     /// What decides whose turn it is to claim.
     pub(super) fn turn(&self) -> &'static [Guard] {
-        match self.peer {
+        match &self.peer {
             None => &ALONE,
-            Some(_) if self.yields() => &YIELDING,
+            // Whoever takes over is PASSIVE until it has the lock, and claims then: one that waits and
+            // does not claim has started anew, and knows of no hand-over.
+            Some(peer) if self.yields() && peer.facts.state != ServerState::Waiting => &YIELDING,
             Some(_) => &LINKED,
         }
     }

@@ -114,6 +114,8 @@ pub struct HaMachine {
     record_missed: bool,
     /// Looks in a row at a record that cannot be the active's.
     strange_looks: u32,
+    /// A record was found beside the lock file since the start.
+    found_record: bool,
     claims: Claims,
     handover: handover::Handover,
     /// The epoch that an operator ends by an override which is under way.
@@ -159,6 +161,7 @@ impl HaMachine {
             claimed_from: None,
             record_missed: false,
             strange_looks: 0,
+            found_record: false,
             claims: Claims::default(),
             handover: handover::Handover::None,
             overrule: None,
@@ -407,6 +410,7 @@ impl HaMachine {
     fn saw(&mut self, answer: &ArbiterAnswer) {
         match answer {
             ArbiterAnswer::Read { record, lock } => {
+                self.found_record |= record.is_some();
                 self.arbiter = ArbiterView::Read {
                     record: record.clone(),
                     lock: lock.clone(),
