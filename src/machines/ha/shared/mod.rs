@@ -25,7 +25,7 @@ mod tests;
 
 pub use table::render_shared_table;
 
-use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockFacts, LockIdentity};
+use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord};
 use crate::proto::ids::{Epoch, NodeId};
 use crate::proto::peer::ServerState;
 use crate::storage::api::{GatePolicy, StoreCall};
@@ -315,15 +315,6 @@ impl SharedMachine {
     #[must_use]
     pub fn looked(&self) -> bool {
         self.arbiter != ArbiterView::Unread && self.store != StoreView::Unlooked
-    }
-
-    /// The lock file as this server sees it.
-    #[must_use]
-    pub fn lock_identity(&self) -> Option<LockIdentity> {
-        match &self.arbiter {
-            ArbiterView::Read { lock, .. } => lock.as_ref().map(LockFacts::identity),
-            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
-        }
     }
 
     // ---- timers and shared helpers ----

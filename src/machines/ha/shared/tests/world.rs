@@ -338,7 +338,7 @@ impl World {
                 .map_or(RecordSeq::ZERO, |record| record.seq),
             looked: machine.looked(),
             eligible: machine.eligible(),
-            lock: machine.lock_identity(),
+            lock: None,
         }
     }
 
