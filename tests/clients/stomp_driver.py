@@ -32,8 +32,9 @@ import traceback
 import stomp
 
 WRITING = threading.Lock()
-# For one connect, and for its answer.
-CONNECT_SECONDS = 2
+# For one connect, and for its answer: a machine that stands still takes connections and says nothing,
+# and so long it is waited for before the other one is tried.
+CONNECT_SECONDS = 0.5
 
 
 def emit(event, **facts):
