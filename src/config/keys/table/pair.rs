@@ -147,7 +147,7 @@ pub(super) const HA_LOCK: Section = Section {
             "",
             "The lock file on the share that both servers mount (NFSv4), as this server sees it. \
              The two paths may differ, the file must be the same.",
-            "mandatory in replicated and shared mode; absolute unless demo; not in store.path",
+            "mandatory in replicated and shared mode; absolute unless demo; not in store.path; not named as another one with a dot and a number",
         )
         .known_as(&["LockFile"]),
         key(
