@@ -23,10 +23,7 @@ pub(super) fn own(report: &mut Report, config: &Config) {
     report.topic("this server");
     let running = AdminClient::new(&format!("http://{}", config.admin.listen), None).status();
     if let Ok(status) = &running {
-        report.good(format!(
-            "runs as process {}: {} is {}",
-            status.pid, status.server, status.state
-        ));
+        running_here(report, config, status);
     } else {
         let mut ports: Vec<(&str, SocketAddr)> = vec![("admin", config.admin.listen)];
         ports.extend(config.client.listen.iter().map(|it| ("client", *it)));
@@ -36,6 +33,38 @@ pub(super) fn own(report: &mut Report, config: &Config) {
         }
     }
     disk(report, config);
+}
+
+/// Something of ours has the admin port: this server, or another one that it could not run beside.
+fn running_here(report: &mut Report, config: &Config, status: &Status) {
+    let Status {
+        pid, server, state, ..
+    } = status;
+    let found = format!("runs as process {pid}: {server} is {state}");
+    if status.mode != config.mode.name() || *server != config.name {
+        return report.bad(
+            format!(
+                "its ports belong to another server: at {} {found} ({} mode, profile {}); this profile \
+                 is {} ({} mode)",
+                config.admin.listen, status.mode, status.profile, config.name, config.mode
+            ),
+            format!(
+                "stop that one (twinmq stop -p {}), or give this one other ports, here and at the peer",
+                status.profile
+            ),
+        );
+    }
+    if status.profile == config.profile {
+        report.good(found);
+    } else {
+        report.warn(
+            format!(
+                "{found}, with the profile {}: what is checked here is {}",
+                status.profile, config.profile
+            ),
+            "check the profile that it runs with, or start it anew with this one",
+        );
+    }
 }
 
 fn port(report: &mut Report, name: &str, address: SocketAddr) {
@@ -162,6 +191,17 @@ fn described(report: &mut Report, config: &Config, ha: &HaConfig, status: &Statu
                 ha.peer_admin, status.mode, config.mode
             ),
             "compare both profiles",
+        );
+    }
+    if status.server == config.name {
+        return report.bad(
+            format!(
+                "the server at {} is the {} too (profile {}, process {}): it is this one, or of \
+                 another pair",
+                ha.peer_admin, status.server, status.profile, status.pid
+            ),
+            "compare ha.backup_rmi_server_port and the addresses in both profiles; one says ha.primary \
+             = true, the other false",
         );
     }
     report.good(format!(
