@@ -122,7 +122,11 @@ pub fn table(status: &Status) -> String {
     add("server", head(status));
     if let Some(peer) = &status.peer {
         add("", servers(status, peer).trim_end().to_owned());
-        add("in sync", in_sync(status));
+        if is_shared(status) {
+            add("standby", standby(status, peer));
+        } else {
+            add("in sync", in_sync(status));
+        }
     } else {
         add("state", state(status));
         add("position", status.position.to_string());
@@ -218,8 +222,15 @@ fn servers(status: &Status, peer: &super::admin_client::PeerStatus) -> String {
     } else {
         "answers here"
     };
+    if is_shared(status) {
+        return rows(&[
+            ["", "state", "seen"].map(str::to_owned),
+            [status.server.clone(), status.state.clone(), own.to_owned()],
+            [peer.server.clone(), peer.state.clone(), heard],
+        ]);
+    }
     let position = |lsn: Option<u64>| lsn.map_or("unknown".to_owned(), |lsn| lsn.to_string());
-    let rows = [
+    rows(&[
         ["", "state", "position", "backlog", "seen"].map(str::to_owned),
         [
             status.server.clone(),
@@ -235,19 +246,45 @@ fn servers(status: &Status, peer: &super::admin_client::PeerStatus) -> String {
             behind,
             heard,
         ],
-    ];
+    ])
+}
+
+/// The last column takes what room it needs.
+fn rows<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let mut out = String::new();
-    for (index, [name, state, position, backlog, seen]) in rows.iter().enumerate() {
+    for (index, row) in rows.iter().enumerate() {
         let margin = if index == 0 { "" } else { "          " };
-        writeln!(
-            out,
-            "{margin}{name:<12}{state:<14}{position:<14}{backlog:<14}{seen}"
-        )
-        .expect("writing to a string cannot fail");
+        let mut line = margin.to_owned();
+        for (column, text) in row.iter().enumerate() {
+            let width = match column {
+                0 => 12,
+                last if last + 1 == COLUMNS => 0,
+                _ => 14,
+            };
+            write!(line, "{text:<width$}").expect("writing to a string cannot fail");
+        }
+        out.push_str(&line);
+        out.push('\n');
     }
     out
 }
 
+/// One store for both: nothing is copied, so nothing is in sync or behind.
+fn is_shared(status: &Status) -> bool {
+    status.mode == "shared"
+}
+
+fn standby(status: &Status, peer: &super::admin_client::PeerStatus) -> String {
+    let one = "a confirmed message is on the one store that both share";
+    let standby = match (status.serving, peer.connected) {
+        (_, false) => "none that is known of: the other server is not linked".to_owned(),
+        (true, true) if peer.state == "PASSIVE" => format!("{} can take over", peer.server),
+        (true, true) => format!("the {} is {}", peer.server, peer.state),
+        (false, true) if peer.state == "ACTIVE" => format!("{} can take over", status.server),
+        (false, true) => "neither server serves".to_owned(),
+    };
+    format!("{standby}; {one}")
+}
 fn in_sync(status: &Status) -> String {
     match status.in_sync.as_slice() {
         [] => "unknown".to_owned(),
@@ -442,6 +479,32 @@ store     12 messages in 3 destinations, 1.5 MiB"
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn a_pair_with_one_store_has_a_standby_and_no_copies() {
+        let mut status = active();
+        status.mode = "shared".to_owned();
+        status.profile = "shared/primary".to_owned();
+        let text = table(&status);
+        assert!(
+            text.starts_with(
+                "\
+server    primary (shared/primary), TwinMQ 0.1.0, process 4711
+                      state         seen
+          primary     ACTIVE        answers here, serves clients
+          secondary   PASSIVE       linked, heard 120 ms ago
+standby   secondary can take over; a confirmed message is on the one store that both share
+epoch     7, committed up to 100
+"
+            ),
+            "{text}"
+        );
+        for words in ["in sync", "backlog", "position", "all of them"] {
+            assert!(!text.contains(words), "{words} in {text}");
+        }
+        status.peer.as_mut().unwrap().connected = false;
+        assert!(table(&status).contains("standby   none that is known of"));
     }
 
     #[test]
