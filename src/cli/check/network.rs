@@ -231,3 +231,78 @@ fn connect(target: &HostPort) -> Result<(), String> {
     }
     Err(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Grade;
+    use super::*;
+    use crate::config::{ConfigSource, load};
+
+    fn judged(
+        judge: impl Fn(&mut Report, &Config, &Status),
+        profile: &str,
+        status: &Status,
+    ) -> String {
+        let config = load(&ConfigSource::profile(profile)).unwrap().config;
+        let mut report = Report::default();
+        report.topic("judged");
+        judge(&mut report, &config, status);
+        format!("{} {}", report.count(Grade::Bad), report.as_text())
+    }
+
+    fn status(server: &str, mode: &str) -> Status {
+        Status {
+            server: server.to_owned(),
+            profile: format!("{mode}/{server}"),
+            mode: mode.to_owned(),
+            state: "ACTIVE".to_owned(),
+            pid: 4711,
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn another_server_on_this_ones_ports_is_not_taken_for_it() {
+        let own = |status| judged(running_here, "shared/primary", &status);
+        let itself = own(status("primary", "shared"));
+        assert!(itself.starts_with("0 "), "{itself}");
+        for (other, part) in [
+            (
+                status("primary", "replicated"),
+                "twinmq stop -p replicated/primary",
+            ),
+            (status("secondary", "shared"), "secondary is ACTIVE"),
+        ] {
+            let text = own(other);
+            assert!(text.starts_with("1 "), "{text}");
+            assert!(
+                text.contains("its ports belong to another server"),
+                "{text}"
+            );
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let mut elsewhere = status("primary", "shared");
+        "/etc/twinmq/profile.toml".clone_into(&mut elsewhere.profile);
+        let text = own(elsewhere);
+        assert!(text.starts_with("0 "), "{text}");
+        assert!(
+            text.contains("what is checked here is shared/primary"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_peer_of_the_same_name_is_none() {
+        let peer = |status| {
+            let judge = |report: &mut Report, config: &Config, status: &Status| {
+                let ha = config.ha.as_ref().unwrap();
+                described(report, config, ha, status);
+            };
+            judged(judge, "replicated/primary", &status)
+        };
+        let fits = peer(status("secondary", "replicated"));
+        assert!(fits.starts_with("0 "), "{fits}");
+        let same = peer(status("primary", "replicated"));
+        assert!(same.contains("is the primary too"), "{same}");
+    }
+}

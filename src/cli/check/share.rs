@@ -430,6 +430,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_full_disk_is_named_and_nothing_is_tried_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = Report::default();
+        report.topic("tried");
+        assert!(has_room(&mut report, folder.path()));
+        assert!(!folder.path().join("room").exists());
+        // Every byte that is written there meets a full disk.
+        std::os::unix::fs::symlink("/dev/full", folder.path().join("room")).unwrap();
+        assert!(!has_room(&mut report, folder.path()));
+        let text = report.as_text();
+        assert!(text.contains("cannot be written: No space left"), "{text}");
+        assert!(text.contains("the disk of the lock file is full"), "{text}");
+    }
+
+    #[test]
     fn this_machines_file_system_stands_the_races_and_the_losses() {
         let folder = tempfile::tempdir().unwrap();
         let mut report = Report::default();
