@@ -150,6 +150,7 @@ fn down(config: &Config, profiles: &Profiles, found: Glance, document: &mut Expl
         profile: document.profile.clone(),
         mode: document.mode.clone(),
         epoch: document.epoch,
+        lock_file: Some(pair.lock_file.clone()),
         events: Vec::new(),
     };
     let explained = ExplainDocument::of(of, &told.explanation, &BTreeMap::new());
