@@ -131,9 +131,13 @@ pub fn table(status: &Status) -> String {
         add("state", state(status));
         add("position", status.position.to_string());
     }
+    let closed = is_shared(status) && !status.serving;
     add(
         "epoch",
-        format!("{}, committed up to {}", status.epoch, status.committed),
+        match closed {
+            true => status.epoch.to_string(),
+            false => format!("{}, committed up to {}", status.epoch, status.committed),
+        },
     );
     if let Some(sync) = &status.sync {
         let share = percent(sync.done_bytes, sync.total_bytes);
@@ -172,12 +176,15 @@ pub fn table(status: &Status) -> String {
     let store = &status.store;
     add(
         "store",
-        format!(
-            "{} messages in {} destinations, {}",
-            store.messages,
-            store.destinations,
-            bytes(store.bytes)
-        ),
+        match closed {
+            true => "closed here: only the server that serves opens it".to_owned(),
+            false => format!(
+                "{} messages in {} destinations, {}",
+                store.messages,
+                store.destinations,
+                bytes(store.bytes)
+            ),
+        },
     );
     out.truncate(out.trim_end().len());
     out
@@ -206,10 +213,21 @@ fn state(status: &Status) -> String {
 
 /// A row for each server under a head line.
 fn servers(status: &Status, peer: &super::admin_client::PeerStatus) -> String {
-    let behind = match status.backlog() {
+    let records = |count: Option<u64>| match count {
         Some(0) => "none".to_owned(),
         Some(records) => format!("{records} records"),
         None => "unknown".to_owned(),
+    };
+    // The one that serves is not behind. What is known of it is a moment old: this one may be further.
+    let (own_behind, behind) = match matches!(&*peer.state, "ACTIVE" | "ACTIVE_SYNC" | "STANDALONE")
+    {
+        true => {
+            let count = peer
+                .position
+                .map(|theirs| theirs.saturating_sub(status.position));
+            (records(count), "-".to_owned())
+        }
+        false => ("-".to_owned(), records(status.backlog())),
     };
     let heard = match (peer.connected, peer.last_heard_ms) {
         (true, Some(ms)) => format!("linked, heard {ms} ms ago"),
@@ -236,7 +254,7 @@ fn servers(status: &Status, peer: &super::admin_client::PeerStatus) -> String {
             status.server.clone(),
             status.state.clone(),
             position(Some(status.position)),
-            "-".to_owned(),
+            own_behind,
             own.to_owned(),
         ],
         [
@@ -505,6 +523,31 @@ epoch     7, committed up to 100
         }
         status.peer.as_mut().unwrap().connected = false;
         assert!(table(&status).contains("standby   none that is known of"));
+        status.serving = false;
+        let text = table(&status);
+        assert!(text.contains("\nepoch     7\n"), "{text}");
+        assert!(text.contains("store     closed here"), "{text}");
+    }
+
+    #[test]
+    fn the_passive_is_the_one_that_is_behind() {
+        let mut status = active();
+        status.serving = false;
+        status.state = "PASSIVE".to_owned();
+        let peer = status.peer.as_mut().unwrap();
+        peer.state = "ACTIVE".to_owned();
+        let row = |status: &Status, name: &str| {
+            let text = table(status);
+            let mut rows = text
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+            rows.find(|row| row.starts_with(name)).unwrap()
+        };
+        // This one has written more than was last heard of the other.
+        assert!(row(&status, "primary P").starts_with("primary PASSIVE 120 none"));
+        assert!(row(&status, "secondary A").starts_with("secondary ACTIVE 100 - "));
+        status.position = 70;
+        assert!(row(&status, "primary P").contains("70 30 records"));
     }
 
     #[test]
