@@ -190,8 +190,8 @@ impl Demo<'_> {
         self.run_on(&mut pair, &load, begin, 1)?;
 
         load.watch_gaps();
-        pair.kill(active);
         let killed_at = clock.now();
+        pair.kill(active);
         self.stage
             .say(&format!("kill -9 to the active, the {}", active.name()));
         self.stage
