@@ -63,7 +63,7 @@ fn switchovers_forth_and_back_under_load_lose_nothing() {
 /// The outage as a client sees it: printed, not judged. `TWINMQ_OUTAGES` says how many.
 #[test]
 fn outage_of_switchovers_as_a_stomp_py_client_sees_it() {
-    let times = crate::schedule::number_from("TWINMQ_OUTAGES").unwrap_or(1);
+    let times = crate::support::chance::number_from("TWINMQ_OUTAGES").unwrap_or(1);
     let mut pair = Pair::in_sync(test_name!());
     let client = load(&pair);
     client.await_confirmed(100);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use twinmq::cli::admin_client::{Status, SyncStatus};
 
 use crate::nemesis::lab::{Cut, Network, in_a_lab};
-use crate::schedule::{Chance, number_from};
+use crate::support::chance::{Chance, number_from};
 use crate::support::eventually::{SOON, eventually, now};
 use crate::support::pair::Pair;
 use crate::support::server::Role;
@@ -202,7 +202,7 @@ fn interrupted(test: &'static str, gap: Gap) {
         let client = load(&pair);
         client.await_confirmed(50);
         let mut caught = 0;
-        let first = usize::try_from(chance.below(3)).expect("small");
+        let first = chance.below(3);
         for round in 0..rounds {
             let blows = [Blow::KillFilled, Blow::KillFilling, Blow::CutLink];
             let turn = usize::try_from(round).expect("small");
@@ -216,7 +216,7 @@ fn interrupted(test: &'static str, gap: Gap) {
                 send(&pair.primary.client_address(), BALLAST, 64);
             }
             pair.secondary.start();
-            let share = chance.below(70);
+            let share = chance.count_below(70);
             let sync = await_share(&mut pair, share);
             caught += u64::from(sync.is_some());
             eprintln!("seed {seed}: {blow:?} at {share} %: {sync:?}");
