@@ -10,4 +10,5 @@ pub mod lock;
 pub mod replication;
 pub mod selector;
 pub mod stomp_session;
+pub mod topics;
 pub mod watchdog;
