@@ -8,5 +8,7 @@ pub mod ha;
 pub mod link;
 pub mod lock;
 pub mod replication;
+pub mod selector;
 pub mod stomp_session;
+pub mod topics;
 pub mod watchdog;
