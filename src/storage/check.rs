@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::proto::ids::{DestId, Epoch, Lsn, Position, StoreId};
 use crate::proto::record::{Chunk, ChunkHeader, LogRecord};
 
-use super::api::SPACE_DESTINATION;
+use super::api::{SPACE_DESTINATION, Times};
 use super::backend::{Backend, View};
 use super::common_dir;
 use super::data_dir::DataDir;
@@ -284,6 +284,7 @@ impl Walked {
                     chunk,
                     offset,
                     len: u32::try_from(message.len()).unwrap_or(u32::MAX),
+                    times: Times::of(&message),
                 };
                 self.puts.insert(lsn, (slot, targets));
             }
@@ -296,7 +297,11 @@ impl Walked {
                 }
             }
             LogRecord::Epoch(epoch) => begun.push((epoch, lsn)),
-            LogRecord::Ack { .. } | LogRecord::Delivered { .. } | LogRecord::Kv { .. } => {}
+            LogRecord::Ack { .. }
+            | LogRecord::Delivered { .. }
+            | LogRecord::DeliveredEach { .. }
+            | LogRecord::Failed { .. }
+            | LogRecord::Kv { .. } => {}
         }
     }
 }
@@ -354,8 +359,8 @@ fn replay<V: View>(view: &V, index: &Index, report: &mut CheckReport) -> Result<
             (Some(one), Some(other)) => {
                 let all = Lsn::ZERO;
                 one.owed_after(all).eq(other.owed_after(all))
-                    && (&one.definition, one.mark, one.tail)
-                        == (&other.definition, other.mark, other.tail)
+                    && (&one.definition, one.marks, one.tail, &one.known)
+                        == (&other.definition, other.marks, other.tail, &other.known)
             }
             _ => false,
         };

@@ -2,16 +2,17 @@
 //! destination, one value for each other definition. Only what changed is written again. Every value
 //! carries a CRC-32C.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::record::{DecodeError, KEY_BYTES_MAX, Reader, put_varint};
 
+use super::api::{Lane, Times};
 use super::backend::{Table, View, Write};
 use super::error::StoreError;
-use super::index::{Destination, Index, Slot};
+use super::index::{Destination, Index, Known, Slot};
 
 const DESTINATION: u8 = b'd';
 const DEFINITION: u8 = b'k';
@@ -140,8 +141,13 @@ fn load_one(
                 .is_some_and(|(_, head, _, next)| *next > head.pages)
                 && let Some((id, head, slots, _)) = pending.take()
             {
-                let destination =
-                    Destination::restored(head.definition, head.mark, head.tail, slots);
+                let destination = Destination::restored(
+                    head.definition,
+                    head.marks,
+                    head.tail,
+                    slots,
+                    head.known,
+                );
                 if !index.restore(id, destination) {
                     return Err(PageError::NoChunk);
                 }
@@ -206,16 +212,25 @@ fn checked(value: &[u8]) -> Result<&[u8], PageError> {
 
 struct Head {
     definition: Bytes,
-    mark: Lsn,
+    marks: [Lsn; Lane::COUNT],
     tail: Lsn,
     pages: u32,
+    known: BTreeMap<Lsn, Known>,
 }
 
 fn encode_head(destination: &Destination, pages: u32) -> Vec<u8> {
     let mut body = Vec::with_capacity(destination.definition.len() + 24);
-    put_varint(&mut body, destination.mark.0);
+    for mark in destination.marks {
+        put_varint(&mut body, mark.0);
+    }
     put_varint(&mut body, destination.tail.0);
     put_varint(&mut body, u64::from(pages));
+    put_varint(&mut body, destination.known.len() as u64);
+    for (lsn, known) in &destination.known {
+        put_varint(&mut body, lsn.0);
+        body.push(u8::from(known.marked));
+        put_varint(&mut body, u64::from(known.failures));
+    }
     body.extend_from_slice(&destination.definition);
     body
 }
@@ -223,14 +238,26 @@ fn encode_head(destination: &Destination, pages: u32) -> Vec<u8> {
 fn decode_head(value: &[u8]) -> Result<Head, PageError> {
     let body = checked(value)?;
     let mut from = Reader { bytes: body, at: 0 };
-    let (mark, tail) = (Lsn(from.varint()?), Lsn(from.varint()?));
+    let mut marks = [Lsn::ZERO; Lane::COUNT];
+    for mark in &mut marks {
+        *mark = Lsn(from.varint()?);
+    }
+    let tail = Lsn(from.varint()?);
     let pages = from.u32()?;
+    let mut known = BTreeMap::new();
+    for _ in 0..from.length()? {
+        let lsn = Lsn(from.varint()?);
+        let marked = from.u8()? != 0;
+        let failures = from.u32()?;
+        known.insert(lsn, Known { marked, failures });
+    }
     let at = from.at;
     Ok(Head {
         definition: Bytes::copy_from_slice(&body[at..]),
-        mark,
+        marks,
         tail,
         pages,
+        known,
     })
 }
 
@@ -242,6 +269,15 @@ fn encode_page(slots: &[&Slot]) -> Vec<u8> {
         put_varint(&mut body, slot.lsn.0 - slot.chunk.0);
         put_varint(&mut body, u64::from(slot.offset));
         put_varint(&mut body, u64::from(slot.len));
+        body.push(slot.times.lane.0);
+        put_varint(
+            &mut body,
+            slot.times.due_ms.map_or(0, |at| at.saturating_add(1)),
+        );
+        put_varint(
+            &mut body,
+            slot.times.expiry_ms.map_or(0, |at| at.saturating_add(1)),
+        );
         last = slot.lsn;
     }
     body
@@ -260,6 +296,11 @@ fn decode_page(value: &[u8], slots: &mut VecDeque<Slot>) -> Result<(), PageError
             chunk: Lsn(chunk.ok_or(DecodeError::Number)?),
             offset: from.u32()?,
             len: from.u32()?,
+            times: Times {
+                lane: Lane::from_number(from.u8()?).ok_or(DecodeError::Number)?,
+                due_ms: from.varint()?.checked_sub(1),
+                expiry_ms: from.varint()?.checked_sub(1),
+            },
         };
         if !slot.live() || slots.back().is_some_and(|before| before.lsn >= lsn) {
             return Err(PageError::Order);

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::record::LogRecord;
 
-use super::api::{Committed, DestinationFacts, Entry, SPACE_DESTINATION};
+use super::api::{
+    Change, Committed, DestinationFacts, Entry, Lane, LaneFacts, SPACE_DESTINATION, Times,
+};
 use super::ledger::{ChunkFacts, Ledger};
 
 /// Where a message stands in the log.
@@ -23,6 +25,8 @@ pub struct Slot {
     pub offset: u32,
     /// How many bytes.
     pub len: u32,
+    /// Where and how long it waits.
+    pub times: Times,
 }
 
 impl Slot {
@@ -44,22 +48,40 @@ pub struct Destination {
     /// In LSN order, the first one live; acknowledged ones in between are marked.
     slots: VecDeque<Slot>,
     live: usize,
-    /// See [`DestinationFacts::mark`].
-    pub mark: Lsn,
+    /// The delivery mark of each lane.
+    pub marks: [Lsn; Lane::COUNT],
     /// See [`DestinationFacts::tail`].
     pub tail: Lsn,
+    /// What is known of single owed messages.
+    pub known: BTreeMap<Lsn, Known>,
+}
+
+/// What is known of an owed message besides its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// See [`Entry::marked`].
+    pub marked: bool,
+    /// See [`Entry::failures`].
+    pub failures: u32,
 }
 
 impl Destination {
     /// As it was at a checkpoint.
     #[must_use]
-    pub fn restored(definition: Bytes, mark: Lsn, tail: Lsn, slots: VecDeque<Slot>) -> Self {
+    pub fn restored(
+        definition: Bytes,
+        marks: [Lsn; Lane::COUNT],
+        tail: Lsn,
+        slots: VecDeque<Slot>,
+        known: BTreeMap<Lsn, Known>,
+    ) -> Self {
         Self {
             definition,
             live: slots.len(),
             slots,
-            mark,
+            marks,
             tail,
+            known,
         }
     }
 
@@ -99,6 +121,9 @@ impl Destination {
         slot.offset = Slot::GONE;
         let chunk = slot.chunk;
         self.live -= 1;
+        if !self.known.is_empty() {
+            self.known.remove(&lsn);
+        }
         while self.slots.front().is_some_and(|slot| !slot.live()) {
             self.slots.pop_front();
         }
@@ -106,6 +131,51 @@ impl Destination {
             self.slots.retain(Slot::live);
         }
         Some(chunk)
+    }
+
+    /// A message that is about to be told of.
+    #[must_use]
+    pub fn entry(&self, lsn: Lsn, message: Bytes) -> Entry {
+        let known = self.known.get(&lsn).copied().unwrap_or_default();
+        Entry {
+            lsn,
+            message,
+            marked: known.marked,
+            failures: known.failures,
+        }
+    }
+
+    fn facts(&self, id: DestId) -> DestinationFacts {
+        let mut lanes: Vec<LaneFacts> = (0..=Lane::DELAYED.0)
+            .map(|lane| LaneFacts {
+                lane: Lane(lane),
+                depth: 0,
+                tail: Lsn::ZERO,
+                mark: self.marks[Lane(lane).place()],
+            })
+            .collect();
+        let (mut next_due_ms, mut next_expiry_ms) = (None, None);
+        let sooner = |next: &mut Option<u64>, at: Option<u64>| {
+            if let Some(at) = at {
+                *next = Some(next.map_or(at, |next| next.min(at)));
+            }
+        };
+        for slot in self.owed_after(Lsn::ZERO) {
+            let lane = &mut lanes[slot.times.lane.place()];
+            lane.depth += 1;
+            lane.tail = slot.lsn;
+            sooner(&mut next_due_ms, slot.times.due_ms);
+            sooner(&mut next_expiry_ms, slot.times.expiry_ms);
+        }
+        lanes.retain(|lane| lane.depth > 0 || lane.mark > Lsn::ZERO);
+        DestinationFacts {
+            id,
+            definition: self.definition.clone(),
+            lanes,
+            tail: self.tail,
+            next_due_ms,
+            next_expiry_ms,
+        }
     }
 }
 
@@ -134,15 +204,14 @@ pub struct Changed {
 /// Takes note of what the data threads are to be told.
 #[derive(Debug, Default)]
 pub struct Notes {
-    /// New messages are wanted: somebody delivers.
+    /// Changes are wanted: somebody delivers.
     serving: bool,
-    ready: Vec<(DestId, Vec<Entry>)>,
+    changes: Vec<(DestId, Change)>,
     places: HashMap<DestId, usize>,
-    marks: Vec<(DestId, Lsn)>,
 }
 
 impl Notes {
-    /// With new messages only while `serving`.
+    /// Of changes only while `serving`.
     #[must_use]
     pub fn new(serving: bool) -> Self {
         Self {
@@ -153,22 +222,23 @@ impl Notes {
 
     /// Into the event.
     pub fn into_event(self, event: &mut Committed) {
-        event.ready = self.ready;
-        event.marks = self.marks;
+        event.changes = self.changes;
     }
 
-    fn ready(&mut self, dest: DestId, lsn: Lsn, message: &Bytes) {
+    /// Where to note something of a destination, if it is wanted.
+    fn of(&mut self, dest: DestId) -> Option<&mut Change> {
         if !self.serving {
-            return;
+            return None;
         }
-        let place = *self.places.entry(dest).or_insert_with(|| {
-            self.ready.push((dest, Vec::new()));
-            self.ready.len() - 1
-        });
-        self.ready[place].1.push(Entry {
-            lsn,
-            message: message.clone(),
-        });
+        // Records of one destination come in rows.
+        let place = match self.changes.last() {
+            Some((last, _)) if *last == dest => self.changes.len() - 1,
+            _ => *self.places.entry(dest).or_insert_with(|| {
+                self.changes.push((dest, Change::default()));
+                self.changes.len() - 1
+            }),
+        };
+        Some(&mut self.changes[place].1)
     }
 }
 
@@ -202,6 +272,7 @@ impl Index {
                     chunk,
                     offset: *offset,
                     len,
+                    times: Times::of(message),
                 };
                 let mut pairs = 0;
                 for target in targets {
@@ -216,7 +287,9 @@ impl Index {
                     dest.tail = lsn;
                     pairs += 1;
                     self.changed.destinations.insert(*target);
-                    notes.ready(*target, lsn, message);
+                    if let Some(change) = notes.of(*target) {
+                        change.entries.push(Entry::new(lsn, message.clone()));
+                    }
                 }
                 self.messages += pairs;
                 let known = self.ledger.owe(chunk, pairs);
@@ -226,23 +299,62 @@ impl Index {
                 let Some(destination) = self.destinations.get_mut(dest) else {
                     return;
                 };
+                let mut settled = 0;
                 for lsn in lsns {
                     if let Some(chunk) = destination.settle(*lsn) {
                         self.ledger.settle(chunk);
-                        self.messages -= 1;
+                        settled += 1;
+                    }
+                }
+                self.messages -= u64::from(settled);
+                self.changed.destinations.insert(*dest);
+                if settled > 0
+                    && let Some(change) = notes.of(*dest)
+                {
+                    change.settled += settled;
+                }
+            }
+            LogRecord::Delivered { dest, lane, ahead } => {
+                let mark = Lsn(lsn.0.saturating_add(u64::from(*ahead)));
+                if let Some(destination) = self.destinations.get_mut(dest)
+                    && mark > destination.marks[lane.place()]
+                {
+                    destination.marks[lane.place()] = mark;
+                    self.changed.destinations.insert(*dest);
+                    if let Some(change) = notes.of(*dest) {
+                        change.marks.push((*lane, mark));
+                    }
+                }
+            }
+            LogRecord::DeliveredEach { dest, lsns } => {
+                let Some(destination) = self.destinations.get_mut(dest) else {
+                    return;
+                };
+                for lsn in lsns {
+                    if !destination.owes(*lsn) {
+                        continue;
+                    }
+                    destination.known.entry(*lsn).or_default().marked = true;
+                    if let Some(change) = notes.of(*dest) {
+                        change.marked.push(*lsn);
                     }
                 }
                 self.changed.destinations.insert(*dest);
             }
-            LogRecord::Delivered { dest, ahead } => {
-                let mark = Lsn(lsn.0.saturating_add(u64::from(*ahead)));
-                if let Some(destination) = self.destinations.get_mut(dest)
-                    && mark > destination.mark
-                {
-                    destination.mark = mark;
-                    notes.marks.push((*dest, mark));
-                    self.changed.destinations.insert(*dest);
+            LogRecord::Failed { dest, counts } => {
+                let Some(destination) = self.destinations.get_mut(dest) else {
+                    return;
+                };
+                for (lsn, count) in counts {
+                    if !destination.owes(*lsn) {
+                        continue;
+                    }
+                    destination.known.entry(*lsn).or_default().failures = *count;
+                    if let Some(change) = notes.of(*dest) {
+                        change.failed.push((*lsn, *count));
+                    }
                 }
+                self.changed.destinations.insert(*dest);
             }
             LogRecord::Kv { space, key, value } => self.define(*space, key, value),
             // The epoch table is kept by the writer.
@@ -313,13 +425,7 @@ impl Index {
         let mut all: Vec<_> = self
             .destinations
             .iter()
-            .map(|(id, dest)| DestinationFacts {
-                id: *id,
-                definition: dest.definition.clone(),
-                depth: dest.live as u64,
-                mark: dest.mark,
-                tail: dest.tail,
-            })
+            .map(|(id, dest)| dest.facts(*id))
             .collect();
         all.sort_unstable_by_key(|facts| facts.id);
         all

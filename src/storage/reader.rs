@@ -10,7 +10,7 @@ use crate::proto::ids::{DestId, Lsn};
 use crate::proto::log::Batch;
 use crate::proto::record::{self, ChunkHeader};
 
-use super::api::{Entry, StoreEvent};
+use super::api::{Entry, Fetched, Seek, StoreEvent, Times};
 use super::backend::{Table, View, log_key};
 use super::error::StoreError;
 use super::index::Slot;
@@ -25,7 +25,8 @@ pub(crate) enum Question {
     /// See `LogStore::fetch`.
     Fetch {
         dest: DestId,
-        after: Lsn,
+        tag: u32,
+        seek: Seek,
         count: usize,
         bytes: usize,
     },
@@ -39,18 +40,21 @@ pub(crate) enum Question {
 
 /// Answers one question by an event.
 pub(crate) fn answer<V: View>(shared: &Arc<Shared<V>>, question: &Question) {
-    let answered = match *question {
+    let answered = match question {
         Question::Fetch {
             dest,
-            after,
+            tag,
+            seek,
             count,
             bytes,
-        } => fetch(shared, dest, after, count, bytes),
+        } => fetch(shared, *dest, seek, *count, *bytes)
+            .map(|found| StoreEvent::Fetched(Fetched { tag: *tag, ..found })),
         Question::Log {
             request,
             after,
             bytes,
         } => {
+            let (request, after, bytes) = (*request, *after, *bytes);
             let floor = shared.state().floor;
             let batches = if after < floor {
                 tracing::warn!(target: "twinmq::store", %after, %floor, "the log below the floor was asked for");
@@ -70,37 +74,91 @@ pub(crate) fn answer<V: View>(shared: &Arc<Shared<V>>, question: &Question) {
     }
 }
 
+/// What is asked for, message by message.
+struct Wanted<'a> {
+    seek: &'a Seek,
+    after: Lsn,
+}
+
+impl Wanted<'_> {
+    fn place(&self, times: Times) -> bool {
+        match self.seek {
+            Seek::All { .. } => true,
+            Seek::Lane { lane, .. } | Seek::Matching { lane, .. } => times.lane == *lane,
+            Seek::Due { .. } => times.due_ms.is_some(),
+            Seek::Expired { .. } => times.expiry_ms.is_some(),
+        }
+    }
+
+    fn message(&self, message: &[u8]) -> bool {
+        match self.seek {
+            Seek::Matching { filter, .. } => filter.takes(message),
+            _ => true,
+        }
+    }
+}
+
 fn fetch<V: View>(
     shared: &Shared<V>,
     dest: DestId,
-    after: Lsn,
+    seek: &Seek,
     count: usize,
     bytes: usize,
-) -> Result<StoreEvent, StoreError> {
-    let (slots, scanned, view) = {
-        let state = shared.state();
-        let mut slots: Vec<Slot> = Vec::new();
-        let (mut size, mut all) = (0, true);
-        let owed = state.index.destination(dest);
-        for slot in owed.iter().flat_map(|dest| dest.owed_after(after)) {
-            if slots.len() >= count || size >= bytes.min(ANSWER_BYTES) {
-                all = false;
-                break;
-            }
-            size += slot.len as usize;
-            slots.push(*slot);
-        }
-        let scanned = match slots.last() {
-            Some(last) if !all => last.lsn,
-            _ if !all => after,
-            _ => state.applied.position.lsn.max(after),
-        };
-        // The view under the lock: index and environment are of the same store.
-        (slots, scanned, shared.view())
+) -> Result<Fetched, StoreError> {
+    let after = match seek {
+        Seek::All { after }
+        | Seek::Lane { after, .. }
+        | Seek::Matching { after, .. }
+        | Seek::Expired { after, .. } => *after,
+        Seek::Due { .. } => Lsn::ZERO,
     };
-    let mut entries = Vec::with_capacity(slots.len());
+    let wanted = Wanted { seek, after };
+    let mut next_ms = None;
+    let (slots, end, view) = {
+        let state = shared.state();
+        let owed = state.index.destination(dest);
+        let mut slots: Vec<Slot> = owed
+            .iter()
+            .flat_map(|dest| dest.owed_after(wanted.after))
+            .filter(|slot| wanted.place(slot.times))
+            .copied()
+            .collect();
+        match seek {
+            Seek::Due { after, until_ms } => {
+                slots.sort_unstable_by_key(|slot| (slot.times.due_ms, slot.lsn));
+                slots.retain(|slot| (slot.times.due_ms.unwrap_or(0), slot.lsn) > *after);
+                let due = slots.partition_point(|slot| slot.times.due_ms <= Some(*until_ms));
+                next_ms = slots.get(due).and_then(|slot| slot.times.due_ms);
+                slots.truncate(due);
+            }
+            Seek::Expired { now_ms, .. } => {
+                let expired = |slot: &Slot| slot.times.expiry_ms <= Some(*now_ms);
+                next_ms = slots
+                    .iter()
+                    .filter(|slot| !expired(slot))
+                    .filter_map(|slot| slot.times.expiry_ms)
+                    .min();
+                slots.retain(expired);
+            }
+            Seek::All { .. } | Seek::Lane { .. } | Seek::Matching { .. } => {}
+        }
+        // The view under the lock: index and environment are of the same store.
+        (slots, state.applied.position.lsn.max(after), shared.view())
+    };
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut scanned = after;
+    let mut all = true;
+    let mut size = 0;
     let mut chunk: Option<(Lsn, Bytes)> = None;
     for slot in slots {
+        if entries.len() >= count || size >= bytes.min(ANSWER_BYTES) {
+            all = false;
+            if let Some(at) = slot.times.due_ms.or(slot.times.expiry_ms) {
+                next_ms = Some(at);
+            }
+            break;
+        }
+        scanned = slot.lsn;
         let loaded = match &chunk {
             Some((first, bytes)) if *first == slot.chunk => bytes.clone(),
             _ => match load(&view, slot.chunk)? {
@@ -118,21 +176,32 @@ fn fetch<V: View>(
             .checked_add(slot.len as usize)
             .and_then(|end| loaded.get(start..end))
             .ok_or_else(|| bad(&view, slot.chunk, &"is shorter than the index says"))?;
+        if !wanted.message(message) {
+            continue;
+        }
+        size += message.len();
         // A slice keeps its whole chunk in memory: worth it only for most of the chunk.
         let message = if message.len() * 2 > loaded.len() {
             loaded.slice_ref(message)
         } else {
             Bytes::copy_from_slice(message)
         };
-        entries.push(Entry {
-            lsn: slot.lsn,
-            message,
-        });
+        entries.push(Entry::new(slot.lsn, message));
     }
-    Ok(StoreEvent::Fetched {
+    {
+        let state = shared.state();
+        if let Some(dest) = state.index.destination(dest) {
+            for entry in &mut entries {
+                *entry = dest.entry(entry.lsn, entry.message.clone());
+            }
+        }
+    }
+    Ok(Fetched {
         dest,
+        tag: 0,
         entries,
-        scanned,
+        scanned: if all { end } else { scanned },
+        next_ms,
     })
 }
 

@@ -101,12 +101,13 @@ impl Reference {
                         }
                     }
                 }
-                Some(Draft::Delivered { dest, ahead }) => {
+                Some(Draft::Delivered { dest, ahead, .. }) => {
                     if let Some((_, mark)) = owed.get_mut(&dest.0) {
                         *mark = (*mark).max(lsn + u64::from(*ahead));
                     }
                 }
-                Some(Draft::Kv { .. }) | None => {}
+                Some(Draft::Kv { .. } | Draft::DeliveredEach { .. } | Draft::Failed { .. })
+                | None => {}
             }
         }
         owed
@@ -198,8 +199,8 @@ impl Run {
             .into_iter()
             .map(|facts| {
                 let owed: BTreeMap<u64, Bytes> = rig.owed(facts.id.0).into_iter().collect();
-                assert_eq!(facts.depth, owed.len() as u64);
-                (facts.id.0, (owed, facts.mark.0))
+                assert_eq!(facts.depth(), owed.len() as u64);
+                (facts.id.0, (owed, facts.mark(Lane::DEFAULT).0))
             })
             .collect();
         assert_eq!(found, expected);
@@ -238,6 +239,7 @@ impl Run {
             }
             Op::Delivered(dest) => self.submit(vec![Draft::Delivered {
                 dest: DestId(dest),
+                lane: Lane::DEFAULT,
                 ahead: 16,
             }]),
             Op::Other(key, on) => self.submit(vec![Draft::Kv {

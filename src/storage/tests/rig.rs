@@ -187,12 +187,11 @@ impl Rig {
         let mut after = Lsn::ZERO;
         loop {
             // Small answers, so that their seams are tested too.
-            self.store.fetch(DestId(dest), after, 7, 3000);
+            self.store
+                .fetch(DestId(dest), 0, Seek::All { after }, 7, 3000);
             self.pump();
             let (entries, scanned) = self.probe.wait(|event| match event {
-                StoreEvent::Fetched {
-                    entries, scanned, ..
-                } => Some((entries.clone(), *scanned)),
+                StoreEvent::Fetched(found) => Some((found.entries.clone(), found.scanned)),
                 _ => None,
             });
             assert!(entries.last().is_none_or(|last| last.lsn <= scanned));
