@@ -81,19 +81,53 @@ impl Ledger {
         true
     }
 
-    /// One pair of a chunk is done with.
+    /// The chunk that an LSN lies in.
+    #[must_use]
+    pub fn chunk_of(&self, lsn: Lsn) -> Option<ChunkFacts> {
+        let (first, kept) = self.chunks.range(..=lsn).next_back()?;
+        (lsn <= kept.last).then_some(ChunkFacts {
+            first: *first,
+            last: kept.last,
+            bytes: kept.bytes,
+        })
+    }
+
+    /// A pair more is owed of each of these, which are in order. False when one is in no chunk.
+    pub fn owe_each(&mut self, lsns: impl Iterator<Item = Lsn>) -> bool {
+        let mut lsns = lsns.peekable();
+        while let Some(lsn) = lsns.next() {
+            let Some((&first, kept)) = self.chunks.range_mut(..=lsn).next_back() else {
+                return false;
+            };
+            if lsn > kept.last {
+                return false;
+            }
+            if kept.live == 0 {
+                self.dead.remove(&first);
+            }
+            kept.live += 1;
+            while lsns.next_if(|lsn| *lsn <= kept.last).is_some() {
+                kept.live += 1;
+            }
+        }
+        true
+    }
+
+    /// One pair of a message is done with.
     ///
     /// # Panics
     /// When none was owed: the index and the ledger would contradict each other.
-    pub fn settle(&mut self, chunk: Lsn) {
-        let kept = self
+    pub fn settle(&mut self, lsn: Lsn) {
+        let (first, kept) = self
             .chunks
-            .get_mut(&chunk)
+            .range_mut(..=lsn)
+            .next_back()
             .expect("a chunk stays while a message in it is owed");
-        assert!(kept.live > 0, "a pair is settled once");
+        assert!(kept.live > 0 && lsn <= kept.last, "a pair is settled once");
         kept.live -= 1;
         if kept.live == 0 {
-            self.dead.insert(chunk);
+            let first = *first;
+            self.dead.insert(first);
         }
     }
 

@@ -5,6 +5,7 @@ mod door;
 mod faults;
 mod pair;
 mod properties;
+mod reference;
 mod resync;
 mod rig;
 
