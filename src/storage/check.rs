@@ -151,6 +151,7 @@ impl CheckReport {
 /// What the records say, kept for comparison with the index.
 #[derive(Default)]
 struct Walked {
+    chunks: BTreeSet<Lsn>,
     puts: BTreeMap<Lsn, Put>,
     /// Acknowledged pairs above the floor.
     acked: BTreeSet<(DestId, Lsn)>,
@@ -179,6 +180,7 @@ fn walk<V: View>(view: &V, meta: &Meta, report: &mut CheckReport) -> Result<Walk
                 return Ok(ControlFlow::Continue(()));
             }
         };
+        walked.chunks.insert(lsn);
         let header = chunk.header;
         if header.first != lsn {
             report.find(
@@ -333,6 +335,16 @@ fn recount(index: &Index, walked: &Walked, report: &mut CheckReport) {
                 );
                 report.find("log", lsn, what);
             }
+        }
+    }
+    // The ledger may still have chunks that were deleted since the checkpoint.
+    for chunk in &walked.chunks {
+        if index
+            .ledger
+            .chunk_of(*chunk)
+            .is_none_or(|facts| facts.first != *chunk)
+        {
+            report.find("log", chunk, "is not in the ledger");
         }
     }
     for (chunk, count) in index.ledger.iter() {

@@ -4,6 +4,7 @@
 //!
 //! | key | value, after its checksum |
 //! |---|---|
+//! | `c`, page | chunks that begin in these 4,096 LSNs: distance, records, bytes |
 //! | `d`, destination, 0, 0 | tail, depth, lanes with their marks, definition |
 //! | `d`, destination, 1 + lane, run | the run; in the delayed lane, when each message is due |
 //! | `d`, destination, 32, run | LSN, whether marked, failures |
@@ -18,9 +19,12 @@ use super::api::Lane;
 use super::backend::{Table, View, Write};
 use super::error::StoreError;
 use super::index::{Changed, Index};
+use super::ledger::ChunkFacts;
 use super::owed::{Destination, Known};
 use super::runs::{Run, run_of};
 
+/// Below the others: what is owed lies in chunks that are known then.
+const CHUNKS: u8 = b'c';
 const DESTINATION: u8 = b'd';
 const DEFINITION: u8 = b'k';
 /// Sections of a destination's pages: its head, its lanes from 1 on, what is known of messages.
@@ -38,6 +42,9 @@ pub fn changes(index: &mut Index) -> Vec<Write> {
         known,
     } = index.take_changed();
     let mut writes = Vec::new();
+    for page in index.ledger.take_changed() {
+        writes.push(chunks_page(page, index.ledger.page(page)));
+    }
     // First: a run may have come again.
     for (id, lane, run) in gone {
         let key = page_key(id, LANES + lane.0, run);
@@ -75,6 +82,32 @@ pub fn changes(index: &mut Index) -> Vec<Write> {
     writes
 }
 
+/// Whether a key is of a page that tells which chunks there are: another copy has others.
+#[must_use]
+pub fn is_of_chunks(key: &[u8]) -> bool {
+    key.first() == Some(&CHUNKS)
+}
+
+/// The page of these chunks, which are in order.
+pub fn chunks_page(page: u64, chunks: impl Iterator<Item = ChunkFacts>) -> Write {
+    let mut key = vec![CHUNKS];
+    key.extend_from_slice(&page.to_be_bytes());
+    let mut body = Vec::new();
+    let mut before = Lsn::ZERO;
+    for chunk in chunks {
+        put_varint(&mut body, chunk.first.0 - before.0);
+        put_varint(&mut body, chunk.last.0 - chunk.first.0);
+        put_varint(&mut body, chunk.bytes);
+        before = chunk.first;
+    }
+    if body.is_empty() {
+        return Write::Delete(Table::Checkpoint, key);
+    }
+    let mut value = crc32c::crc32c(&body).to_le_bytes().to_vec();
+    value.extend(body);
+    Write::Put(Table::Checkpoint, key, Bytes::from(value))
+}
+
 fn put_runs(writes: &mut Vec<Write>, id: DestId, destination: &mut Destination) {
     let mut delayed = Vec::new();
     for lane in destination.lanes_mut() {
@@ -96,12 +129,17 @@ fn put_runs(writes: &mut Vec<Write>, id: DestId, destination: &mut Destination) 
     }
 }
 
-/// Reads the whole table into an index whose ledger knows the chunks already.
+/// Reads the whole table into an empty index. `upto` is the end of the log that it shows.
 ///
 /// # Errors
 /// When it cannot be read or is not what was written.
-pub fn load<V: View>(view: &V, index: &mut Index) -> Result<(), StoreError> {
-    let mut loading = Loading { index, open: None };
+pub fn load<V: View>(view: &V, index: &mut Index, upto: Lsn) -> Result<(), StoreError> {
+    let mut loading = Loading {
+        index,
+        open: None,
+        chunks: Lsn::ZERO,
+        upto,
+    };
     let mut outcome = Ok(());
     view.scan(
         Table::Checkpoint,
@@ -142,6 +180,9 @@ enum PageError {
 struct Loading<'a> {
     index: &'a mut Index,
     open: Option<Open>,
+    /// The last LSN of the last chunk.
+    chunks: Lsn,
+    upto: Lsn,
 }
 
 /// A destination whose pages are being read.
@@ -167,8 +208,29 @@ impl Loading<'_> {
                     .restore_definition(*space, Bytes::copy_from_slice(name), value);
                 Ok(())
             }
+            [CHUNKS, ..] => self.chunks_page(checked(value)?),
             _ => Err(PageError::Key),
         }
+    }
+
+    fn chunks_page(&mut self, body: &[u8]) -> Result<(), PageError> {
+        let mut from = Reader { bytes: body, at: 0 };
+        let mut before = Lsn::ZERO;
+        while from.at < body.len() {
+            let first = from.lsn_after(before)?;
+            let chunk = ChunkFacts {
+                first,
+                last: from.lsn_after(first)?,
+                bytes: from.varint()?,
+            };
+            if first <= self.chunks || chunk.last > self.upto {
+                return Err(PageError::Order);
+            }
+            self.index.begin_chunk(chunk);
+            self.chunks = chunk.last;
+            before = first;
+        }
+        Ok(())
     }
 
     fn destination_page(
@@ -260,6 +322,10 @@ pub fn name_key(key: &[u8]) -> String {
                 KNOWN => format!("destination {id} notes {number}"),
                 section => format!("destination {id} lane {} run {number}", section - LANES),
             }
+        }
+        [CHUNKS, page @ ..] => {
+            let page = page.first_chunk().map_or(0, |at| u64::from_be_bytes(*at));
+            format!("chunks {page}")
         }
         [DEFINITION, space, name @ ..] => {
             format!("definition {space}/{}", String::from_utf8_lossy(name))

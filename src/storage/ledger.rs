@@ -37,6 +37,17 @@ pub struct Ledger {
     young: u64,
     retain: u64,
     bytes: u64,
+    /// Pages of the checkpoint that show other chunks than there are.
+    changed: BTreeSet<u64>,
+}
+
+/// First LSNs of the chunks that are in one page of the checkpoint: a power of two.
+const PAGE_LSNS_BITS: u32 = 12;
+
+/// The page of the checkpoint that a chunk is in, by its first LSN.
+#[must_use]
+pub fn page_of(first: Lsn) -> u64 {
+    first.0 >> PAGE_LSNS_BITS
 }
 
 impl Ledger {
@@ -56,6 +67,7 @@ impl Ledger {
             bytes: chunk.bytes,
             live: 0,
         };
+        self.changed.insert(page_of(chunk.first));
         self.chunks.insert(chunk.first, kept);
         self.dead.insert(chunk.first);
         self.bytes += chunk.bytes;
@@ -136,6 +148,24 @@ impl Ledger {
         self.free.append(&mut self.dead);
     }
 
+    /// Pages of the checkpoint that have to be written again since this was asked last.
+    pub fn take_changed(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The chunks of one page, in order.
+    pub fn page(&self, page: u64) -> impl Iterator<Item = ChunkFacts> + '_ {
+        let first = Lsn(page << PAGE_LSNS_BITS);
+        let last = Lsn(first.0 | ((1 << PAGE_LSNS_BITS) - 1));
+        self.chunks
+            .range(first..=last)
+            .map(|(&first, kept)| ChunkFacts {
+                first,
+                last: kept.last,
+                bytes: kept.bytes,
+            })
+    }
+
     /// Takes out up to `count` chunks, oldest first, that owed nothing at the last checkpoint and are
     /// not in the retained log. Gives their first and last LSNs.
     pub fn collect(&mut self, count: usize) -> Vec<(Lsn, Lsn)> {
@@ -150,6 +180,7 @@ impl Ledger {
             self.free.remove(&first);
             if let Some(kept) = self.chunks.remove(&first) {
                 self.bytes -= kept.bytes;
+                self.changed.insert(page_of(first));
                 gone.push((first, kept.last));
             }
         }
