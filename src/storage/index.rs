@@ -320,6 +320,13 @@ impl Index {
         self.messages
     }
 
+    /// Bytes of memory for what is owed and for the chunks that it lies in, about.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let owed: usize = self.destinations.values().map(Destination::memory).sum();
+        owed + self.ledger.memory()
+    }
+
     /// Destinations defined.
     #[must_use]
     pub fn len(&self) -> usize {

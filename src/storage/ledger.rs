@@ -187,6 +187,12 @@ impl Ledger {
         gone
     }
 
+    /// Bytes of memory, about.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.chunks.len() * (size_of::<Lsn>() + size_of::<Kept>()) * 3 / 2
+    }
+
     /// Bytes of all chunks.
     #[must_use]
     pub fn bytes(&self) -> u64 {

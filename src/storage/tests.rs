@@ -1,5 +1,6 @@
 //! The store as a whole, on both media.
 
+mod deep;
 mod directory;
 mod door;
 mod faults;

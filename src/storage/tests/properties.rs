@@ -28,6 +28,8 @@ enum Op {
     },
     Delivered(u32, u8),
     Other(u8, bool),
+    /// Records of nobody, so that what follows is in another run.
+    Skip(usize),
     Pump(usize),
     Flush,
     /// And what was not flushed is lost.
@@ -92,6 +94,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(dest, picks, what)| Op::Pick { dest, picks, what }),
         2 => (dest(), 0u8..11).prop_map(|(dest, lane)| Op::Delivered(dest, lane)),
         1 => (0u8..4, any::<bool>()).prop_map(|(key, on)| Op::Other(key, on)),
+        1 => (500usize..4500).prop_map(Op::Skip),
         6 => (1usize..4).prop_map(Op::Pump),
         3 => Just(Op::Flush),
         1 => any::<bool>().prop_map(Op::Kill),
@@ -239,6 +242,7 @@ impl Run {
                 key: Bytes::from(vec![key]),
                 value: Bytes::from(vec![1; usize::from(on)]),
             }]),
+            Op::Skip(count) => self.submit(vec![ack(99, &[]); count]),
             Op::Pump(steps) => {
                 for _ in 0..steps {
                     self.rig().pump_one();
