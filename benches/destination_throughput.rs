@@ -16,8 +16,8 @@ use twinmq::machines::destination::DestinationInput;
 use twinmq::proto::destination::{DestinationKind, DestinationName};
 use twinmq::proto::ids::{DestId, Lsn, Position, StoreId};
 use twinmq::storage::api::{
-    Batch, Committed, DestinationFacts, Draft, Entry, GatePolicy, Job, LogFacts, LogStore,
-    SharedStore, StoreFacts, Ticket, Unit,
+    Batch, Change, Committed, DestinationFacts, Draft, Entry, GatePolicy, Job, LogFacts, LogStore,
+    Seek, SharedStore, StoreFacts, Ticket, Unit,
 };
 use twinmq::time::SystemClock;
 
@@ -41,22 +41,40 @@ impl NullStore {
                 let lsn = state.0;
                 match record {
                     Draft::Put { targets, message } => {
-                        let entry = Entry { lsn, message };
-                        match committed.ready.last_mut() {
-                            Some((id, entries)) if *id == targets[0] => entries.push(entry),
-                            _ => committed.ready.push((targets[0], vec![entry])),
-                        }
+                        let change = change_of(&mut committed, targets[0]);
+                        change.entries.push(Entry::new(lsn, message));
                     }
-                    Draft::Delivered { dest, ahead } => {
-                        committed.marks.push((dest, Lsn(lsn.0 + u64::from(ahead))));
+                    Draft::Delivered { dest, lane, ahead } => {
+                        let mark = Lsn(lsn.0 + u64::from(ahead));
+                        change_of(&mut committed, dest).marks.push((lane, mark));
                     }
-                    Draft::Ack { .. } | Draft::Kv { .. } => {}
+                    Draft::Ack { dest, lsns } => {
+                        let settled = u32::try_from(lsns.len()).unwrap_or(u32::MAX);
+                        change_of(&mut committed, dest).settled += settled;
+                    }
+                    Draft::DeliveredEach { .. } | Draft::Failed { .. } | Draft::Kv { .. } => {}
                 }
             }
         }
         committed.upto = state.0;
         committed
     }
+}
+
+/// The change of a destination; a queue's records come in rows.
+fn change_of(committed: &mut Committed, dest: DestId) -> &mut Change {
+    let changes = &mut committed.changes;
+    let at = match changes.last() {
+        Some((last, _)) if *last == dest => changes.len() - 1,
+        _ => match changes.iter().position(|(id, _)| *id == dest) {
+            Some(at) => at,
+            None => {
+                changes.push((dest, Change::default()));
+                changes.len() - 1
+            }
+        },
+    };
+    &mut changes[at].1
 }
 
 impl LogStore for NullStore {
@@ -75,8 +93,10 @@ impl LogStore for NullStore {
 
     fn peer_holds(&self, _: Lsn) {}
 
-    fn fetch(&self, dest: DestId, after: Lsn, _: usize, _: usize) {
-        panic!("queue {dest:?} has a backlog after {after}: the benchmark's windows are too small");
+    fn fetch(&self, dest: DestId, _: u32, seek: Seek, _: usize, _: usize) {
+        panic!(
+            "queue {dest:?} has a backlog after {seek:?}: the benchmark's windows are too small"
+        );
     }
 
     fn read_log(&self, _: u64, _: Lsn, _: usize) {}

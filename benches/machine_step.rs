@@ -72,10 +72,7 @@ impl Queue {
         let first = self.lsn + 1;
         self.lsn += count;
         let entries = (first..=self.lsn)
-            .map(|lsn| Entry {
-                lsn: Lsn(lsn),
-                message: self.body.clone(),
-            })
+            .map(|lsn| Entry::new(Lsn(lsn), self.body.clone()))
             .collect();
         self.step(DestinationInput::Committed {
             entries,

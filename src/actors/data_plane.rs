@@ -22,8 +22,8 @@ use crate::actors::inbox::Order;
 use crate::actors::lease::ServingLease;
 use crate::actors::session::{SessionConfig, SessionContext};
 use crate::io::client_tcp::{BoundPort, PortError};
-use crate::proto::ids::{DestId, Epoch, Lsn};
-use crate::storage::api::{Committed, Entry, SharedStore};
+use crate::proto::ids::Epoch;
+use crate::storage::api::{Committed, Fetched, SharedStore};
 use crate::time::{Clock, Moment};
 
 /// How often the store is asked whether it refuses sends.
@@ -63,7 +63,7 @@ enum DataCommand {
     Describe(Done<DataPlaneDescription>),
     Configure(Box<DataPlaneConfig>, Done<()>),
     Committed(Committed),
-    Fetched(DestId, Vec<Entry>, Lsn),
+    Fetched(Fetched),
 }
 
 /// The way to the data thread, for any thread. The plane ends when the last handle is dropped.
@@ -106,8 +106,8 @@ impl DataHandle {
     }
 
     /// From the store's sink.
-    pub fn fetched(&self, dest: DestId, entries: Vec<Entry>, scanned: Lsn) {
-        self.send(DataCommand::Fetched(dest, entries, scanned));
+    pub fn fetched(&self, fetched: Fetched) {
+        self.send(DataCommand::Fetched(fetched));
     }
 
     fn send(&self, command: DataCommand) {
@@ -212,9 +212,7 @@ impl Running {
     async fn carry_out(&mut self, command: DataCommand) {
         match command {
             DataCommand::Committed(committed) => self.directory().committed(committed),
-            DataCommand::Fetched(dest, entries, scanned) => {
-                self.directory().fetched(dest, entries, scanned);
-            }
+            DataCommand::Fetched(fetched) => self.directory().fetched(fetched),
             DataCommand::Serve(epoch, done) => {
                 tracing::debug!(target: "twinmq::data", %epoch, "serving begins");
                 self.finish_drain();

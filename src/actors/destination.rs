@@ -17,7 +17,7 @@ use crate::machines::destination::{
     DestinationMachine,
 };
 use crate::proto::ids::DestId;
-use crate::storage::api::SharedStore;
+use crate::storage::api::{Seek, SharedStore};
 use crate::time::{Clock, Moment};
 
 /// What a destination lets others see of itself after each step.
@@ -120,7 +120,10 @@ impl Shelled for Destination {
                 after,
                 count,
                 bytes,
-            } => self.ports.store.fetch(self.id, after, count, bytes),
+            } => {
+                let seek = Seek::All { after };
+                self.ports.store.fetch(self.id, 0, seek, count, bytes);
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use crate::machines::destination::{
 };
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Committed, Entry, SharedStore};
+use crate::storage::api::{Change, Committed, Entry, Fetched, Lane, SharedStore};
 use crate::time::Clock;
 
 /// The kind byte of a queue's definition.
@@ -161,9 +161,9 @@ impl Directory {
             };
             let state = Presence::Asleep(Activation {
                 definition: None,
-                depth: facts.depth,
+                depth: facts.depth(),
                 tail: facts.tail,
-                mark: facts.mark,
+                mark: facts.mark(Lane::DEFAULT),
                 horizon,
             });
             term.by_name.insert(name.clone(), facts.id);
@@ -313,7 +313,7 @@ impl Directory {
     /// What the store has committed: one post for each destination and session that it concerns.
     pub fn committed(&self, committed: Committed) {
         self.upto.set(self.upto.get().max(committed.upto));
-        self.route_ready(committed.ready, committed.marks);
+        self.route_changes(committed.changes);
         let mut whose = None;
         let mut requests: Vec<RequestNumber> = Vec::new();
         for (session, request) in committed.tickets.into_iter().filter_map(request_of) {
@@ -330,23 +330,27 @@ impl Directory {
         }
     }
 
-    fn route_ready(&self, ready: Vec<(DestId, Vec<Entry>)>, mut marks: Vec<(DestId, Lsn)>) {
+    fn route_changes(&self, changes: Vec<(DestId, Change)>) {
         let mut term = self.term.borrow_mut();
         let Some(term) = term.as_mut() else {
             return;
         };
-        for (id, entries) in ready {
-            let at = marks.iter().position(|(other, _)| *other == id);
-            let mark = at.map(|at| marks.swap_remove(at).1);
-            term.route(id, entries, mark);
-        }
-        for (id, mark) in marks {
-            term.route(id, Vec::new(), Some(mark));
+        for (id, change) in changes {
+            let mark = change.marks.last().map(|(_, mark)| *mark);
+            if mark.is_some() || !change.entries.is_empty() {
+                term.route(id, change.entries, mark);
+            }
         }
     }
 
     /// The store's answer to a fetch.
-    pub fn fetched(&self, id: DestId, entries: Vec<Entry>, scanned: Lsn) {
+    pub fn fetched(&self, fetched: Fetched) {
+        let Fetched {
+            dest: id,
+            entries,
+            scanned,
+            ..
+        } = fetched;
         let mut stale = self.stale_fetches.borrow_mut();
         if let Some(count) = stale.get_mut(&id) {
             *count = count.saturating_sub(1);

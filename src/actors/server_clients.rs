@@ -10,8 +10,8 @@ use crate::actors::post::{Port, post};
 use crate::actors::server::{End, tell};
 use crate::actors::store_sink::CommittedSink;
 use crate::machines::ha::ExitCause;
-use crate::proto::ids::{DestId, Epoch, Lsn};
-use crate::storage::api::{Committed, Entry};
+use crate::proto::ids::Epoch;
+use crate::storage::api::{Committed, Fetched};
 
 /// The store's events for the client side.
 pub(super) struct Clients {
@@ -23,8 +23,8 @@ impl CommittedSink for Clients {
         self.data.committed(committed);
     }
 
-    fn fetched(&self, dest: DestId, entries: Vec<Entry>, scanned: Lsn) {
-        self.data.fetched(dest, entries, scanned);
+    fn fetched(&self, fetched: Fetched) {
+        self.data.fetched(fetched);
     }
 }
 

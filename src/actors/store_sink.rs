@@ -6,8 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::actors::post::{Port, post};
 use crate::actors::replicator::ReplicatorCommand;
-use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Committed, Entry, StoreEvent, StoreSink};
+use crate::storage::api::{Committed, Fetched, StoreEvent, StoreSink};
 use crate::storage::error::StoreError;
 
 /// The client side, as the store's events see it.
@@ -15,7 +14,7 @@ pub trait CommittedSink: Send + Sync {
     /// More became committed.
     fn committed(&self, committed: Committed);
     /// Answer to a fetch.
-    fn fetched(&self, dest: DestId, entries: Vec<Entry>, scanned: Lsn);
+    fn fetched(&self, fetched: Fetched);
 }
 
 /// Takes the error that ends the process.
@@ -74,13 +73,7 @@ impl StoreSink for ServerSink {
                     self.replicate(ReplicatorCommand::Committed(upto));
                 }
             }
-            StoreEvent::Fetched {
-                dest,
-                entries,
-                scanned,
-            } => {
-                self.clients.fetched(dest, entries, scanned);
-            }
+            StoreEvent::Fetched(fetched) => self.clients.fetched(fetched),
             StoreEvent::Cut(_) | StoreEvent::Durable(_) => {
                 if self.listens.load(Ordering::Acquire) {
                     self.replicate(ReplicatorCommand::Store(event));

@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use crate::proto::ids::{DestId, Lsn, Position, StoreId};
 use crate::storage::api::{
-    Batch, Committed, DestinationFacts, Draft, Entry, GatePolicy, Job, LogFacts, LogStore,
-    SPACE_DESTINATION, StoreEvent, StoreFacts, StoreSink, Ticket, Unit,
+    Batch, Change, Committed, DestinationFacts, Draft, Entry, Fetched, GatePolicy, Job, Lane,
+    LaneFacts, LogFacts, LogStore, SPACE_DESTINATION, Seek, StoreEvent, StoreFacts, StoreSink,
+    Ticket, Times, Unit,
 };
 use crate::time::{Clock, Moment};
 
@@ -57,7 +58,9 @@ struct State {
     refuses: bool,
     definitions: BTreeMap<DestId, Bytes>,
     owed: BTreeMap<DestId, BTreeMap<Lsn, Bytes>>,
-    marks: BTreeMap<DestId, Lsn>,
+    marks: BTreeMap<DestId, BTreeMap<Lane, Lsn>>,
+    /// Delivered one by one, and failures.
+    known: BTreeMap<(DestId, Lsn), (bool, u32)>,
     submits: usize,
 }
 
@@ -96,29 +99,24 @@ impl FakeStore {
         let mut state = self.state.lock().unwrap();
         let units = std::mem::take(&mut state.queue);
         let mut committed = Committed::default();
-        let mut ready: BTreeMap<DestId, Vec<Entry>> = BTreeMap::new();
+        let mut changes: BTreeMap<DestId, Change> = BTreeMap::new();
         for unit in units {
             for record in unit.records {
-                state.apply(record, &mut ready, &mut committed.marks);
+                state.apply(record, &mut changes);
             }
             if unit.ticket != Ticket::default() {
                 committed.tickets.push(unit.ticket);
             }
         }
         committed.upto = state.log_end;
-        committed.ready = ready.into_iter().collect();
+        committed.changes = changes.into_iter().collect();
         drop(state);
         self.sink.event(StoreEvent::Committed(committed));
     }
 }
 
 impl State {
-    fn apply(
-        &mut self,
-        record: Draft,
-        ready: &mut BTreeMap<DestId, Vec<Entry>>,
-        marks: &mut Vec<(DestId, Lsn)>,
-    ) {
+    fn apply(&mut self, record: Draft, changes: &mut BTreeMap<DestId, Change>) {
         self.log_end = self.log_end.next();
         let lsn = self.log_end;
         match record {
@@ -129,8 +127,8 @@ impl State {
                         .entry(id)
                         .or_default()
                         .insert(lsn, message.clone());
-                    let message = message.clone();
-                    ready.entry(id).or_default().push(Entry { lsn, message });
+                    let entry = Entry::new(lsn, message.clone());
+                    changes.entry(id).or_default().entries.push(entry);
                 }
             }
             Draft::Ack { dest, lsns } => {
@@ -138,12 +136,24 @@ impl State {
                 lsns.iter().for_each(|lsn| {
                     assert!(owed.remove(lsn).is_some(), "an ack of what is not owed");
                 });
+                changes.entry(dest).or_default().settled += u32::try_from(lsns.len()).unwrap();
             }
-            Draft::Delivered { dest, ahead } => {
+            Draft::Delivered { dest, lane, ahead } => {
                 let mark = Lsn(lsn.0 + u64::from(ahead));
-                self.marks.insert(dest, mark);
-                marks.retain(|(other, _)| *other != dest);
-                marks.push((dest, mark));
+                self.marks.entry(dest).or_default().insert(lane, mark);
+                changes.entry(dest).or_default().marks.push((lane, mark));
+            }
+            Draft::DeliveredEach { dest, lsns } => {
+                for lsn in lsns {
+                    self.known.entry((dest, lsn)).or_default().0 = true;
+                    changes.entry(dest).or_default().marked.push(lsn);
+                }
+            }
+            Draft::Failed { dest, counts } => {
+                for (lsn, count) in counts {
+                    self.known.entry((dest, lsn)).or_default().1 = count;
+                    changes.entry(dest).or_default().failed.push((lsn, count));
+                }
             }
             Draft::Kv { space, key, value } => {
                 assert_eq!(space, SPACE_DESTINATION);
@@ -171,33 +181,81 @@ impl LogStore for FakeStore {
         }
     }
 
-    fn fetch(&self, dest: DestId, after: Lsn, count: usize, bytes: usize) {
+    fn fetch(&self, dest: DestId, tag: u32, seek: Seek, count: usize, bytes: usize) {
         let state = self.state.lock().unwrap();
-        let mut entries = Vec::new();
-        let mut scanned = state.log_end;
-        let mut sum = 0;
-        for (lsn, message) in state
+        let mut wanted: Vec<(Lsn, Bytes)> = state
             .owed
             .get(&dest)
             .iter()
-            .flat_map(|owed| owed.range(after.next()..))
-        {
+            .flat_map(|owed| owed.iter())
+            .map(|(lsn, message)| (*lsn, message.clone()))
+            .collect();
+        let times = |message: &Bytes| Times::of(message);
+        let (mut after, mut next_ms) = (Lsn::ZERO, None);
+        match &seek {
+            Seek::All { after: from } => after = *from,
+            Seek::Lane { lane, after: from } => {
+                after = *from;
+                wanted.retain(|(_, message)| times(message).lane == *lane);
+            }
+            Seek::Matching {
+                lane,
+                after: from,
+                filter,
+            } => {
+                after = *from;
+                wanted.retain(|(_, message)| times(message).lane == *lane && filter.takes(message));
+            }
+            Seek::Due {
+                after: from,
+                until_ms,
+            } => {
+                let due = |message: &Bytes| times(message).due_ms;
+                wanted.retain(|(lsn, message)| due(message).is_some_and(|at| (at, *lsn) > *from));
+                wanted.sort_by_key(|(lsn, message)| (due(message), *lsn));
+                let end = wanted.partition_point(|(_, message)| due(message) <= Some(*until_ms));
+                next_ms = wanted.get(end).and_then(|(_, message)| due(message));
+                wanted.truncate(end);
+            }
+            Seek::Expired {
+                now_ms,
+                after: from,
+            } => {
+                after = *from;
+                wanted.retain(|(_, message)| times(message).expiry_ms.is_some());
+                let later = wanted
+                    .iter()
+                    .filter_map(|(_, message)| times(message).expiry_ms);
+                next_ms = later.filter(|at| at > now_ms).min();
+                wanted.retain(|(_, message)| times(message).expiry_ms <= Some(*now_ms));
+            }
+        }
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut scanned = state.log_end;
+        let mut sum = 0;
+        for (lsn, message) in wanted.into_iter().filter(|(lsn, _)| *lsn > after) {
             if entries.len() == count || sum > bytes {
                 scanned = entries.last().map_or(after, |entry: &Entry| entry.lsn);
+                next_ms = next_ms.map(|_| 0);
                 break;
             }
             sum += message.len();
+            let (marked, failures) = state.known.get(&(dest, lsn)).copied().unwrap_or_default();
             entries.push(Entry {
-                lsn: *lsn,
-                message: message.clone(),
+                lsn,
+                message,
+                marked,
+                failures,
             });
         }
         drop(state);
-        self.sink.event(StoreEvent::Fetched {
+        self.sink.event(StoreEvent::Fetched(Fetched {
             dest,
+            tag,
             entries,
             scanned,
-        });
+            next_ms,
+        }));
     }
 
     fn log_bytes(&self, _: Lsn) -> u64 {
@@ -229,15 +287,35 @@ impl LogStore for FakeStore {
         let definitions = state.definitions.iter();
         definitions
             .map(|(id, definition)| {
-                let owed = state.owed.get(id);
+                let owed: Vec<(Lsn, Times)> = state
+                    .owed
+                    .get(id)
+                    .iter()
+                    .flat_map(|owed| owed.iter())
+                    .map(|(lsn, message)| (*lsn, Times::of(message)))
+                    .collect();
+                let lanes = (0..=Lane::DELAYED.0).map(Lane).map(|lane| {
+                    let of = owed.iter().filter(|(_, times)| times.lane == lane);
+                    let marks = state.marks.get(id);
+                    LaneFacts {
+                        lane,
+                        depth: u64::try_from(of.clone().count()).unwrap(),
+                        tail: of.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn),
+                        mark: marks
+                            .and_then(|marks| marks.get(&lane))
+                            .copied()
+                            .unwrap_or_default(),
+                    }
+                });
                 DestinationFacts {
                     id: *id,
                     definition: definition.clone(),
-                    depth: owed.map_or(0, |owed| u64::try_from(owed.len()).unwrap()),
-                    mark: state.marks.get(id).copied().unwrap_or_default(),
-                    tail: owed
-                        .and_then(|owed| owed.keys().next_back().copied())
-                        .unwrap_or_default(),
+                    lanes: lanes
+                        .filter(|lane| lane.depth > 0 || lane.mark > Lsn::ZERO)
+                        .collect(),
+                    tail: owed.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn),
+                    next_due_ms: owed.iter().filter_map(|(_, times)| times.due_ms).min(),
+                    next_expiry_ms: owed.iter().filter_map(|(_, times)| times.expiry_ms).min(),
                 }
             })
             .collect()

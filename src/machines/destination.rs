@@ -23,7 +23,7 @@ use crate::machines::delivery::{
     ConsumerKey, Delivery, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
 };
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Draft, Entry, SPACE_DESTINATION, Ticket, Unit};
+use crate::storage::api::{Draft, Entry, Lane, SPACE_DESTINATION, Ticket, Unit};
 
 mod backlog;
 mod consumers;
@@ -481,6 +481,7 @@ impl DestinationMachine {
         let low = self.mark.0 < position.0.saturating_add(ahead / 2);
         let record = Draft::Delivered {
             dest: self.id,
+            lane: Lane::DEFAULT,
             ahead: u32::try_from(ahead).unwrap_or(u32::MAX),
         };
         if !(blocked || low) {

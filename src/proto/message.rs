@@ -322,6 +322,24 @@ impl<'a> Message<'a> {
     }
 }
 
+/// Priority, expiry and due time from the first bytes; none when the bytes are no message. Nothing
+/// else is looked at.
+pub(crate) fn peek(bytes: &[u8]) -> Option<(u8, Option<u64>, Option<u64>)> {
+    let ([format, flags, priority], mut rest) = bytes.split_first_chunk()?;
+    if *format != FORMAT || *priority > 9 {
+        return None;
+    }
+    let mut number = |flag: u8| {
+        if flags & flag == 0 {
+            return Some(None);
+        }
+        let (value, after) = rest.split_first_chunk()?;
+        rest = after;
+        Some(Some(u64::from_be_bytes(*value)))
+    };
+    Some((*priority, number(EXPIRY)?, number(DUE)?))
+}
+
 fn read_envelope(bytes: &[u8]) -> Result<(Envelope<'_>, &[u8]), MessageError> {
     const PART: &str = "envelope";
     let Some(([format, flags, priority], mut rest)) = bytes.split_first_chunk() else {

@@ -8,6 +8,7 @@ pub mod destination;
 pub(crate) mod fields;
 pub mod history;
 pub mod ids;
+pub mod lane;
 pub mod log;
 pub mod message;
 pub mod peer;

@@ -12,14 +12,17 @@
 //! | CRC of the chunk before, own CRC | 4, 4 | | | |
 
 mod encode;
+mod find;
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::Bytes;
 
 use crate::proto::ids::{DestId, Epoch, Lsn};
+use crate::proto::lane::Lane;
 
 pub(crate) use encode::put_varint;
 pub use encode::{BatchWriter, Placed};
+pub use find::Messages;
 
 /// Bytes of a chunk's header.
 pub const CHUNK_HEADER: usize = 52;
@@ -30,7 +33,7 @@ pub const CHUNK_BYTES: usize = 65_536 - 16;
 pub const KEY_BYTES_MAX: usize = 400;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TMQc");
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CRC_AT: usize = CHUNK_HEADER - 4;
 
 const PUT: u8 = 1;
@@ -42,6 +45,8 @@ const EPOCH: u8 = 5;
 pub const KIND_PART: u8 = 6;
 /// Reserved: a part of a transaction over 8 MiB.
 pub const KIND_TX: u8 = 7;
+const DELIVERED_EACH: u8 = 8;
+const FAILED: u8 = 9;
 
 /// Bytes that are not a chunk or a record of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +60,7 @@ pub enum DecodeError {
     /// Not a chunk.
     #[error("not a chunk of a log")]
     Magic,
-    /// Written by a newer server.
+    /// Written by another release.
     #[error("format version {0} is unknown to this release")]
     Version(u8),
     /// Larger than the limit that the reader set.
@@ -94,10 +99,12 @@ pub enum Record<'a> {
         /// Which; encoded in ascending order.
         lsns: &'a [Lsn],
     },
-    /// Raises a delivery mark to the record's own LSN plus `ahead`.
+    /// Raises the delivery mark of a lane to the record's own LSN plus `ahead`.
     Delivered {
         /// Whose.
         dest: DestId,
+        /// Which of its lanes.
+        lane: Lane,
         /// How far.
         ahead: u32,
     },
@@ -112,6 +119,20 @@ pub enum Record<'a> {
     },
     /// An epoch begins.
     Epoch(Epoch),
+    /// These messages may have been delivered, whatever the marks say.
+    DeliveredEach {
+        /// Whose.
+        dest: DestId,
+        /// Which; encoded in ascending order.
+        lsns: &'a [Lsn],
+    },
+    /// So often were these messages delivered in vain.
+    Failed {
+        /// Whose.
+        dest: DestId,
+        /// Which, and how often in all; encoded in ascending order.
+        counts: &'a [(Lsn, u32)],
+    },
 }
 
 /// A record as it is applied: decoded from a chunk, or made from what was just encoded.
@@ -137,6 +158,8 @@ pub enum LogRecord {
     Delivered {
         /// Whose.
         dest: DestId,
+        /// Which of its lanes.
+        lane: Lane,
         /// How far.
         ahead: u32,
     },
@@ -151,6 +174,20 @@ pub enum LogRecord {
     },
     /// See [`Record::Epoch`].
     Epoch(Epoch),
+    /// See [`Record::DeliveredEach`].
+    DeliveredEach {
+        /// Whose.
+        dest: DestId,
+        /// Which, ascending when decoded.
+        lsns: Vec<Lsn>,
+    },
+    /// See [`Record::Failed`].
+    Failed {
+        /// Whose.
+        dest: DestId,
+        /// Which and how often, ascending when decoded.
+        counts: Vec<(Lsn, u32)>,
+    },
 }
 
 /// What a chunk says of itself.
@@ -359,19 +396,12 @@ fn read_record(chunk: &Bytes, at: &mut usize) -> Result<LogRecord, DecodeError> 
         }
         ACK => {
             let dest = DestId(payload.u32()?);
-            let count = payload.length()?;
-            let mut lsns = Vec::with_capacity(count);
-            let mut lsn = 0u64;
-            for _ in 0..count {
-                lsn = lsn
-                    .checked_add(payload.varint()?)
-                    .ok_or(DecodeError::Number)?;
-                lsns.push(Lsn(lsn));
-            }
+            let lsns = payload.lsns()?;
             LogRecord::Ack { dest, lsns }
         }
         DELIVERED => LogRecord::Delivered {
             dest: DestId(payload.u32()?),
+            lane: payload.lane()?,
             ahead: payload.u32()?,
         },
         KV => {
@@ -387,6 +417,22 @@ fn read_record(chunk: &Bytes, at: &mut usize) -> Result<LogRecord, DecodeError> 
             LogRecord::Kv { space, key, value }
         }
         EPOCH => LogRecord::Epoch(Epoch(payload.varint()?)),
+        DELIVERED_EACH => {
+            let dest = DestId(payload.u32()?);
+            let lsns = payload.lsns()?;
+            LogRecord::DeliveredEach { dest, lsns }
+        }
+        FAILED => {
+            let dest = DestId(payload.u32()?);
+            let count = payload.length()?;
+            let mut counts = Vec::with_capacity(count);
+            let mut lsn = Lsn::ZERO;
+            for _ in 0..count {
+                lsn = payload.lsn_after(lsn)?;
+                counts.push((lsn, payload.u32()?));
+            }
+            LogRecord::Failed { dest, counts }
+        }
         other => return Err(DecodeError::Kind(other)),
     };
     if payload.at != end {
@@ -430,6 +476,27 @@ impl Reader<'_> {
 
     pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
         u32::try_from(self.varint()?).map_err(|_| DecodeError::Number)
+    }
+
+    /// An LSN that is written as the distance from the one before.
+    pub(crate) fn lsn_after(&mut self, before: Lsn) -> Result<Lsn, DecodeError> {
+        let lsn = before.0.checked_add(self.varint()?);
+        lsn.map(Lsn).ok_or(DecodeError::Number)
+    }
+
+    fn lsns(&mut self) -> Result<Vec<Lsn>, DecodeError> {
+        let count = self.length()?;
+        let mut lsns = Vec::with_capacity(count);
+        let mut lsn = Lsn::ZERO;
+        for _ in 0..count {
+            lsn = self.lsn_after(lsn)?;
+            lsns.push(lsn);
+        }
+        Ok(lsns)
+    }
+
+    fn lane(&mut self) -> Result<Lane, DecodeError> {
+        Lane::from_number(self.u8()?).ok_or(DecodeError::Number)
     }
 
     /// A count of bytes, or of things of at least one byte each, which must all be there.

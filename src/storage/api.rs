@@ -9,11 +9,13 @@
 //! leave). The commit index is `min(local durable, peer durable)` while the gate needs the peer and
 //! `local durable` otherwise; the gate is shared so that whichever side moves it last applies.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::proto::ids::{DestId, Epoch, Lsn, Position, StoreId};
+pub use crate::proto::lane::{Lane, Times};
 pub use crate::proto::log::{Batch, EpochStart};
 
 use super::error::StoreError;
@@ -49,11 +51,13 @@ pub enum Draft {
         /// Their LSNs, in any order.
         lsns: Vec<Lsn>,
     },
-    /// Raises the delivery mark of a destination to this record's own LSN plus `ahead`: what lies at
+    /// Raises the delivery mark of a lane to this record's own LSN plus `ahead`: what lies in it at
     /// or below the mark may have been delivered before a restart or take-over.
     Delivered {
         /// Whose mark.
         dest: DestId,
+        /// Which of its lanes.
+        lane: Lane,
         /// How far beyond this record.
         ahead: u32,
     },
@@ -66,6 +70,22 @@ pub enum Draft {
         key: Bytes,
         /// Empty: removed.
         value: Bytes,
+    },
+    /// These messages may have been delivered, whatever the marks of their lanes say. Those that are
+    /// not owed are passed over. A record stays within a chunk with 4,096 of them.
+    DeliveredEach {
+        /// Whose they are.
+        dest: DestId,
+        /// Their LSNs, in any order.
+        lsns: Vec<Lsn>,
+    },
+    /// So often were these messages delivered in vain; kept until they are acknowledged. Those that
+    /// are not owed are passed over.
+    Failed {
+        /// Whose they are.
+        dest: DestId,
+        /// Which, and how often in all.
+        counts: Vec<(Lsn, u32)>,
     },
 }
 
@@ -99,6 +119,96 @@ pub struct Entry {
     pub lsn: Lsn,
     /// The canonical message.
     pub message: Bytes,
+    /// A [`Draft::DeliveredEach`] named it.
+    pub marked: bool,
+    /// What the last [`Draft::Failed`] said of it.
+    pub failures: u32,
+}
+
+impl Entry {
+    /// A message of which nothing is known but itself.
+    #[must_use]
+    pub fn new(lsn: Lsn, message: Bytes) -> Self {
+        Self {
+            lsn,
+            message,
+            marked: false,
+            failures: 0,
+        }
+    }
+
+    /// The lane that it waits in.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        Lane::of(&self.message)
+    }
+}
+
+/// Picks messages where they are read, on a thread of the store's.
+pub trait MessageFilter: Send + Sync + fmt::Debug {
+    /// Whether this canonical message is wanted. Quick, and without side effects.
+    fn takes(&self, message: &[u8]) -> bool;
+}
+
+/// Which of a destination's owed messages are asked for.
+#[derive(Clone, Debug)]
+pub enum Seek {
+    /// Those of all lanes after an LSN, in LSN order.
+    All {
+        /// Where to go on.
+        after: Lsn,
+    },
+    /// Those in a lane, in LSN order.
+    Lane {
+        /// Which.
+        lane: Lane,
+        /// Where to go on.
+        after: Lsn,
+    },
+    /// The same, where a filter takes them. A bounded amount of log is read for one question;
+    /// [`Fetched::scanned`] says how far.
+    Matching {
+        /// Which.
+        lane: Lane,
+        /// Where to go on.
+        after: Lsn,
+        /// What is wanted.
+        filter: Arc<dyn MessageFilter>,
+    },
+    /// Those of [`Lane::DELAYED`] that are due at `until_ms`, in the order of (due, LSN).
+    Due {
+        /// Where to go on: due time and LSN of the last one that was had.
+        after: (u64, Lsn),
+        /// Milliseconds since 1970.
+        until_ms: u64,
+    },
+    /// Those of any lane whose expiry is at or before `now_ms`, in LSN order. A bounded amount of log
+    /// is read for one question; [`Fetched::scanned`] says how far.
+    Expired {
+        /// Milliseconds since 1970.
+        now_ms: u64,
+        /// Where to go on.
+        after: Lsn,
+    },
+}
+
+/// What a [`LogStore::fetch`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Whose messages.
+    pub dest: DestId,
+    /// Echoed.
+    pub tag: u32,
+    /// Owed messages, in the order of the question.
+    pub entries: Vec<Entry>,
+    /// The highest LSN up to which the question asks for nothing more than `entries`; without meaning
+    /// for [`Seek::Due`], which goes on after the last of `entries`.
+    pub scanned: Lsn,
+    /// For [`Seek::Due`] and [`Seek::Expired`]: there is nothing more before this time, at which it is
+    /// worth to ask again; none when nothing in store has a time. At or before the time that was asked
+    /// for when a bound of the question was reached: ask on at once. For `Expired` it may be too early,
+    /// never too late, and holds for messages after the one that was asked after.
+    pub next_ms: Option<u64>,
 }
 
 /// What became committed on every server of the in-sync set, for the data threads.
@@ -106,14 +216,28 @@ pub struct Entry {
 pub struct Committed {
     /// The commit index now.
     pub upto: Lsn,
-    /// New messages by destination, each list in LSN order. Only what is committed under a serving gate
+    /// What changed, once for each destination concerned. Only what is committed under a serving gate
     /// (`Alone`, `WithPeer`); what `set_gate` itself releases on a server that did not serve is read by
     /// `destinations` and `fetch`.
-    pub ready: Vec<(DestId, Vec<Entry>)>,
+    pub changes: Vec<(DestId, Change)>,
     /// Units that became committed, in log order.
     pub tickets: Vec<Ticket>,
-    /// Delivery marks that rose.
-    pub marks: Vec<(DestId, Lsn)>,
+}
+
+/// What a commit changed of one destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// New messages, in LSN order.
+    pub entries: Vec<Entry>,
+    /// Delivery marks that rose, in log order.
+    pub marks: Vec<(Lane, Lsn)>,
+    /// Owed messages that a [`Draft::DeliveredEach`] named.
+    pub marked: Vec<Lsn>,
+    /// Owed messages that a [`Draft::Failed`] named, with what it said.
+    pub failed: Vec<(Lsn, u32)>,
+    /// Messages of it that acknowledgements settled. They are applied in the order in which they were
+    /// submitted, and each settles each of its messages that is owed exactly once.
+    pub settled: u32,
 }
 
 /// A destination as the index knows it.
@@ -123,12 +247,42 @@ pub struct DestinationFacts {
     pub id: DestId,
     /// Kind byte and name, as in its definition.
     pub definition: Bytes,
+    /// Lanes in which something is owed or that have a delivery mark, by number.
+    pub lanes: Vec<LaneFacts>,
+    /// The LSN of its newest message, owed or not, or zero.
+    pub tail: Lsn,
+    /// When the first of its delayed messages is due, milliseconds since 1970.
+    pub next_due_ms: Option<u64>,
+    /// None of its messages expires before this; none when none ever does.
+    pub next_expiry_ms: Option<u64>,
+}
+
+/// One lane of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneFacts {
+    /// Which.
+    pub lane: Lane,
     /// Messages that are owed.
     pub depth: u64,
+    /// The newest of these, or zero.
+    pub tail: Lsn,
     /// Its delivery mark.
     pub mark: Lsn,
-    /// The LSN of its newest message, or zero.
-    pub tail: Lsn,
+}
+
+impl DestinationFacts {
+    /// Messages that are owed, in all lanes.
+    #[must_use]
+    pub fn depth(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.depth).sum()
+    }
+
+    /// The delivery mark of a lane.
+    #[must_use]
+    pub fn mark(&self, lane: Lane) -> Lsn {
+        let facts = self.lanes.iter().find(|facts| facts.lane == lane);
+        facts.map_or(Lsn::ZERO, |facts| facts.mark)
+    }
 }
 
 /// Sizes for `status` and metrics.
@@ -156,14 +310,7 @@ pub enum StoreEvent {
     /// Everything up to here is durable on the whole in-sync set and in the index.
     Committed(Committed),
     /// Answer to [`LogStore::fetch`].
-    Fetched {
-        /// Whose messages.
-        dest: DestId,
-        /// Owed messages after the LSN that was asked from, in order.
-        entries: Vec<Entry>,
-        /// The highest LSN up to which nothing more is owed than `entries`.
-        scanned: Lsn,
-    },
+    Fetched(Fetched),
     /// Answer to [`LogStore::read_log`].
     LogRead {
         /// Echoed.
@@ -298,8 +445,9 @@ pub trait LogStore: Send + Sync {
     /// The peer has everything up to here on disk (`WithPeer`), or the active says that this is
     /// committed (`Following`). Applies what that releases, on the caller's thread.
     fn peer_holds(&self, upto: Lsn);
-    /// Owed messages of a destination after an LSN: at most `count`, and about `bytes`.
-    fn fetch(&self, dest: DestId, after: Lsn, count: usize, bytes: usize);
+    /// Owed messages of a destination: at most `count`, and about `bytes`. `tag` comes back with the
+    /// answer; answers come in the order of the questions.
+    fn fetch(&self, dest: DestId, tag: u32, seek: Seek, count: usize, bytes: usize);
     /// The log after an LSN, about `bytes` of it, for a peer that catches up.
     fn read_log(&self, request: u64, after: Lsn, bytes: usize);
     /// Queues a job.

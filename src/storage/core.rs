@@ -375,7 +375,6 @@ impl<H: Home> Core<H> {
 
     /// Writes a checkpoint where the index shows nothing beyond the commit index.
     pub(super) fn checkpoint_if_possible(&mut self) -> Result<bool, StoreError> {
-        let view = self.env().view();
         let (mut writes, mark) = {
             let mut state = self.shared.state();
             let mark = state.applied;
@@ -385,7 +384,7 @@ impl<H: Home> Core<H> {
             if mark == state.checkpoint {
                 return Ok(true);
             }
-            let writes = checkpoint::changes(&mut state.index, &view)?;
+            let writes = checkpoint::changes(&mut state.index);
             state.index.ledger.checkpointed();
             (writes, mark)
         };
@@ -453,7 +452,8 @@ fn chunk_facts(batch: &Batch) -> Vec<ChunkFacts> {
 fn size_of_draft(draft: &Draft) -> usize {
     16 + match draft {
         Draft::Put { targets, message } => targets.len() * 5 + message.len(),
-        Draft::Ack { lsns, .. } => lsns.len() * 10,
+        Draft::Ack { lsns, .. } | Draft::DeliveredEach { lsns, .. } => lsns.len() * 10,
+        Draft::Failed { counts, .. } => counts.len() * 15,
         Draft::Delivered { .. } => 0,
         Draft::Kv { key, value, .. } => key.len() + value.len(),
     }
@@ -463,8 +463,14 @@ fn borrow(draft: &Draft) -> Record<'_> {
     match draft {
         Draft::Put { targets, message } => Record::Put { targets, message },
         Draft::Ack { dest, lsns } => Record::Ack { dest: *dest, lsns },
-        Draft::Delivered { dest, ahead } => Record::Delivered {
+        Draft::DeliveredEach { dest, lsns } => Record::DeliveredEach { dest: *dest, lsns },
+        Draft::Failed { dest, counts } => Record::Failed {
             dest: *dest,
+            counts,
+        },
+        Draft::Delivered { dest, lane, ahead } => Record::Delivered {
+            dest: *dest,
+            lane: *lane,
             ahead: *ahead,
         },
         Draft::Kv { space, key, value } => Record::Kv {
@@ -483,7 +489,9 @@ fn into_record(draft: Draft, offset: u32) -> LogRecord {
             offset,
         },
         Draft::Ack { dest, lsns } => LogRecord::Ack { dest, lsns },
-        Draft::Delivered { dest, ahead } => LogRecord::Delivered { dest, ahead },
+        Draft::Delivered { dest, lane, ahead } => LogRecord::Delivered { dest, lane, ahead },
+        Draft::DeliveredEach { dest, lsns } => LogRecord::DeliveredEach { dest, lsns },
+        Draft::Failed { dest, counts } => LogRecord::Failed { dest, counts },
         Draft::Kv { space, key, value } => LogRecord::Kv { space, key, value },
     }
 }

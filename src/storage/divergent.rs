@@ -235,7 +235,11 @@ pub fn read<E: From<StoreError>>(
         match record {
             LogRecord::Put { targets, .. } => put.extend(targets.iter().map(|dest| (*dest, lsn))),
             LogRecord::Ack { dest, lsns } => done.extend(lsns.iter().map(|of| (*dest, *of))),
-            LogRecord::Delivered { .. } | LogRecord::Kv { .. } | LogRecord::Epoch(_) => {}
+            LogRecord::Delivered { .. }
+            | LogRecord::DeliveredEach { .. }
+            | LogRecord::Failed { .. }
+            | LogRecord::Kv { .. }
+            | LogRecord::Epoch(_) => {}
         }
         Ok::<(), StoreError>(())
     })?;
@@ -274,7 +278,11 @@ pub fn read<E: From<StoreError>>(
                     })?;
                 }
             }
-            LogRecord::Kv { .. } | LogRecord::Delivered { .. } | LogRecord::Epoch(_) => {}
+            LogRecord::Delivered { .. }
+            | LogRecord::DeliveredEach { .. }
+            | LogRecord::Failed { .. }
+            | LogRecord::Kv { .. }
+            | LogRecord::Epoch(_) => {}
         }
         Ok(())
     })

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::proto::ids::{DestId, Lsn, NodeId, Position, StoreId};
 
 use super::api::{
-    Batch, DestinationFacts, GatePolicy, Job, JobOutcome, JobRefusal, LogFacts, LogStore,
+    Batch, DestinationFacts, GatePolicy, Job, JobOutcome, JobRefusal, LogFacts, LogStore, Seek,
     SharedStore, StoreAnswer, StoreAnswerTo, StoreCall, StoreDoor, StoreEvent, StoreFacts,
     StoreSink, Unit,
 };
@@ -143,9 +143,9 @@ impl LogStore for DoorStore {
         }
     }
 
-    fn fetch(&self, dest: DestId, after: Lsn, count: usize, bytes: usize) {
+    fn fetch(&self, dest: DestId, tag: u32, seek: Seek, count: usize, bytes: usize) {
         if let Some(store) = self.opened() {
-            store.fetch(dest, after, count, bytes);
+            store.fetch(dest, tag, seek, count, bytes);
         }
     }
 

@@ -1,113 +1,18 @@
-//! The index: what each destination owes, in LSN order, and every definition. [`Index::apply`] is the
+//! The index: what each destination owes, and every definition. [`Index::apply`] is the
 //! only way it changes: on the active when a batch is committed on both servers, on the passive the
 //! same way, and in recovery. Same records, same index.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::record::LogRecord;
 
-use super::api::{Committed, DestinationFacts, Entry, SPACE_DESTINATION};
+use super::api::{Change, Committed, DestinationFacts, Entry, Lane, SPACE_DESTINATION, Times};
 use super::ledger::{ChunkFacts, Ledger};
-
-/// Where a message stands in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// Its position.
-    pub lsn: Lsn,
-    /// The first LSN of its chunk.
-    pub chunk: Lsn,
-    /// Where its bytes begin in the chunk; 0, where no message can be, once it is acknowledged.
-    pub offset: u32,
-    /// How many bytes.
-    pub len: u32,
-}
-
-impl Slot {
-    /// No message begins here: the header of the chunk does.
-    const GONE: u32 = 0;
-
-    /// Still owed.
-    #[must_use]
-    pub fn live(&self) -> bool {
-        self.offset != Self::GONE
-    }
-}
-
-/// What one destination owes.
-#[derive(Clone, Debug, Default)]
-pub struct Destination {
-    /// Kind byte and name.
-    pub definition: Bytes,
-    /// In LSN order, the first one live; acknowledged ones in between are marked.
-    slots: VecDeque<Slot>,
-    live: usize,
-    /// See [`DestinationFacts::mark`].
-    pub mark: Lsn,
-    /// See [`DestinationFacts::tail`].
-    pub tail: Lsn,
-}
-
-impl Destination {
-    /// As it was at a checkpoint.
-    #[must_use]
-    pub fn restored(definition: Bytes, mark: Lsn, tail: Lsn, slots: VecDeque<Slot>) -> Self {
-        Self {
-            definition,
-            live: slots.len(),
-            slots,
-            mark,
-            tail,
-        }
-    }
-
-    /// Messages owed.
-    #[must_use]
-    pub fn depth(&self) -> usize {
-        self.live
-    }
-
-    /// Those owed after an LSN, in order.
-    pub fn owed_after(&self, after: Lsn) -> impl Iterator<Item = &Slot> + '_ {
-        let start = self.slots.partition_point(|slot| slot.lsn <= after);
-        self.slots.range(start..).filter(|slot| slot.live())
-    }
-
-    /// Still owes this message.
-    #[must_use]
-    pub fn owes(&self, lsn: Lsn) -> bool {
-        self.slots
-            .binary_search_by_key(&lsn, |slot| slot.lsn)
-            .is_ok_and(|at| self.slots[at].live())
-    }
-
-    /// Marks a message as done with; gives the chunk that it was in, if it was owed.
-    fn settle(&mut self, lsn: Lsn) -> Option<Lsn> {
-        let at = if self.slots.front()?.lsn == lsn {
-            0
-        } else {
-            self.slots
-                .binary_search_by_key(&lsn, |slot| slot.lsn)
-                .ok()?
-        };
-        let slot = &mut self.slots[at];
-        if !slot.live() {
-            return None;
-        }
-        slot.offset = Slot::GONE;
-        let chunk = slot.chunk;
-        self.live -= 1;
-        while self.slots.front().is_some_and(|slot| !slot.live()) {
-            self.slots.pop_front();
-        }
-        if self.slots.len() > 64 && self.slots.len() > self.live * 2 {
-            self.slots.retain(Slot::live);
-        }
-        Some(chunk)
-    }
-}
+use super::owed::{Destination, Known};
+use super::runs::run_of;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -122,27 +27,38 @@ pub struct Index {
     changed: Changed,
 }
 
-/// What a checkpoint has to write again.
+/// What a checkpoint has to write again, besides the runs that are marked themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
     /// Destinations: changed, new or gone.
     pub destinations: BTreeSet<DestId>,
     /// Definitions: changed, new or gone.
     pub definitions: BTreeSet<(u8, Bytes)>,
+    /// Runs that have pages and are gone.
+    pub gone: BTreeSet<(DestId, Lane, u64)>,
+    /// Runs with messages of which something else is known than before.
+    pub known: BTreeSet<(DestId, u64)>,
+}
+
+impl Changed {
+    fn destination(&mut self, id: DestId, destination: &mut Destination) {
+        if !std::mem::replace(&mut destination.dirty, true) {
+            self.destinations.insert(id);
+        }
+    }
 }
 
 /// Takes note of what the data threads are to be told.
 #[derive(Debug, Default)]
 pub struct Notes {
-    /// New messages are wanted: somebody delivers.
+    /// Changes are wanted: somebody delivers.
     serving: bool,
-    ready: Vec<(DestId, Vec<Entry>)>,
+    changes: Vec<(DestId, Change)>,
     places: HashMap<DestId, usize>,
-    marks: Vec<(DestId, Lsn)>,
 }
 
 impl Notes {
-    /// With new messages only while `serving`.
+    /// Of changes only while `serving`.
     #[must_use]
     pub fn new(serving: bool) -> Self {
         Self {
@@ -153,22 +69,23 @@ impl Notes {
 
     /// Into the event.
     pub fn into_event(self, event: &mut Committed) {
-        event.ready = self.ready;
-        event.marks = self.marks;
+        event.changes = self.changes;
     }
 
-    fn ready(&mut self, dest: DestId, lsn: Lsn, message: &Bytes) {
+    /// Where to note something of a destination, if it is wanted.
+    fn of(&mut self, dest: DestId) -> Option<&mut Change> {
         if !self.serving {
-            return;
+            return None;
         }
-        let place = *self.places.entry(dest).or_insert_with(|| {
-            self.ready.push((dest, Vec::new()));
-            self.ready.len() - 1
-        });
-        self.ready[place].1.push(Entry {
-            lsn,
-            message: message.clone(),
-        });
+        // Records of one destination come in rows.
+        let place = match self.changes.last() {
+            Some((last, _)) if *last == dest => self.changes.len() - 1,
+            _ => *self.places.entry(dest).or_insert_with(|| {
+                self.changes.push((dest, Change::default()));
+                self.changes.len() - 1
+            }),
+        };
+        Some(&mut self.changes[place].1)
     }
 }
 
@@ -192,17 +109,9 @@ impl Index {
     pub fn apply(&mut self, lsn: Lsn, chunk: Lsn, record: &LogRecord, notes: &mut Notes) {
         match record {
             LogRecord::Put {
-                targets,
-                message,
-                offset,
+                targets, message, ..
             } => {
-                let len = u32::try_from(message.len()).expect("chunks are smaller than 4 GiB");
-                let slot = Slot {
-                    lsn,
-                    chunk,
-                    offset: *offset,
-                    len,
-                };
+                let times = Times::of(message);
                 let mut pairs = 0;
                 for target in targets {
                     let Some(dest) = self.destinations.get_mut(target) else {
@@ -211,42 +120,91 @@ impl Index {
                     if dest.tail >= lsn {
                         continue;
                     }
-                    dest.slots.push_back(slot);
-                    dest.live += 1;
-                    dest.tail = lsn;
+                    dest.push(lsn, times);
                     pairs += 1;
-                    self.changed.destinations.insert(*target);
-                    notes.ready(*target, lsn, message);
+                    self.changed.destination(*target, dest);
+                    if let Some(change) = notes.of(*target) {
+                        change.entries.push(Entry::new(lsn, message.clone()));
+                    }
                 }
                 self.messages += pairs;
                 let known = self.ledger.owe(chunk, pairs);
                 assert!(known, "a chunk begins before its records");
             }
-            LogRecord::Ack { dest, lsns } => {
+            LogRecord::Ack { dest, lsns } => self.settle(*dest, lsns, notes),
+            LogRecord::Delivered { dest, lane, ahead } => {
+                let mark = Lsn(lsn.0.saturating_add(u64::from(*ahead)));
+                if let Some(destination) = self.destinations.get_mut(dest)
+                    && mark > destination.lane_mut(*lane).mark
+                {
+                    destination.lane_mut(*lane).mark = mark;
+                    self.changed.destination(*dest, destination);
+                    if let Some(change) = notes.of(*dest) {
+                        change.marks.push((*lane, mark));
+                    }
+                }
+            }
+            LogRecord::DeliveredEach { dest, lsns } => {
                 let Some(destination) = self.destinations.get_mut(dest) else {
                     return;
                 };
                 for lsn in lsns {
-                    if let Some(chunk) = destination.settle(*lsn) {
-                        self.ledger.settle(chunk);
-                        self.messages -= 1;
+                    if !destination.owes(*lsn) {
+                        continue;
+                    }
+                    destination.know(*lsn, |known| known.marked = true);
+                    self.changed.known.insert((*dest, run_of(*lsn)));
+                    if let Some(change) = notes.of(*dest) {
+                        change.marked.push(*lsn);
                     }
                 }
-                self.changed.destinations.insert(*dest);
             }
-            LogRecord::Delivered { dest, ahead } => {
-                let mark = Lsn(lsn.0.saturating_add(u64::from(*ahead)));
-                if let Some(destination) = self.destinations.get_mut(dest)
-                    && mark > destination.mark
-                {
-                    destination.mark = mark;
-                    notes.marks.push((*dest, mark));
-                    self.changed.destinations.insert(*dest);
+            LogRecord::Failed { dest, counts } => {
+                let Some(destination) = self.destinations.get_mut(dest) else {
+                    return;
+                };
+                for (lsn, count) in counts {
+                    if !destination.owes(*lsn) {
+                        continue;
+                    }
+                    destination.know(*lsn, |known| known.failures = *count);
+                    self.changed.known.insert((*dest, run_of(*lsn)));
+                    if let Some(change) = notes.of(*dest) {
+                        change.failed.push((*lsn, *count));
+                    }
                 }
             }
             LogRecord::Kv { space, key, value } => self.define(*space, key, value),
             // The epoch table is kept by the writer.
             LogRecord::Epoch(_) => {}
+        }
+    }
+
+    fn settle(&mut self, id: DestId, lsns: &[Lsn], notes: &mut Notes) {
+        let Some(destination) = self.destinations.get_mut(&id) else {
+            return;
+        };
+        let mut count = 0;
+        for lsn in lsns {
+            let Some(settled) = destination.settle(*lsn) else {
+                continue;
+            };
+            self.ledger.settle(*lsn);
+            count += 1;
+            if let Some(run) = settled.run_gone {
+                self.changed.gone.insert((id, settled.lane, run));
+            }
+            if settled.was_known {
+                self.changed.known.insert((id, run_of(*lsn)));
+            }
+        }
+        if count == 0 {
+            return;
+        }
+        self.messages -= u64::from(count);
+        self.changed.destination(id, destination);
+        if let Some(change) = notes.of(id) {
+            change.settled += count;
         }
     }
 
@@ -269,23 +227,32 @@ impl Index {
         self.changed.destinations.insert(id);
         if value.is_empty() {
             if let Some(gone) = self.destinations.remove(&id) {
-                for slot in gone.slots.iter().filter(|slot| slot.live()) {
-                    self.ledger.settle(slot.chunk);
-                    self.messages -= 1;
+                for lane in gone.lanes() {
+                    for lsn in lane.runs.lsns() {
+                        self.ledger.settle(lsn);
+                        self.messages -= 1;
+                    }
+                    let stored = lane.runs.stored();
+                    let stored = stored.map(|run| (id, lane.lane, run));
+                    self.changed.gone.extend(stored);
                 }
+                let known = gone.all_known().map(|lsn| (id, run_of(lsn)));
+                self.changed.known.extend(known);
             }
         } else {
-            self.destinations.entry(id).or_default().definition = Bytes::copy_from_slice(value);
+            let destination = self.destinations.entry(id).or_default();
+            destination.definition = Bytes::copy_from_slice(value);
+            destination.dirty = true;
         }
     }
 
     /// A destination as it was at a checkpoint. False when one of its messages is in no chunk.
     pub fn restore(&mut self, id: DestId, destination: Destination) -> bool {
         let found = destination
-            .slots
+            .lanes()
             .iter()
-            .all(|slot| self.ledger.owe(slot.chunk, 1));
-        self.messages += destination.live as u64;
+            .all(|lane| self.ledger.owe_each(lane.runs.lsns()));
+        self.messages += destination.depth();
         self.destinations.insert(id, destination);
         found
     }
@@ -301,6 +268,34 @@ impl Index {
         self.destinations.get(&id)
     }
 
+    /// The chunks of owed messages, and what is known of them; those of ascending LSNs are found
+    /// quickly.
+    pub(super) fn places<'a>(
+        &'a self,
+        owed: &'a Destination,
+        lsns: &'a [Lsn],
+    ) -> impl Iterator<Item = (Lsn, Lsn, Known)> + 'a {
+        let mut chunk = ChunkFacts {
+            first: Lsn(1),
+            last: Lsn::ZERO,
+            bytes: 0,
+        };
+        lsns.iter().map(move |lsn| {
+            if *lsn < chunk.first || *lsn > chunk.last {
+                chunk = self
+                    .ledger
+                    .chunk_of(*lsn)
+                    .expect("a chunk stays while a message in it is owed");
+            }
+            (*lsn, chunk.first, owed.known(*lsn))
+        })
+    }
+
+    /// The same, to take note that it was written or read.
+    pub(super) fn destination_mut(&mut self, id: DestId) -> Option<&mut Destination> {
+        self.destinations.get_mut(&id)
+    }
+
     /// A definition of another space than destinations.
     #[must_use]
     pub fn definition(&self, name: &(u8, Bytes)) -> Option<&Bytes> {
@@ -313,13 +308,7 @@ impl Index {
         let mut all: Vec<_> = self
             .destinations
             .iter()
-            .map(|(id, dest)| DestinationFacts {
-                id: *id,
-                definition: dest.definition.clone(),
-                depth: dest.live as u64,
-                mark: dest.mark,
-                tail: dest.tail,
-            })
+            .map(|(id, dest)| dest.facts(*id))
             .collect();
         all.sort_unstable_by_key(|facts| facts.id);
         all
@@ -329,6 +318,13 @@ impl Index {
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.messages
+    }
+
+    /// Bytes of memory for what is owed and for the chunks that it lies in, about.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let owed: usize = self.destinations.values().map(Destination::memory).sum();
+        owed + self.ledger.memory()
     }
 
     /// Destinations defined.

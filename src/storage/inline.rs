@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::proto::ids::{DestId, Lsn};
 
-use super::api::{Batch, DestinationFacts, GatePolicy, Job, LogFacts, LogStore, StoreFacts, Unit};
+use super::api::{
+    Batch, DestinationFacts, GatePolicy, Job, LogFacts, LogStore, Seek, StoreFacts, Unit,
+};
 use super::backend::Home;
 use super::core::{Core, HomeView, Request};
 use super::reader::{self, Question};
@@ -82,10 +84,11 @@ impl<H: Home> LogStore for InlineStore<H> {
         self.shared.peer_holds(upto);
     }
 
-    fn fetch(&self, dest: DestId, after: Lsn, count: usize, bytes: usize) {
+    fn fetch(&self, dest: DestId, tag: u32, seek: Seek, count: usize, bytes: usize) {
         self.question(Question::Fetch {
             dest,
-            after,
+            tag,
+            seek,
             count,
             bytes,
         });

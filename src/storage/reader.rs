@@ -10,11 +10,11 @@ use crate::proto::ids::{DestId, Lsn};
 use crate::proto::log::Batch;
 use crate::proto::record::{self, ChunkHeader};
 
-use super::api::{Entry, StoreEvent};
-use super::backend::{Table, View, log_key};
+use super::api::{Fetched, Seek, StoreEvent};
+use super::backend::View;
 use super::error::StoreError;
-use super::index::Slot;
 use super::recover::{bad, each_chunk, header};
+use super::seek::{Room, fetch};
 use super::shared::Shared;
 
 /// No answer has more, whatever was asked for.
@@ -25,7 +25,8 @@ pub(crate) enum Question {
     /// See `LogStore::fetch`.
     Fetch {
         dest: DestId,
-        after: Lsn,
+        tag: u32,
+        seek: Seek,
         count: usize,
         bytes: usize,
     },
@@ -39,18 +40,27 @@ pub(crate) enum Question {
 
 /// Answers one question by an event.
 pub(crate) fn answer<V: View>(shared: &Arc<Shared<V>>, question: &Question) {
-    let answered = match *question {
+    let answered = match question {
         Question::Fetch {
             dest,
-            after,
+            tag,
+            seek,
             count,
             bytes,
-        } => fetch(shared, dest, after, count, bytes),
+        } => {
+            let room = Room {
+                count: *count,
+                bytes: (*bytes).min(ANSWER_BYTES),
+            };
+            fetch(shared, *dest, seek, room)
+                .map(|found| StoreEvent::Fetched(Fetched { tag: *tag, ..found }))
+        }
         Question::Log {
             request,
             after,
             bytes,
         } => {
+            let (request, after, bytes) = (*request, *after, *bytes);
             let floor = shared.state().floor;
             let batches = if after < floor {
                 tracing::warn!(target: "twinmq::store", %after, %floor, "the log below the floor was asked for");
@@ -68,90 +78,6 @@ pub(crate) fn answer<V: View>(shared: &Arc<Shared<V>>, question: &Question) {
             shared.fail(error);
         }
     }
-}
-
-fn fetch<V: View>(
-    shared: &Shared<V>,
-    dest: DestId,
-    after: Lsn,
-    count: usize,
-    bytes: usize,
-) -> Result<StoreEvent, StoreError> {
-    let (slots, scanned, view) = {
-        let state = shared.state();
-        let mut slots: Vec<Slot> = Vec::new();
-        let (mut size, mut all) = (0, true);
-        let owed = state.index.destination(dest);
-        for slot in owed.iter().flat_map(|dest| dest.owed_after(after)) {
-            if slots.len() >= count || size >= bytes.min(ANSWER_BYTES) {
-                all = false;
-                break;
-            }
-            size += slot.len as usize;
-            slots.push(*slot);
-        }
-        let scanned = match slots.last() {
-            Some(last) if !all => last.lsn,
-            _ if !all => after,
-            _ => state.applied.position.lsn.max(after),
-        };
-        // The view under the lock: index and environment are of the same store.
-        (slots, scanned, shared.view())
-    };
-    let mut entries = Vec::with_capacity(slots.len());
-    let mut chunk: Option<(Lsn, Bytes)> = None;
-    for slot in slots {
-        let loaded = match &chunk {
-            Some((first, bytes)) if *first == slot.chunk => bytes.clone(),
-            _ => match load(&view, slot.chunk)? {
-                Some(bytes) => {
-                    chunk = Some((slot.chunk, bytes.clone()));
-                    bytes
-                }
-                // Acknowledged and collected since the index was asked.
-                None if !owes(shared, dest, slot.lsn) => continue,
-                None => return Err(bad(&view, slot.chunk, &"is missing")),
-            },
-        };
-        let start = slot.offset as usize;
-        let message = start
-            .checked_add(slot.len as usize)
-            .and_then(|end| loaded.get(start..end))
-            .ok_or_else(|| bad(&view, slot.chunk, &"is shorter than the index says"))?;
-        // A slice keeps its whole chunk in memory: worth it only for most of the chunk.
-        let message = if message.len() * 2 > loaded.len() {
-            loaded.slice_ref(message)
-        } else {
-            Bytes::copy_from_slice(message)
-        };
-        entries.push(Entry {
-            lsn: slot.lsn,
-            message,
-        });
-    }
-    Ok(StoreEvent::Fetched {
-        dest,
-        entries,
-        scanned,
-    })
-}
-
-fn owes<V: Clone>(shared: &Shared<V>, dest: DestId, lsn: Lsn) -> bool {
-    let state = shared.state();
-    state
-        .index
-        .destination(dest)
-        .is_some_and(|dest| dest.owes(lsn))
-}
-
-/// A chunk whose checksum is good.
-fn load<V: View>(view: &V, lsn: Lsn) -> Result<Option<Bytes>, StoreError> {
-    let Some(bytes) = view.get(Table::Log, &log_key(lsn))? else {
-        return Ok(None);
-    };
-    let header = header(view, lsn, &bytes)?;
-    record::verify(&bytes, &header).map_err(|error| bad(view, lsn, &error))?;
-    Ok(Some(bytes))
 }
 
 /// Whole batches that follow `after` without a gap, until they have `bytes` bytes.

@@ -1,10 +1,12 @@
 //! The store as a whole, on both media.
 
+mod deep;
 mod directory;
 mod door;
 mod faults;
 mod pair;
 mod properties;
+mod reference;
 mod resync;
 mod rig;
 
@@ -55,9 +57,14 @@ fn what_is_submitted_is_cut_durable_committed_in_this_order_and_found_again() {
         };
         assert_eq!(committed.tickets, [Ticket(7), Ticket(8)]);
         let ready: Vec<_> = committed
-            .ready
+            .changes
             .iter()
-            .map(|(dest, entries)| (dest.0, entries.iter().map(|e| e.lsn.0).collect::<Vec<_>>()))
+            .map(|(dest, change)| {
+                (
+                    dest.0,
+                    change.entries.iter().map(|e| e.lsn.0).collect::<Vec<_>>(),
+                )
+            })
             .collect();
         assert_eq!(ready, [(1, vec![4, 6]), (2, vec![4, 5])]);
         rig.store.submit(vec![unit(9, vec![ack(2, &[4])])]);
@@ -76,9 +83,15 @@ fn what_is_submitted_is_cut_durable_committed_in_this_order_and_found_again() {
                 DestinationFacts {
                     id: DestId(2),
                     definition: Bytes::from("qqueue2"),
-                    depth: 1,
-                    mark: Lsn::ZERO,
+                    lanes: vec![LaneFacts {
+                        lane: Lane::DEFAULT,
+                        depth: 1,
+                        tail: Lsn(5),
+                        mark: Lsn::ZERO,
+                    }],
                     tail: Lsn(5),
+                    next_due_ms: None,
+                    next_expiry_ms: None,
                 }
             );
         };
@@ -128,7 +141,7 @@ fn nothing_is_committed_before_the_peer_holds_it() {
     let events = rig.probe.take();
     assert!(matches!(
         &events[..],
-        [StoreEvent::Committed(Committed { ready, .. })] if ready.len() == 1
+        [StoreEvent::Committed(Committed { changes, .. })] if changes.len() == 1
     ));
     // A new peer holds nothing until it says so.
     rig.store.set_gate(GatePolicy::WithPeer);
@@ -270,6 +283,7 @@ fn batches_that_do_not_follow_change_nothing() {
     };
     let delivered = Record::Delivered {
         dest: DestId(1),
+        lane: Lane::DEFAULT,
         ahead: 1,
     };
     refused(forged(0, delivered), "it is of epoch 0");
@@ -335,7 +349,8 @@ fn many_threads_get_every_ticket_once_and_commits_in_order() {
                 assert!(committed.upto > upto, "commits out of order");
                 upto = committed.upto;
                 tickets.extend(committed.tickets);
-                for (_, entries) in committed.ready {
+                for (_, change) in committed.changes {
+                    let entries = change.entries;
                     assert!(entries.is_sorted_by_key(|entry| entry.lsn));
                     ready.extend(entries.into_iter().map(|entry| entry.lsn));
                 }

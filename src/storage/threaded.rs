@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crate::proto::ids::{DestId, Lsn};
 
-use super::api::{Batch, DestinationFacts, GatePolicy, Job, LogFacts, LogStore, StoreFacts, Unit};
+use super::api::{
+    Batch, DestinationFacts, GatePolicy, Job, LogFacts, LogStore, Seek, StoreFacts, Unit,
+};
 use super::backend::Home;
 use super::core::{Core, HomeView, Request};
 use super::error::StoreError;
@@ -172,10 +174,11 @@ impl<H: Home> LogStore for ThreadedStore<H> {
         self.shared.peer_holds(upto);
     }
 
-    fn fetch(&self, dest: DestId, after: Lsn, count: usize, bytes: usize) {
+    fn fetch(&self, dest: DestId, tag: u32, seek: Seek, count: usize, bytes: usize) {
         self.questions.put(Question::Fetch {
             dest,
-            after,
+            tag,
+            seek,
             count,
             bytes,
         });

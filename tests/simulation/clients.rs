@@ -18,8 +18,8 @@ use twinmq::actors::store_sink::CommittedSink;
 use twinmq::machines::ha::ExitCause;
 use twinmq::proto::ids::{DestId, Epoch, Lsn};
 use twinmq::storage::api::{
-    Batch, Committed, DestinationFacts, Entry, GatePolicy, Job, LogFacts, LogStore, SharedStore,
-    StoreFacts, Unit,
+    Batch, Committed, DestinationFacts, Entry, Fetched, GatePolicy, Job, LogFacts, LogStore, Seek,
+    SharedStore, StoreFacts, Unit,
 };
 use twinmq::time::Clock;
 
@@ -76,7 +76,7 @@ enum Command {
     Stop(String),
     Drain,
     Committed(Committed),
-    Fetched(DestId, Vec<Entry>, Lsn),
+    Fetched(Fetched),
 }
 
 /// What [`Clients::run`] works on.
@@ -128,7 +128,7 @@ impl Clients {
     /// The checker asks the store.
     pub(crate) fn fetch(&self, store: &SharedStore, dest: DestId, after: Lsn) {
         open(&self.state).asked.push_back(Asker::Checker);
-        store.fetch(dest, after, 50, 10_000);
+        store.fetch(dest, 0, Seek::All { after }, 50, 10_000);
     }
 
     /// The data thread. Needs the server's `LocalSet`.
@@ -160,9 +160,7 @@ impl Clients {
                     ));
                 }
                 Command::Committed(committed) => directory.committed(committed),
-                Command::Fetched(dest, entries, scanned) => {
-                    directory.fetched(dest, entries, scanned);
-                }
+                Command::Fetched(fetched) => directory.fetched(fetched),
             }
         }
     }
@@ -216,12 +214,12 @@ impl CommittedSink for Clients {
         self.command(Command::Committed(committed));
     }
 
-    fn fetched(&self, dest: DestId, entries: Vec<Entry>, scanned: Lsn) {
+    fn fetched(&self, fetched: Fetched) {
         let state = &mut *open(&self.state);
         match state.asked.pop_front() {
-            Some(Asker::Checker) => state.fetched.push_back((entries, scanned)),
+            Some(Asker::Checker) => state.fetched.push_back((fetched.entries, fetched.scanned)),
             Some(Asker::Directory) | None => {
-                self.command(Command::Fetched(dest, entries, scanned));
+                self.command(Command::Fetched(fetched));
             }
         }
     }
@@ -282,10 +280,10 @@ impl LogStore for AskingStore {
         self.store().peer_holds(upto);
     }
 
-    fn fetch(&self, dest: DestId, after: Lsn, count: usize, bytes: usize) {
+    fn fetch(&self, dest: DestId, tag: u32, seek: Seek, count: usize, bytes: usize) {
         let asked = &mut open(&self.clients.state).asked;
         asked.push_back(Asker::Directory);
-        self.store().fetch(dest, after, count, bytes);
+        self.store().fetch(dest, tag, seek, count, bytes);
     }
 
     fn read_log(&self, request: u64, after: Lsn, bytes: usize) {

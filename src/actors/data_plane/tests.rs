@@ -27,11 +27,7 @@ impl StoreSink for Sink {
         let handle = self.0.get().expect("it is set before the store is used");
         match event {
             StoreEvent::Committed(committed) => handle.committed(committed),
-            StoreEvent::Fetched {
-                dest,
-                entries,
-                scanned,
-            } => handle.fetched(dest, entries, scanned),
+            StoreEvent::Fetched(fetched) => handle.fetched(fetched),
             other => panic!("the fake store tells nothing like {other:?}"),
         }
     }

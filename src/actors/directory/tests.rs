@@ -64,11 +64,7 @@ impl World {
     fn pass_on(&self, event: StoreEvent) {
         match event {
             StoreEvent::Committed(committed) => self.directory.committed(committed),
-            StoreEvent::Fetched {
-                dest,
-                entries,
-                scanned,
-            } => self.directory.fetched(dest, entries, scanned),
+            StoreEvent::Fetched(fetched) => self.directory.fetched(fetched),
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -208,8 +204,8 @@ fn an_answer_to_a_fetch_of_an_earlier_term_is_passed_over() {
         let mut stale = std::mem::take(&mut *world.told.0.lock().unwrap());
         assert_eq!(stale.len(), 1, "the fetch was answered");
         // As an answer that was asked from another place.
-        if let StoreEvent::Fetched { entries, .. } = &mut stale[0] {
-            entries.remove(0);
+        if let StoreEvent::Fetched(fetched) = &mut stale[0] {
+            fetched.entries.remove(0);
         }
         world.directory.activate();
         let (session, inbox) = world.directory.open_session();

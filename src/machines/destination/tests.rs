@@ -43,10 +43,7 @@ fn body(lsn: u64) -> Bytes {
 
 fn entries(lsns: impl IntoIterator<Item = u64>) -> Vec<Entry> {
     lsns.into_iter()
-        .map(|lsn| Entry {
-            lsn: Lsn(lsn),
-            message: body(lsn),
-        })
+        .map(|lsn| Entry::new(Lsn(lsn), body(lsn)))
         .collect()
 }
 
@@ -101,10 +98,11 @@ fn show_record(record: &Draft) -> String {
             let lsns: Vec<String> = lsns.iter().map(ToString::to_string).collect();
             format!("ack({})", lsns.join(","))
         }
-        Draft::Delivered { dest, ahead } => {
-            assert_eq!(*dest, QUEUE);
+        Draft::Delivered { dest, lane, ahead } => {
+            assert_eq!((*dest, *lane), (QUEUE, Lane::DEFAULT));
             format!("mark({ahead})")
         }
+        Draft::DeliveredEach { .. } | Draft::Failed { .. } => panic!("not used yet: {record:?}"),
         Draft::Kv { space, key, value } => {
             assert_eq!((*space, &key[..]), (SPACE_DESTINATION, &[0, 0, 0, 7][..]));
             format!("define({})", String::from_utf8_lossy(value))
@@ -504,10 +502,7 @@ fn a_fetch_from_before_the_window_shrank_is_passed_over() {
 fn bytes_bound_the_window_and_a_consumer_but_one_message_is_always_possible() {
     let mut machine = machine();
     step(&mut machine, commands(vec![attach(ALICE, 100)]));
-    let big = |lsn: u64, len: usize| Entry {
-        lsn: Lsn(lsn),
-        message: Bytes::from(vec![0; len]),
-    };
+    let big = |lsn: u64, len: usize| Entry::new(Lsn(lsn), Bytes::from(vec![0; len]));
     let input = DestinationInput::Committed {
         entries: vec![big(1, 5000), big(2, 400), big(3, 400), big(4, 400)],
         mark: None,

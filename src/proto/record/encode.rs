@@ -7,8 +7,8 @@ use crate::proto::ids::{Epoch, Lsn};
 use crate::proto::log::Batch;
 
 use super::{
-    ACK, CHUNK_BYTES, CHUNK_HEADER, CRC_AT, DELIVERED, EPOCH, KV, MAGIC, PUT, Record, VERSION,
-    checksum,
+    ACK, CHUNK_BYTES, CHUNK_HEADER, CRC_AT, DELIVERED, DELIVERED_EACH, EPOCH, FAILED, KV, MAGIC,
+    PUT, Record, VERSION, checksum,
 };
 
 pub(crate) fn put_varint(to: &mut Vec<u8>, mut value: u64) {
@@ -103,8 +103,9 @@ impl BatchWriter {
                     put_lsns(head, lsns);
                     (ACK, &[])
                 }
-                Record::Delivered { dest, ahead } => {
+                Record::Delivered { dest, lane, ahead } => {
                     put_varint(head, u64::from(dest.0));
+                    head.push(lane.0);
                     put_varint(head, u64::from(ahead));
                     (DELIVERED, &[])
                 }
@@ -117,6 +118,16 @@ impl BatchWriter {
                 Record::Epoch(epoch) => {
                     put_varint(head, epoch.0);
                     (EPOCH, &[])
+                }
+                Record::DeliveredEach { dest, lsns } => {
+                    put_varint(head, u64::from(dest.0));
+                    put_lsns(head, lsns);
+                    (DELIVERED_EACH, &[])
+                }
+                Record::Failed { dest, counts } => {
+                    put_varint(head, u64::from(dest.0));
+                    put_counts(head, counts);
+                    (FAILED, &[])
                 }
             }
         };
@@ -197,5 +208,17 @@ fn put_lsns(to: &mut Vec<u8>, lsns: &[Lsn]) {
         let mut sorted = lsns.to_vec();
         sorted.sort_unstable();
         sorted.into_iter().for_each(put);
+    }
+}
+
+fn put_counts(to: &mut Vec<u8>, counts: &[(Lsn, u32)]) {
+    let mut sorted = counts.to_vec();
+    sorted.sort_unstable();
+    put_varint(to, sorted.len() as u64);
+    let mut last = 0;
+    for (lsn, count) in sorted {
+        put_varint(to, lsn.0 - last);
+        put_varint(to, u64::from(count));
+        last = lsn.0;
     }
 }

@@ -21,10 +21,36 @@ fn record() -> impl Strategy<Value = LogRecord> {
                 lsns,
             }
         }),
-        (any::<u32>(), any::<u32>()).prop_map(|(dest, ahead)| LogRecord::Delivered {
-            dest: DestId(dest),
-            ahead
+        (any::<u32>(), 0..=Lane::DELAYED.0, any::<u32>()).prop_map(|(dest, lane, ahead)| {
+            LogRecord::Delivered {
+                dest: DestId(dest),
+                lane: Lane(lane),
+                ahead,
+            }
         }),
+        (any::<u32>(), prop::collection::vec(any::<u64>(), 0..20)).prop_map(|(dest, lsns)| {
+            let mut lsns: Vec<Lsn> = lsns.into_iter().map(Lsn).collect();
+            lsns.sort_unstable();
+            LogRecord::DeliveredEach {
+                dest: DestId(dest),
+                lsns,
+            }
+        }),
+        (
+            any::<u32>(),
+            prop::collection::vec(any::<(u64, u32)>(), 0..20)
+        )
+            .prop_map(|(dest, counts)| {
+                let mut counts: Vec<(Lsn, u32)> = counts
+                    .into_iter()
+                    .map(|(lsn, count)| (Lsn(lsn), count))
+                    .collect();
+                counts.sort_unstable();
+                LogRecord::Failed {
+                    dest: DestId(dest),
+                    counts,
+                }
+            }),
         (any::<u8>(), bytes(), bytes()).prop_map(|(space, key, value)| LogRecord::Kv {
             space,
             key,
@@ -40,8 +66,14 @@ fn borrow(record: &LogRecord) -> Record<'_> {
             targets, message, ..
         } => Record::Put { targets, message },
         LogRecord::Ack { dest, lsns } => Record::Ack { dest: *dest, lsns },
-        LogRecord::Delivered { dest, ahead } => Record::Delivered {
+        LogRecord::DeliveredEach { dest, lsns } => Record::DeliveredEach { dest: *dest, lsns },
+        LogRecord::Failed { dest, counts } => Record::Failed {
             dest: *dest,
+            counts,
+        },
+        LogRecord::Delivered { dest, lane, ahead } => Record::Delivered {
+            dest: *dest,
+            lane: *lane,
             ahead: *ahead,
         },
         LogRecord::Kv { space, key, value } => Record::Kv {
@@ -141,6 +173,7 @@ proptest! {
 fn a_record_over_64_kib_has_a_chunk_of_its_own() {
     let small = LogRecord::Delivered {
         dest: DestId(1),
+        lane: Lane::DEFAULT,
         ahead: 9,
     };
     let large = LogRecord::Put {
@@ -172,7 +205,7 @@ fn the_format_is_what_it_was() {
         lsns: &[Lsn(4), Lsn(2)],
     });
     let (batch, chain) = writer.finish().unwrap();
-    let mut expected = b"TMQc\x01\x00\x00\x00".to_vec();
+    let mut expected = b"TMQc\x02\x00\x00\x00".to_vec();
     expected.extend_from_slice(&2u64.to_le_bytes());
     expected.extend_from_slice(&5u64.to_le_bytes());
     expected.extend_from_slice(&5u64.to_le_bytes());

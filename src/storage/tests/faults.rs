@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::proto::ids::Lsn;
+use crate::proto::ids::{DestId, Lsn};
 use crate::storage::api::*;
 use crate::storage::backend::Space;
 use crate::storage::check::check_view;
@@ -163,7 +163,7 @@ fn a_damaged_chunk_is_found_by_the_check_and_refused_by_reading() {
     assert!(places.contains(&("log", "2")), "{:?}", report.findings);
     assert!(report.findings[0].what.contains("checksum"));
     rig.store
-        .fetch(crate::proto::ids::DestId(1), Lsn::ZERO, 10, 1000);
+        .fetch(DestId(1), 0, Seek::All { after: Lsn::ZERO }, 10, 1000);
     rig.pump();
     let text = rig.probe.wait(|event| match event {
         StoreEvent::Failed(error @ StoreError::Damaged { .. }) => Some(error.to_string()),

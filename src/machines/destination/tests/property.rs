@@ -158,7 +158,7 @@ impl World {
                     Draft::Put { message, .. } => {
                         self.owed.insert(self.upto, message.clone());
                         let lsn = self.upto;
-                        entries.push(Entry { lsn, message });
+                        entries.push(Entry::new(lsn, message));
                     }
                     Draft::Ack { lsns, .. } => lsns.iter().for_each(|lsn| {
                         assert!(self.owed.remove(lsn).is_some(), "acked twice: {lsn}");
@@ -166,7 +166,7 @@ impl World {
                     Draft::Delivered { ahead, .. } => {
                         self.mark = self.mark.max(Lsn(self.upto.0 + u64::from(ahead)));
                     }
-                    Draft::Kv { .. } => {}
+                    Draft::Kv { .. } | Draft::DeliveredEach { .. } | Draft::Failed { .. } => {}
                 }
             }
         }
@@ -197,7 +197,7 @@ impl World {
             }
             taken += message.len();
             let message = message.clone();
-            entries.push(Entry { lsn: *lsn, message });
+            entries.push(Entry::new(*lsn, message));
         }
         self.step(DestinationInput::Fetched { entries, scanned });
     }

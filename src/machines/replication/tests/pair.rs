@@ -226,7 +226,7 @@ impl Pair {
             StoreEvent::Failed(StoreError::ReplicaMismatch(reason)) => {
                 ReplicationInput::ReplicaRefused(reason)
             }
-            StoreEvent::Fetched { .. } | StoreEvent::Failed(_) => panic!("not kept: {event:?}"),
+            StoreEvent::Fetched(_) | StoreEvent::Failed(_) => panic!("not kept: {event:?}"),
         };
         self.input(at, input);
         true
@@ -489,7 +489,8 @@ impl Pair {
                         }
                         if at == self.leader {
                             self.confirmed = committed.upto;
-                            for (_, entries) in &committed.ready {
+                            for (_, change) in &committed.changes {
+                                let entries = &change.entries;
                                 self.owed.extend(entries.iter().map(|entry| entry.lsn));
                             }
                         }
@@ -499,7 +500,7 @@ impl Pair {
                     StoreEvent::Done { request, .. } => *request != u64::MAX,
                     StoreEvent::LogRead { .. }
                     | StoreEvent::Failed(StoreError::ReplicaMismatch(_)) => true,
-                    StoreEvent::Fetched { .. } | StoreEvent::Failed(_) => panic!("{event:?}"),
+                    StoreEvent::Fetched(_) | StoreEvent::Failed(_) => panic!("{event:?}"),
                 };
                 if wanted {
                     self.servers[at].mail.push_back(event);
