@@ -121,6 +121,10 @@ impl Shelled for Destination {
                 count,
                 bytes,
             } => self.ports.store.fetch(self.id, after, count, bytes),
+            DestinationEffect::Prepared {
+                transaction,
+                answer,
+            } => self.ports.directory.prepared(transaction, self.id, answer),
         }
     }
 
