@@ -388,3 +388,36 @@ fn kill_9_of_the_active_around_commits_leaves_each_transaction_whole_or_not_at_a
     let tokens = drain(&hosts, "/queue/tokens");
     judge(&client, &left, &right, &tokens);
 }
+
+#[test]
+fn a_transaction_as_large_as_may_be_is_whole_on_the_other_server() {
+    const MESSAGES: usize = 10_000;
+    let mut pair = Pair::in_sync(test_name!());
+    let mut connection = connect(&pair.hosts());
+    let name = ("transaction", "large");
+    connection.queue("BEGIN", &[name], b"");
+    for number in 0..MESSAGES {
+        let queue = ["/queue/left", "/queue/right"][number % 2];
+        let body = format!("{number:06}").repeat(100);
+        connection.queue("SEND", &[("destination", queue), name], body.as_bytes());
+        if connection.queued_bytes() > 100_000 {
+            connection.flush().expect("the server serves");
+        }
+    }
+    connection
+        .request("COMMIT", &[name], b"", SOON)
+        .expect("a pair that serves confirms");
+    let dead = pair.active();
+    pair.server(dead).kill();
+    assert_eq!(pair.active(), dead.other());
+    for (parity, queue) in ["/queue/left", "/queue/right"].into_iter().enumerate() {
+        let numbers: Vec<usize> = drain(&pair.hosts(), queue)
+            .iter()
+            .map(|body| body[..6].parse().expect("a number"))
+            .collect();
+        let sent: Vec<usize> = (0..MESSAGES)
+            .filter(|number| number % 2 == parity)
+            .collect();
+        assert_eq!(numbers, sent);
+    }
+}
