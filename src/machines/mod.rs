@@ -11,4 +11,5 @@ pub mod replication;
 pub mod selector;
 pub mod stomp_session;
 pub mod topics;
+pub mod transaction;
 pub mod watchdog;

@@ -16,6 +16,8 @@ use crate::proto::stomp::Limits;
 use crate::storage::api::{StoreEvent, StoreSink};
 use crate::time::SystemClock;
 
+mod transactions;
+
 /// Far beyond anything that is waited for: only a failing test reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -52,6 +54,12 @@ fn config() -> DataPlaneConfig {
                 max_prefetch: 1000,
                 max_subscriptions: 10,
                 max_unsettled_requests: 1000,
+                transactions: crate::machines::stomp_session::TransactionLimits {
+                    open: 3,
+                    messages: 100,
+                    bytes: 1 << 20,
+                    connection_bytes: 1 << 20,
+                },
                 server_name: "TwinMQ/test".to_owned(),
                 connect_timeout_ms: 60_000,
             }),
