@@ -34,6 +34,12 @@ fn config() -> Arc<StompSessionConfig> {
         max_prefetch: 10_000,
         max_subscriptions: 100,
         max_unsettled_requests: 10_000,
+        transactions: twinmq::machines::stomp_session::TransactionLimits {
+            open: 3,
+            messages: 5,
+            bytes: 1000,
+            connection_bytes: 1500,
+        },
         server_name: "TwinMQ".into(),
         connect_timeout_ms: 10_000,
     })

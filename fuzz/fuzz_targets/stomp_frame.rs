@@ -48,6 +48,12 @@ fn config() -> Arc<StompSessionConfig> {
         max_prefetch: 100,
         max_subscriptions: 4,
         max_unsettled_requests: 100,
+        transactions: twinmq::machines::stomp_session::TransactionLimits {
+            open: 3,
+            messages: 5,
+            bytes: 1000,
+            connection_bytes: 1500,
+        },
         server_name: "TwinMQ".into(),
         connect_timeout_ms: 1000,
     })

@@ -124,6 +124,10 @@ impl Shelled for Destination {
                 let seek = Seek::All { after };
                 self.ports.store.fetch(self.id, 0, seek, count, bytes);
             }
+            DestinationEffect::Prepared {
+                transaction,
+                answer,
+            } => self.ports.directory.prepared(transaction, self.id, answer),
         }
     }
 

@@ -16,10 +16,15 @@ use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionEvent,
 use crate::machines::destination::{
     Activation, DestinationConfig, DestinationFigures, DestinationInput, request_of,
 };
+use crate::machines::transaction::TransactionMachine;
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
 use crate::storage::api::{Change, Committed, Entry, Fetched, Lane, SharedStore};
 use crate::time::Clock;
+
+pub use transactions::TransactionOperations;
+
+mod transactions;
 
 /// The kind byte of a queue's definition.
 const KIND_QUEUE: u8 = b'q';
@@ -102,6 +107,7 @@ struct Term {
     /// Shared with the destinations: false once the term is over.
     serving: Rc<Cell<bool>>,
     sends_refused: bool,
+    transactions: TransactionMachine,
 }
 
 /// See the module.
@@ -152,6 +158,7 @@ impl Directory {
             next: 1,
             serving: Rc::new(Cell::new(true)),
             sends_refused: self.store.facts().refuses_sends,
+            transactions: TransactionMachine::default(),
         };
         for facts in self.store.destinations() {
             term.next = term.next.max(facts.id.0.saturating_add(1));
@@ -238,6 +245,15 @@ impl Directory {
         self: &Rc<Self>,
         name: &DestinationName,
     ) -> Result<Port<DestinationInput>, Unavailable> {
+        let (_, port) = self.locate(name)?;
+        Ok(port)
+    }
+
+    /// The same with its id.
+    fn locate(
+        self: &Rc<Self>,
+        name: &DestinationName,
+    ) -> Result<(DestId, Port<DestinationInput>), Unavailable> {
         if name.kind() == DestinationKind::Topic {
             return Err(Unavailable::Topic);
         }
@@ -254,7 +270,7 @@ impl Directory {
             .get_mut(&id)
             .expect("every id in by_name is in known: both are filled together");
         let activation = match &mut known.state {
-            Presence::Awake { port, .. } => return Ok(port.clone()),
+            Presence::Awake { port, .. } => return Ok((id, port.clone())),
             Presence::Asleep(activation) => std::mem::take(activation),
         };
         let (port, report) = self.wake(id, activation, serving);
@@ -265,7 +281,7 @@ impl Directory {
             port: port.clone(),
             report,
         };
-        Ok(port)
+        Ok((id, port))
     }
 
     fn wake(

@@ -62,7 +62,8 @@ impl Inbox {
             SessionEvent::Refused { request, .. } => state.ledger.answered(&[*request]),
             SessionEvent::Attached { .. }
             | SessionEvent::Delivered { .. }
-            | SessionEvent::Closing { .. } => {}
+            | SessionEvent::Closing { .. }
+            | SessionEvent::Submitted { .. } => {}
         }
         if !state.gone {
             match (state.answers.back_mut(), event) {

@@ -46,6 +46,8 @@ pub struct PermitPool {
 #[derive(Debug, Default)]
 struct PoolState {
     used: Used,
+    /// Bytes of open transactions.
+    uncommitted: usize,
     waiting: Vec<Waker>,
 }
 
@@ -85,6 +87,20 @@ impl PermitPool {
         (used.messages, used.bytes)
     }
 
+    /// Bytes of transactions that are not committed.
+    #[must_use]
+    pub fn uncommitted(&self) -> usize {
+        self.state.borrow().uncommitted
+    }
+
+    /// Instead of `before` bytes, `now` wait for a COMMIT. False: that is more than the limit on
+    /// bytes, which is theirs once more: they hold up nobody who waits for a permit.
+    fn keep_uncommitted(&self, before: usize, now: usize) -> bool {
+        let uncommitted = &mut self.state.borrow_mut().uncommitted;
+        *uncommitted = uncommitted.saturating_sub(before).saturating_add(now);
+        *uncommitted <= self.limit.get().bytes
+    }
+
     fn take(&self, bytes: usize) {
         let used = &mut self.state.borrow_mut().used;
         used.messages = used.messages.saturating_add(1);
@@ -118,6 +134,7 @@ pub struct Ledger {
     limit: PermitLimit,
     pool: Rc<PermitPool>,
     used: Used,
+    uncommitted: usize,
     /// The number of the first slot.
     first: u32,
     slots: VecDeque<Slot>,
@@ -132,6 +149,7 @@ impl Ledger {
             limit,
             pool,
             used: Used::default(),
+            uncommitted: 0,
             first: 1,
             slots: VecDeque::new(),
             open: 0,
@@ -163,6 +181,12 @@ impl Ledger {
         if request.0 != 0 {
             self.put(request, Slot::Open(None));
         }
+    }
+
+    /// So many bytes wait for a COMMIT now. False: more than all connections together may have.
+    pub fn keep_uncommitted(&mut self, bytes: usize) -> bool {
+        let before = std::mem::replace(&mut self.uncommitted, bytes);
+        self.pool.keep_uncommitted(before, bytes)
     }
 
     /// A request is answered.
@@ -212,6 +236,7 @@ impl Ledger {
 impl Drop for Ledger {
     fn drop(&mut self) {
         self.pool.release(self.used.messages, self.used.bytes);
+        self.keep_uncommitted(0);
     }
 }
 
@@ -290,5 +315,19 @@ mod tests {
         assert!(!ledger.is_clear());
         ledger.answered(&[RequestNumber(u32::MAX)]);
         assert!(ledger.is_clear());
+    }
+
+    #[test]
+    fn open_transactions_are_bounded_together_and_hold_up_no_permit() {
+        let pool = PermitPool::new(limit(4, 1000));
+        let mut one = Ledger::new(limit(4, 1000), Rc::clone(&pool));
+        let mut two = Ledger::new(limit(4, 1000), Rc::clone(&pool));
+        assert!(one.keep_uncommitted(600));
+        assert!(two.keep_uncommitted(400));
+        assert!(!two.keep_uncommitted(401));
+        assert!(one.has_room() && two.has_room());
+        assert!(one.keep_uncommitted(599), "it let go of one");
+        drop(one);
+        assert_eq!(pool.uncommitted(), 401);
     }
 }

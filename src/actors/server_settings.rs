@@ -12,7 +12,7 @@ use crate::config::{Config, HaConfig as PairConfig, Mode, StoreSync, Takeover as
 use crate::machines::destination::DestinationConfig;
 use crate::machines::ha::{HaConfig, HaMode, Takeover};
 use crate::machines::replication::ReplicationConfig;
-use crate::machines::stomp_session::{HeartBeatOffer, StompSessionConfig};
+use crate::machines::stomp_session::{HeartBeatOffer, StompSessionConfig, TransactionLimits};
 use crate::proto::ids::{ArbiterId, NodeId};
 use crate::proto::stomp::Limits;
 use crate::storage::{StoreConfig, SyncMode};
@@ -148,6 +148,12 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
         max_prefetch: limits.prefetch.max(10_000),
         max_subscriptions: limits.max_subscriptions,
         max_unsettled_requests: limits.connection_in_flight_messages.saturating_mul(4),
+        transactions: TransactionLimits {
+            open: limits.transactions,
+            messages: limits.transaction_messages,
+            bytes: bound(limits.transaction_bytes),
+            connection_bytes: bound(limits.connection_in_flight_bytes),
+        },
         server_name: format!("TwinMQ/{}", env!("CARGO_PKG_VERSION")),
         connect_timeout_ms: u64::try_from(config.client.connect_timeout.as_millis())
             .unwrap_or(u64::MAX),

@@ -34,6 +34,7 @@ use crate::proto::stomp::Decoder;
 use crate::time::{Clock, Moment};
 
 mod gathered;
+mod transactions;
 
 /// A buffer that grew larger than this for a large message is given back.
 const BUFFER_KEPT: usize = 256 << 10;
@@ -110,6 +111,8 @@ struct Session {
     effects: Vec<SessionEffect>,
     /// Effects before this one have their permits.
     charged: usize,
+    /// Bytes that wait for a COMMIT, as they were last counted.
+    uncommitted: usize,
     consumers: HashMap<u32, DestinationName>,
     gathered: Gathered,
     phase: Phase,
@@ -139,6 +142,7 @@ impl Session {
             answer_bytes: 0,
             effects: Vec::new(),
             charged: 0,
+            uncommitted: 0,
             consumers: HashMap::new(),
             gathered,
             phase: Phase::Open,
@@ -196,6 +200,7 @@ impl Session {
             self.answer_bytes = self.answer_bytes.saturating_add(more);
         }
         self.charge();
+        self.count_uncommitted();
     }
 
     /// Takes the permits for what the last step published.
@@ -210,8 +215,15 @@ impl Session {
                 SessionEffect::Settle { request, .. } => {
                     self.inbox.ledger(|ledger| ledger.ask(*request));
                 }
+                SessionEffect::Commit {
+                    request,
+                    operations,
+                } => self
+                    .inbox
+                    .ledger(|ledger| ledger.publish(*request, operations.bytes)),
                 SessionEffect::Attach { .. }
                 | SessionEffect::Detach { .. }
+                | SessionEffect::Retire { .. }
                 | SessionEffect::Close => {}
             }
         }
@@ -369,6 +381,11 @@ impl Session {
                 outcome,
                 request,
             } => self.settle(consumer, lsns, outcome, request),
+            SessionEffect::Commit {
+                request,
+                operations,
+            } => self.commit(request, operations),
+            SessionEffect::Retire { consumer, keep } => self.retire(consumer, keep),
             SessionEffect::Close => {
                 let until = self.context.clock.now().after(self.context.config.linger);
                 self.phase = Phase::LastWords(until);

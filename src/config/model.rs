@@ -322,6 +322,12 @@ pub struct Limits {
     pub global_in_flight_bytes: u64,
     /// How long a send may wait for room before it gets an ERROR.
     pub block_timeout: Duration,
+    /// Open transactions of one connection.
+    pub transactions: usize,
+    /// Messages of one transaction, sent and acknowledged together.
+    pub transaction_messages: usize,
+    /// Bytes of one transaction.
+    pub transaction_bytes: u64,
 }
 
 impl Limits {

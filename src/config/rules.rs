@@ -277,6 +277,9 @@ impl Rules<'_> {
             connection_in_flight_bytes: limits.connection_in_flight_bytes,
             global_in_flight_bytes: limits.global_in_flight_bytes,
             block_timeout: Duration::from_millis(limits.block_timeout_ms),
+            transactions: limits.transactions,
+            transaction_messages: limits.transaction_messages,
+            transaction_bytes: limits.transaction_mib.saturating_mul(MIB),
         }
     }
 

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use crate::proto::ids::Lsn;
-use crate::storage::api::Entry;
+use crate::storage::api::{Draft, Entry};
 
 /// A client connection, for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +44,36 @@ pub struct Delivery {
     pub message: Bytes,
 }
 
+/// A transaction whose COMMIT was read, by the request that asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransactionKey {
+    /// Whose.
+    pub session: SessionKey,
+    /// Its COMMIT: never zero.
+    pub request: RequestNumber,
+}
+
+/// What a transaction does with deliveries of one consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// Whose deliveries.
+    pub consumer: ConsumerKey,
+    /// Which; each must be unsettled with the consumer.
+    pub lsns: Vec<Lsn>,
+    /// How.
+    pub outcome: Outcome,
+}
+
+/// What a destination adds to a transaction's unit.
+#[derive(Clone, Debug, Default)]
+pub struct Share {
+    /// Its own definition, if the store may not have it: before the first PUT. Defined twice is as
+    /// defined once.
+    pub definition: Option<Draft>,
+    /// The acknowledgements.
+    pub acks: Vec<Draft>,
+}
+
 /// From a session to a destination.
 #[derive(Clone, Debug)]
 pub enum DestinationCommand {
@@ -79,6 +109,33 @@ pub enum DestinationCommand {
         /// Answered once the outcome is durable (at once for `Released`).
         request: RequestNumber,
     },
+    /// A transaction is to be committed: what it settles is nobody else's until `Finish`, whoever
+    /// goes meanwhile. Answered at once, with a [`Share`] of its unit or with the reason why not;
+    /// then nothing has changed.
+    Prepare {
+        /// Which.
+        transaction: TransactionKey,
+        /// What it settles here; all or nothing.
+        settlements: Vec<Settlement>,
+        /// Messages that it puts here.
+        puts: usize,
+    },
+    /// The transaction's unit was submitted (true), or nothing of it was and everything is as
+    /// before (false). Only after a `Share` was answered.
+    Finish {
+        /// Which.
+        transaction: TransactionKey,
+        /// What became of it.
+        submitted: bool,
+    },
+    /// The consumer takes no more, and gives back what it has not settled but these, which an open
+    /// transaction settles. `Detach` follows when the last of them has ended.
+    Retire {
+        /// Who.
+        consumer: ConsumerKey,
+        /// What it keeps.
+        keep: Vec<Lsn>,
+    },
 }
 
 /// From destinations (and the store, through the directory) to a session.
@@ -112,6 +169,12 @@ pub enum SessionEvent {
     Closing {
         /// In words.
         reason: String,
+    },
+    /// The unit of this transaction has its place in the log: what the session does now comes after
+    /// it. `Committed` follows when it is durable.
+    Submitted {
+        /// Its COMMIT.
+        request: RequestNumber,
     },
 }
 

@@ -19,14 +19,17 @@ use bytes::Bytes;
 
 use self::backlog::Backlog;
 use self::consumers::Consumers;
+use self::holds::Holds;
 use crate::machines::delivery::{
     ConsumerKey, Delivery, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
+    Share, TransactionKey,
 };
 use crate::proto::ids::{DestId, Lsn};
 use crate::storage::api::{Draft, Entry, Lane, SPACE_DESTINATION, Ticket, Unit};
 
 mod backlog;
 mod consumers;
+mod holds;
 
 /// LSNs in one ack record: 32 KiB of them, so that a record stays within a chunk.
 const ACK_LSNS_MAX: usize = 4096;
@@ -148,6 +151,13 @@ pub enum DestinationEffect {
         /// About.
         bytes: usize,
     },
+    /// Tell whoever commits the transaction. Units submitted before this come before its unit.
+    Prepared {
+        /// Which.
+        transaction: TransactionKey,
+        /// What this destination adds to its unit, or why there cannot be one.
+        answer: Result<Share, String>,
+    },
 }
 
 /// Figures for `status`.
@@ -202,6 +212,7 @@ pub struct DestinationMachine {
 
     backlog: Backlog,
     consumers: Consumers,
+    holds: Holds,
 
     mark: Lsn,
     raise: Raise,
@@ -231,6 +242,7 @@ impl DestinationMachine {
             definition: activation.definition,
             sends_refused: false,
             consumers: Consumers::new(config.consumer_bytes_max),
+            holds: Holds::default(),
             mark: activation.mark,
             raise: Raise::Rests,
             reached: Lsn::ZERO,
@@ -303,6 +315,18 @@ impl DestinationMachine {
                 outcome,
                 request,
             } => self.settle(consumer, lsns, outcome, request, effects),
+            DestinationCommand::Prepare {
+                transaction,
+                settlements,
+                puts,
+            } => self.prepare(transaction, settlements, puts, effects),
+            DestinationCommand::Finish {
+                transaction,
+                submitted,
+            } => self.finish(transaction, submitted),
+            DestinationCommand::Retire { consumer, keep } => {
+                self.consumers.retire(consumer, &keep, &mut self.backlog);
+            }
         }
     }
 
@@ -402,14 +426,17 @@ impl DestinationMachine {
     /// Queues a unit for the end of the step, the first with the definition before it.
     fn submit(&mut self, ticket: Ticket, mut records: Vec<Draft>) {
         if let Some(value) = self.definition.take() {
-            let define = Draft::Kv {
-                space: SPACE_DESTINATION,
-                key: Bytes::copy_from_slice(&self.id.0.to_be_bytes()),
-                value,
-            };
-            records.insert(0, define);
+            records.insert(0, self.define(value));
         }
         self.units.push(Unit { ticket, records });
+    }
+
+    fn define(&self, value: Bytes) -> Draft {
+        Draft::Kv {
+            space: SPACE_DESTINATION,
+            key: Bytes::copy_from_slice(&self.id.0.to_be_bytes()),
+            value,
+        }
     }
 
     fn committed(&mut self, entries: Vec<Entry>, mark: Option<Lsn>) {

@@ -9,4 +9,5 @@ pub mod link;
 pub mod lock;
 pub mod replication;
 pub mod stomp_session;
+pub mod transaction;
 pub mod watchdog;

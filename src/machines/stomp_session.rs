@@ -20,6 +20,8 @@ use self::ends::Problem;
 use self::heart_beats::HeartBeats;
 use self::requests::{Receipt, Requests};
 use self::subscriptions::{AckMode, Subscriptions};
+use self::transactions::Transactions;
+pub use self::transactions::{Operations, TransactionLimits};
 use crate::machines::delivery::{Outcome, RequestNumber, SessionEvent, SessionKey};
 use crate::proto::destination::DestinationName;
 use crate::proto::ids::Lsn;
@@ -36,6 +38,7 @@ mod heart_beats;
 mod publish;
 mod requests;
 mod subscriptions;
+mod transactions;
 
 /// Validated values; shared by all sessions.
 #[derive(Clone, Debug)]
@@ -53,6 +56,8 @@ pub struct StompSessionConfig {
     /// Requests of one connection without an answer: the shell stops reading while
     /// [`StompSession::is_full`].
     pub max_unsettled_requests: usize,
+    /// Transactions that are not committed.
+    pub transactions: TransactionLimits,
     /// `server` header, `TwinMQ/x.y`.
     pub server_name: String,
     /// How long a connection may stay without CONNECT.
@@ -123,6 +128,21 @@ pub enum SessionEffect {
         /// Answered by `Committed`; zero: no answer is wanted.
         request: RequestNumber,
     },
+    /// A transaction is committed.
+    Commit {
+        /// Answered by `Submitted` and `Committed`, or by `Refused`.
+        request: RequestNumber,
+        /// All of it, or nothing.
+        operations: Operations,
+    },
+    /// The consumer takes no more and gives everything back but what open transactions acknowledge;
+    /// its `Detach` comes when they have ended.
+    Retire {
+        /// `ConsumerKey::number`.
+        consumer: u32,
+        /// What it keeps.
+        keep: Vec<Lsn>,
+    },
     /// Write out what is in the output, then close the socket. Always the last effect of a session;
     /// every consumer has been detached before it.
     Close,
@@ -141,6 +161,7 @@ pub struct StompSession {
     beats: HeartBeats,
     subscriptions: Subscriptions,
     requests: Requests,
+    transactions: Transactions,
     /// Destinations of the last sends, so that most SENDs need not make theirs anew.
     destinations: publish::RecentDestinations,
 }
@@ -170,6 +191,7 @@ impl StompSession {
             beats: HeartBeats::new(now),
             subscriptions: Subscriptions::default(),
             requests: Requests::new(),
+            transactions: Transactions::default(),
             destinations: publish::RecentDestinations::default(),
         }
     }
@@ -246,10 +268,18 @@ impl StompSession {
         }
     }
 
-    /// No frame may be given now: too many requests wait for their answer.
+    /// No frame may be given now: too many requests wait for their answer, or a COMMIT has no place
+    /// in the log yet, and what the client sends next must come after it.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.requests.span() >= self.config.max_unsettled_requests
+            || self.transactions.committing.is_some()
+    }
+
+    /// Bytes that wait for a COMMIT.
+    #[must_use]
+    pub fn uncommitted_bytes(&self) -> usize {
+        self.transactions.bytes()
     }
 
     /// Requests that wait for their answer, and those answered while an older one waits.
@@ -310,17 +340,20 @@ impl StompSession {
                 "not connected",
                 "the first frame of a connection must be CONNECT or STOMP",
             )),
-            (Phase::Connected, Send) => self.send(frame, effects),
-            (Phase::Connected, Ack) => self.acknowledge(frame, Outcome::Accepted, effects),
-            (Phase::Connected, Nack) => self.acknowledge(frame, Outcome::Released, effects),
+            (Phase::Connected, Send) => self.send(frame, out, effects),
+            (Phase::Connected, Ack) => self.acknowledge(frame, Outcome::Accepted, out, effects),
+            (Phase::Connected, Nack) => self.acknowledge(frame, Outcome::Released, out, effects),
             (Phase::Connected, Subscribe) => self.subscribe(frame, effects),
             (Phase::Connected, Unsubscribe) => self.unsubscribe(frame, out, effects),
             (Phase::Connected, Disconnect) => {
                 let receipt = frame.headers.raw_value(b"receipt").map(Receipt::new);
+                self.transactions.clear();
                 self.phase = Phase::Leaving { receipt };
                 Ok(())
             }
-            (Phase::Connected, Begin | Commit | Abort) => Err(Problem::no_transactions()),
+            (Phase::Connected, Begin) => self.begin(frame, out),
+            (Phase::Connected, Commit) => self.commit(frame, effects),
+            (Phase::Connected, Abort) => self.abort(frame, out, effects),
             (Phase::Connected, Connect | Stomp) => Err(Problem::new(
                 "already connected",
                 "CONNECT and STOMP are allowed once, as the first frame of a connection",
@@ -357,6 +390,7 @@ impl StompSession {
                 let Some(receipt) = self.requests.answer(request) else {
                     return;
                 };
+                self.transactions.committing = None;
                 let problem = Problem::new("the request was refused", reason);
                 self.fail(&problem, receipt.as_ref().map(Receipt::raw), out, effects);
             }
@@ -364,13 +398,19 @@ impl StompSession {
                 let problem = Problem::new("the server closes the connection", reason);
                 self.fail(&problem, None, out, effects);
             }
+            SessionEvent::Submitted { request } => {
+                if self.transactions.committing == Some(request) {
+                    self.transactions.committing = None;
+                }
+            }
         }
     }
 
     fn on_flushed(&mut self, effects: &mut Vec<SessionEffect>) {
         for subscription in self.subscriptions.iter_mut() {
             if subscription.ack == AckMode::Auto && !subscription.unsettled.is_empty() {
-                let lsns = subscription.unsettled.drain(..).collect();
+                let sent = subscription.unsettled.drain(..);
+                let lsns = sent.map(|sent| sent.lsn).collect();
                 effects.push(accepted(subscription.number, lsns));
             }
         }
@@ -442,6 +482,7 @@ impl StompSession {
     }
 
     fn detach_all(&mut self, effects: &mut Vec<SessionEffect>) {
+        self.transactions.clear();
         let consumers = self.subscriptions.clear();
         effects.extend(consumers.map(|consumer| SessionEffect::Detach { consumer }));
     }

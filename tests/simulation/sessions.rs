@@ -108,7 +108,9 @@ impl Session {
                     answered.extend(copies);
                 }
                 SessionEvent::Refused { .. } | SessionEvent::Closing { .. } => return None,
-                SessionEvent::Attached { .. } | SessionEvent::Delivered { .. } => {}
+                SessionEvent::Attached { .. }
+                | SessionEvent::Delivered { .. }
+                | SessionEvent::Submitted { .. } => {}
             }
         }
         Some(answered)

@@ -52,6 +52,12 @@ fn config() -> DataPlaneConfig {
                 max_prefetch: 1000,
                 max_subscriptions: 10,
                 max_unsettled_requests: 1000,
+                transactions: crate::machines::stomp_session::TransactionLimits {
+                    open: 3,
+                    messages: 100,
+                    bytes: 1 << 20,
+                    connection_bytes: 1 << 20,
+                },
                 server_name: "TwinMQ/test".to_owned(),
                 connect_timeout_ms: 60_000,
             }),

@@ -348,6 +348,31 @@ const LIMITS: Section = Section {
             "",
         )
         .on_reload(),
+        key(
+            "limits.transactions",
+            count(1, 10_000),
+            "64",
+            "Open transactions of one connection.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.transaction_messages",
+            count(1, 100_000),
+            "10000",
+            "Messages of one transaction, sent and acknowledged together. A larger one gets an ERROR.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.transaction_mib",
+            mib(1, 8),
+            "8",
+            "Bytes of one transaction. All that are open have at most connection_in_flight_bytes per \
+             connection and global_in_flight_bytes in all, besides what is in flight.",
+            "",
+        )
+        .on_reload(),
     ],
 };
 

@@ -14,13 +14,15 @@ struct Consumer {
     /// Bodies are kept: they are wanted again if the consumer goes.
     unsettled: BTreeMap<Lsn, Bytes>,
     unsettled_bytes: usize,
+    /// Taken out of `unsettled` by transactions that are being committed; their bytes still count.
+    held: usize,
     /// It stands in the ring: exactly while it has credit.
     in_ring: bool,
 }
 
 impl Consumer {
     fn has_credit(&self, bytes_max: usize) -> bool {
-        self.unsettled.len() < self.prefetch
+        self.unsettled.len().saturating_add(self.held) < self.prefetch
             && (self.unsettled.is_empty() || self.unsettled_bytes < bytes_max)
     }
 
@@ -81,6 +83,7 @@ impl Consumers {
             prefetch: usize::try_from(prefetch.max(1)).unwrap_or(usize::MAX),
             unsettled: BTreeMap::new(),
             unsettled_bytes: 0,
+            held: 0,
             in_ring: true,
         };
         assert!(
@@ -128,6 +131,76 @@ impl Consumers {
         if !consumer.in_ring && consumer.has_credit(self.bytes_max) {
             consumer.in_ring = true;
             self.ring.push_back(key);
+        }
+    }
+
+    /// No more for this consumer; what it holds goes back, but for `keep`.
+    pub(super) fn retire(&mut self, key: ConsumerKey, keep: &[Lsn], backlog: &mut Backlog) {
+        let Some(consumer) = self.all.get_mut(&key) else {
+            return;
+        };
+        consumer.prefetch = 0;
+        consumer.in_ring = false;
+        self.ring.retain(|other| *other != key);
+        let kept: BTreeMap<Lsn, Bytes> = keep
+            .iter()
+            .filter_map(|lsn| Some((*lsn, consumer.unsettled.remove(lsn)?)))
+            .collect();
+        let back = std::mem::replace(&mut consumer.unsettled, kept);
+        self.unsettled = self.unsettled.saturating_sub(back.len());
+        for (lsn, message) in back {
+            consumer.unsettled_bytes = consumer.unsettled_bytes.saturating_sub(message.len());
+            backlog.put_back(lsn, message);
+        }
+    }
+
+    /// Takes these from the consumer for a transaction; `None`, and nothing is taken, when it does
+    /// not hold all of them. They count as its own until [`Consumers::let_go`] or
+    /// [`Consumers::take_back`].
+    pub(super) fn hold(&mut self, key: ConsumerKey, lsns: &[Lsn]) -> Option<Vec<(Lsn, Bytes)>> {
+        let consumer = self.all.get_mut(&key)?;
+        let mut held = Vec::with_capacity(lsns.len().min(consumer.unsettled.len()));
+        for lsn in lsns {
+            let Some(message) = consumer.unsettled.remove(lsn) else {
+                consumer.unsettled.extend(held);
+                return None;
+            };
+            held.push((*lsn, message));
+        }
+        consumer.held = consumer.held.saturating_add(held.len());
+        Some(held)
+    }
+
+    /// What a transaction held of the consumer's is settled: its credit comes back.
+    pub(super) fn let_go(&mut self, key: ConsumerKey, held: &[(Lsn, Bytes)]) {
+        self.unsettled = self.unsettled.saturating_sub(held.len());
+        let Some(consumer) = self.all.get_mut(&key) else {
+            return;
+        };
+        let bytes: usize = held.iter().map(|(_, message)| message.len()).sum();
+        consumer.unsettled_bytes = consumer.unsettled_bytes.saturating_sub(bytes);
+        consumer.held = consumer.held.saturating_sub(held.len());
+        if !consumer.in_ring && consumer.has_credit(self.bytes_max) {
+            consumer.in_ring = true;
+            self.ring.push_back(key);
+        }
+    }
+
+    /// The transaction came to nothing: the consumer has them again, or the queue, if it is gone.
+    pub(super) fn take_back(
+        &mut self,
+        key: ConsumerKey,
+        held: Vec<(Lsn, Bytes)>,
+        backlog: &mut Backlog,
+    ) {
+        if let Some(consumer) = self.all.get_mut(&key) {
+            consumer.held = consumer.held.saturating_sub(held.len());
+            consumer.unsettled.extend(held);
+            return;
+        }
+        self.unsettled = self.unsettled.saturating_sub(held.len());
+        for (lsn, message) in held {
+            backlog.put_back(lsn, message);
         }
     }
 

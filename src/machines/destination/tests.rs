@@ -1,6 +1,7 @@
 use super::*;
 
 mod property;
+mod transactions;
 
 const QUEUE: DestId = DestId(7);
 const ALICE: ConsumerKey = ConsumerKey {
@@ -84,6 +85,14 @@ fn show(effect: &DestinationEffect) -> String {
             count,
             bytes,
         } => format!("fetch {after} {count} {bytes}"),
+        DestinationEffect::Prepared { answer, .. } => match answer {
+            Ok(share) => {
+                let records = share.definition.iter().chain(&share.acks);
+                let records: Vec<String> = records.map(show_record).collect();
+                format!("prepared {}", records.join("+"))
+            }
+            Err(reason) => format!("refused {reason}"),
+        },
     }
 }
 

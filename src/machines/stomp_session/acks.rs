@@ -1,5 +1,7 @@
 //! ACK and NACK.
 
+use bytes::BytesMut;
+
 use super::ends::Problem;
 use super::publish::decimal;
 use super::requests::Receipt;
@@ -17,6 +19,7 @@ impl StompSession {
         &mut self,
         frame: &ClientFrame,
         outcome: Outcome,
+        out: &mut BytesMut,
         effects: &mut Vec<SessionEffect>,
     ) -> Result<(), Problem> {
         if frame.command == ClientCommand::Nack && self.version == Version::V1_0 {
@@ -25,8 +28,14 @@ impl StompSession {
                 "STOMP 1.0 has no NACK; connect with accept-version:1.1 or 1.2",
             ));
         }
-        if frame.headers.raw_value(b"transaction").is_some() {
-            return Err(Problem::no_transactions());
+        if let Some(id) = frame.headers.raw_value(b"transaction") {
+            let at = self.transactions.find(id, frame.command.name())?;
+            let (consumer, settled) = self.settled_by(frame)?;
+            let limits = self.config.transactions;
+            self.transactions
+                .settle(at, consumer, outcome, settled.into_sent(), limits)?;
+            self.confirm_now(frame, out);
+            return Ok(());
         }
         let (consumer, settled) = self.settled_by(frame)?;
         let receipt = frame.headers.raw_value(b"receipt").map(Receipt::new);
@@ -34,14 +43,14 @@ impl StompSession {
             && let Some(lsns) = self.gathered(consumer, outcome, effects)
         {
             match settled {
-                Settled::One(lsn) => lsns.push(lsn),
-                Settled::UpTo(more) => lsns.extend(more),
+                Settled::One(sent) => lsns.push(sent.lsn),
+                Settled::UpTo(more) => lsns.extend(more.into_iter().map(|sent| sent.lsn)),
             }
             return Ok(());
         }
         let lsns = match settled {
-            Settled::One(lsn) => vec![lsn],
-            Settled::UpTo(lsns) => lsns,
+            Settled::One(sent) => vec![sent.lsn],
+            Settled::UpTo(all) => all.into_iter().map(|sent| sent.lsn).collect(),
         };
         effects.push(SessionEffect::Settle {
             consumer,
@@ -76,6 +85,8 @@ impl StompSession {
                 | SessionEffect::Publish { .. }
                 | SessionEffect::Attach { .. }
                 | SessionEffect::Detach { .. }
+                | SessionEffect::Retire { .. }
+                | SessionEffect::Commit { .. }
                 | SessionEffect::Close => None,
             })
     }
@@ -105,7 +116,7 @@ impl StompSession {
                 let id = header("subscription");
                 let waits = |subscription: &&mut Subscription| {
                     (id.is_none() || subscription.id.as_deref() == id)
-                        && lsn.is_some_and(|lsn| subscription.unsettled.contains(&lsn))
+                        && lsn.is_some_and(|lsn| subscription.waits_for(lsn))
                 };
                 let subscription = self.subscriptions.iter_mut().find(waits);
                 (raw, subscription.zip(lsn))

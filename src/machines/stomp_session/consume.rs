@@ -58,6 +58,7 @@ impl StompSession {
             destination: destination.clone(),
             ack,
             unsettled: VecDeque::new(),
+            deliveries: 0,
             attaching: true,
             receipt: header("receipt").map(Receipt::new),
         });
@@ -142,10 +143,18 @@ impl StompSession {
         let consumer = subscription.number;
         if subscription.ack == AckMode::Auto && !subscription.unsettled.is_empty() {
             // They are on their way to the client: detached now, they would be delivered again.
-            let sent = subscription.unsettled.into_iter().collect();
+            let sent = subscription.unsettled.into_iter();
+            let sent = sent.map(|sent| sent.lsn).collect();
             self.subscriptions.leaving.push((consumer, sent));
         } else {
-            effects.push(SessionEffect::Detach { consumer });
+            let keep = self.transactions.of_consumer(consumer);
+            if keep.is_empty() {
+                effects.push(SessionEffect::Detach { consumer });
+            } else {
+                // JMS lets a consumer be closed before its session commits.
+                self.subscriptions.retired.push(consumer);
+                effects.push(SessionEffect::Retire { consumer, keep });
+            }
         }
         if let Some(receipt) = subscription.receipt {
             self.subscriptions.awaited.push((consumer, receipt));
@@ -197,7 +206,7 @@ impl StompSession {
                     ),
                 )
             })?;
-            subscription.unsettled.push_back(delivery.lsn);
+            subscription.send(delivery.lsn);
         }
         Ok(())
     }

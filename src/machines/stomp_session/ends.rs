@@ -25,14 +25,6 @@ impl Problem {
         }
     }
 
-    pub(super) fn no_transactions() -> Self {
-        Self::new(
-            "transactions are not available yet in this version",
-            "send, acknowledge and ask for receipts without BEGIN, COMMIT, ABORT and the \
-             transaction header",
-        )
-    }
-
     pub(super) fn missing(command: &str, header: &str) -> Self {
         Self::new(
             "a header is missing",

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use bytes::BytesMut;
+
 use super::ends::Problem;
 use super::requests::Receipt;
 use super::{SessionEffect, StompSession};
@@ -132,18 +134,22 @@ impl StompSession {
     pub(super) fn send(
         &mut self,
         frame: &ClientFrame,
+        out: &mut BytesMut,
         effects: &mut Vec<SessionEffect>,
     ) -> Result<(), Problem> {
         let headers = SendHeaders::read(&frame.headers);
-        if headers.transaction.is_some() {
-            return Err(Problem::no_transactions());
-        }
         let spelling = headers
             .destination
             .ok_or_else(|| Problem::missing("SEND", "destination"))?;
         let spelling = frame.headers.unescape(spelling);
         let destination = self.destinations.find(&spelling)?;
         let message = encode(frame, &headers, &destination, self.login.as_deref())?;
+        if let Some(id) = headers.transaction {
+            let limits = self.config.transactions;
+            self.transactions.send(id, destination, message, limits)?;
+            self.confirm_now(frame, out);
+            return Ok(());
+        }
         let request = self.requests.open(headers.receipt.map(Receipt::new));
         effects.push(SessionEffect::Publish {
             destination,

@@ -46,33 +46,68 @@ pub(super) struct Subscription {
     pub(super) head: Bytes,
     /// Sent, in the order of sending. Auto: not yet known to have reached the socket; others: not
     /// acknowledged. Bounded by the credit.
-    pub(super) unsettled: VecDeque<Lsn>,
+    pub(super) unsettled: VecDeque<Sent>,
+    /// Deliveries that were sent.
+    pub(super) deliveries: u64,
     /// Its consumer is not attached yet.
     pub(super) attaching: bool,
     /// Leaves when it is attached.
     pub(super) receipt: Option<Receipt>,
 }
 
+/// A delivery that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) lsn: Lsn,
+    /// Its place in the order of sending.
+    ordinal: u64,
+}
+
 impl Subscription {
+    /// A delivery is sent.
+    pub(super) fn send(&mut self, lsn: Lsn) {
+        self.deliveries = self.deliveries.saturating_add(1);
+        let ordinal = self.deliveries;
+        self.unsettled.push_back(Sent { lsn, ordinal });
+    }
+
+    /// It was sent, and is not acknowledged.
+    pub(super) fn waits_for(&self, lsn: Lsn) -> bool {
+        self.unsettled.iter().any(|sent| sent.lsn == lsn)
+    }
+
+    /// Puts back what [`Subscription::settle`] took, each at its place.
+    pub(super) fn restore(&mut self, sent: Vec<Sent>) {
+        self.unsettled.extend(sent);
+        let all = self.unsettled.make_contiguous();
+        all.sort_unstable_by_key(|sent| sent.ordinal);
+    }
+
     /// Takes what an ACK or NACK of `lsn` settles; `None`: it does not wait for one.
     pub(super) fn settle(&mut self, lsn: Lsn) -> Option<Settled> {
         // Clients mostly acknowledge in order, so the search mostly ends at once.
-        let at = self.unsettled.iter().position(|sent| *sent == lsn)?;
+        let at = self.unsettled.iter().position(|sent| sent.lsn == lsn)?;
         match self.ack {
             AckMode::Auto => None,
             AckMode::Client => Some(Settled::UpTo(self.unsettled.drain(..=at).collect())),
-            AckMode::Individual => {
-                self.unsettled.remove(at);
-                Some(Settled::One(lsn))
-            }
+            AckMode::Individual => self.unsettled.remove(at).map(Settled::One),
         }
     }
 }
 
 /// What an ACK or NACK settled.
 pub(super) enum Settled {
-    One(Lsn),
-    UpTo(Vec<Lsn>),
+    One(Sent),
+    UpTo(Vec<Sent>),
+}
+
+impl Settled {
+    pub(super) fn into_sent(self) -> Vec<Sent> {
+        match self {
+            Self::One(sent) => vec![sent],
+            Self::UpTo(all) => all,
+        }
+    }
 }
 
 /// The lines of a MESSAGE that are the same for all messages of a subscription.
@@ -100,6 +135,8 @@ pub(super) struct Subscriptions {
     last_number: u32,
     /// Unsubscribed in auto mode while deliveries were on their way to the socket.
     pub(super) leaving: Vec<(u32, Vec<Lsn>)>,
+    /// Unsubscribed while open transactions acknowledge some of their deliveries.
+    pub(super) retired: Vec<u32>,
     /// Unsubscribed before they were attached: the receipts of their SUBSCRIBE.
     pub(super) awaited: Vec<(u32, Receipt)>,
 }
@@ -111,7 +148,7 @@ impl Subscriptions {
 
     /// Those that hold memory, the ended ones that wait for something too.
     pub(super) fn standing(&self) -> usize {
-        self.all.len() + self.leaving.len() + self.awaited.len()
+        self.all.len() + self.leaving.len() + self.retired.len() + self.awaited.len()
     }
 
     /// The number of the next one; `None` after 2^32.
@@ -162,6 +199,7 @@ impl Subscriptions {
     pub(super) fn clear(&mut self) -> impl Iterator<Item = u32> + use<'_> {
         self.awaited.clear();
         let leaving = self.leaving.drain(..).map(|(number, _)| number);
+        let leaving = leaving.chain(self.retired.drain(..));
         leaving.chain(self.all.drain(..).map(|subscription| subscription.number))
     }
 }

@@ -5,3 +5,4 @@ mod model;
 mod publish;
 mod support;
 mod table;
+mod transactions;

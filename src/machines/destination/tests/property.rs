@@ -234,7 +234,7 @@ impl World {
                     consumer,
                     deliveries,
                 } => self.delivered(consumer, deliveries),
-                DestinationEffect::Answer { .. } => {}
+                DestinationEffect::Answer { .. } | DestinationEffect::Prepared { .. } => {}
                 DestinationEffect::Fetch {
                     after,
                     count,

@@ -120,7 +120,7 @@ fn every_bad_ack_says_what_is_wrong() {
             "1.2",
             "client",
             "ACK\nid:1-5\ntransaction:t\n\n\0",
-            "transactions are not available yet in this version",
+            "unknown transaction",
         ),
         (
             "1.1",

@@ -244,6 +244,9 @@ impl World {
                     self.open.push((request.0, self.asked.take()));
                 }
             }
+            SessionEffect::Commit { .. } | SessionEffect::Retire { .. } => {
+                panic!("this client has no transactions")
+            }
             SessionEffect::Close => {
                 assert!(self.attached.is_empty(), "a consumer was left behind");
                 self.closed = true;

@@ -183,7 +183,7 @@ fn every_bad_send_says_what_is_wrong() {
         ),
         (
             "destination:/queue/a\ntransaction:t\n",
-            "transactions are not available yet in this version",
+            "unknown transaction",
         ),
         (
             "destination:/queue/a\npriority:10\n",

@@ -25,6 +25,12 @@ pub(super) fn config() -> StompSessionConfig {
         max_prefetch: 500,
         max_subscriptions: 3,
         max_unsettled_requests: 4,
+        transactions: TransactionLimits {
+            open: 3,
+            messages: 5,
+            bytes: 1000,
+            connection_bytes: 1500,
+        },
         server_name: "TwinMQ/0.1".into(),
         connect_timeout_ms: 10_000,
     }

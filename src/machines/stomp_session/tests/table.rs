@@ -104,6 +104,7 @@ fn inputs() -> Vec<(&'static str, MakeInput)> {
                 reason: "bye".into(),
             }),
         ),
+        ("submitted", event(SessionEvent::Submitted { request })),
     ]
 }
 
