@@ -50,6 +50,8 @@ fn show_record(record: &Draft) -> String {
         Draft::Ack { dest, lsns } => format!("ack {} {}", dest.0, lsns[0]),
         Draft::Delivered { .. } => "mark".to_owned(),
         Draft::Kv { key, .. } => format!("define {}", key[3]),
+        Draft::DeliveredEach { dest, lsns } => format!("mark {} in {}", lsns.len(), dest.0),
+        Draft::Failed { dest, counts } => format!("{} failed in {}", counts.len(), dest.0),
     }
 }
 
