@@ -609,10 +609,7 @@ impl World {
         };
         let owed = self.owed[queue].range(after.next()..).take(count);
         let entries: Vec<Entry> = owed
-            .map(|(lsn, message)| Entry {
-                lsn: *lsn,
-                message: message.clone(),
-            })
+            .map(|(lsn, message)| Entry::new(*lsn, message.clone()))
             .collect();
         let scanned = if entries.len() == count {
             entries.last().map_or(after, |entry| entry.lsn)
@@ -640,7 +637,7 @@ impl World {
                         assert!(self.defined[queue], "a PUT before its definition");
                         done.sends.push((queue, body_of(&message)));
                         self.owed[queue].insert(lsn, message.clone());
-                        entries[queue].push(Entry { lsn, message });
+                        entries[queue].push(Entry::new(lsn, message));
                     }
                     Draft::Ack { dest, lsns } => {
                         for lsn in lsns {
@@ -649,10 +646,12 @@ impl World {
                             done.acks.insert(body_of(&message));
                         }
                     }
-                    Draft::Delivered { dest, ahead } => {
+                    Draft::Delivered { dest, ahead, .. } => {
                         marks[queue_of(dest)] = Some(Lsn(lsn.0 + u64::from(ahead)));
                     }
                     Draft::Kv { key, .. } => self.defined[usize::from(key[3]) - 1] = true,
+                    // Nothing that this model knows changes by them.
+                    Draft::DeliveredEach { .. } | Draft::Failed { .. } => {}
                 }
             }
             if let Some((session, request)) = request_of(unit.ticket) {
