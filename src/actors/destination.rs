@@ -14,10 +14,10 @@ use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::delivery::SessionEvent;
 use crate::machines::destination::{
     Activation, DestinationConfig, DestinationEffect, DestinationFigures, DestinationInput,
-    DestinationMachine,
+    DestinationMachine, Now, VolatilePool,
 };
 use crate::proto::ids::DestId;
-use crate::storage::api::{Seek, SharedStore};
+use crate::storage::api::SharedStore;
 use crate::time::{Clock, Moment};
 
 /// What a destination lets others see of itself after each step.
@@ -25,8 +25,8 @@ use crate::time::{Clock, Moment};
 pub struct DestinationReport {
     /// For `status`.
     pub figures: DestinationFigures,
-    /// An answer of the store is still to come.
-    pub fetching: bool,
+    /// Answers of the store that are still to come.
+    pub fetching: usize,
 }
 
 /// Where a destination sends.
@@ -39,6 +39,8 @@ pub struct DestinationPorts {
     pub serving: Rc<Cell<bool>>,
     /// Written after each step.
     pub report: Rc<Cell<DestinationReport>>,
+    /// Memory for messages that are not stored.
+    pub volatile: Rc<VolatilePool>,
 }
 
 /// The actor.
@@ -61,7 +63,7 @@ impl Destination {
     ) -> Addr<Self> {
         Self {
             id,
-            machine: DestinationMachine::new(config, id, activation),
+            machine: DestinationMachine::new(config, id, activation, Rc::clone(&ports.volatile)),
             ports,
             shell: Shell::new("destination", clock),
         }
@@ -71,6 +73,13 @@ impl Destination {
 
 impl Actor for Destination {
     type Context = Context<Self>;
+
+    /// What it begins with may have a time that has come.
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if self.ports.serving.get() && self.machine.has_times() {
+            drive(self, ctx, DestinationInput::Deadline);
+        }
+    }
 }
 
 impl Handler<Posted<DestinationInput>> for Destination {
@@ -92,11 +101,17 @@ impl Shelled for Destination {
         &mut self.shell
     }
 
-    fn step(&mut self, _: Moment, input: DestinationInput, effects: &mut Vec<DestinationEffect>) {
-        self.machine.step(input, effects);
+    fn step(
+        &mut self,
+        moment: Moment,
+        input: DestinationInput,
+        effects: &mut Vec<DestinationEffect>,
+    ) {
+        let wall_ms = self.shell.wall_ms();
+        self.machine.step(Now { moment, wall_ms }, input, effects);
         self.ports.report.set(DestinationReport {
             figures: self.machine.figures(),
-            fetching: self.machine.is_fetching(),
+            fetching: self.machine.fetching(),
         });
     }
 
@@ -117,21 +132,24 @@ impl Shelled for Destination {
                 self.ports.directory.tell(session, event);
             }
             DestinationEffect::Fetch {
-                after,
+                tag,
+                seek,
                 count,
                 bytes,
-            } => {
-                let seek = Seek::All { after };
-                self.ports.store.fetch(self.id, 0, seek, count, bytes);
+            } => self.ports.store.fetch(self.id, tag, seek, count, bytes),
+            DestinationEffect::FindDeadLetter(name) => {
+                self.ports.directory.find_dead_letter(self.id, &name);
             }
         }
     }
 
     fn next_deadline(&self) -> Option<Moment> {
-        None
+        self.machine
+            .next_deadline()
+            .filter(|_| self.ports.serving.get())
     }
 
     fn deadline() -> Option<DestinationInput> {
-        None
+        Some(DestinationInput::Deadline)
     }
 }

@@ -322,6 +322,8 @@ pub struct Limits {
     pub global_in_flight_bytes: u64,
     /// How long a send may wait for room before it gets an ERROR.
     pub block_timeout: Duration,
+    /// MiB of memory for messages that need not be stored; 0: all are.
+    pub volatile_mib: u64,
 }
 
 impl Limits {

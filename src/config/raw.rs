@@ -118,6 +118,7 @@ raw!(RawLimits {
     connection_in_flight_bytes: u64,
     global_in_flight_bytes: u64,
     block_timeout_ms: u64,
+    volatile_mib: u64,
 });
 
 raw!(RawLog {

@@ -277,6 +277,7 @@ impl Rules<'_> {
             connection_in_flight_bytes: limits.connection_in_flight_bytes,
             global_in_flight_bytes: limits.global_in_flight_bytes,
             block_timeout: Duration::from_millis(limits.block_timeout_ms),
+            volatile_mib: limits.volatile_mib,
         }
     }
 

@@ -24,6 +24,13 @@ pub struct ConsumerKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestNumber(pub u32);
 
+/// What a consumer is besides its credit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerTraits {
+    /// It wants to be alone: of those that do, the first one gets every message while it is there.
+    pub exclusive: bool,
+}
+
 /// What becomes of delivered messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -40,6 +47,8 @@ pub struct Delivery {
     pub lsn: Lsn,
     /// It may have been delivered before.
     pub redelivered: bool,
+    /// How often it was delivered in vain, as far as is known: a server that dies leaves no count.
+    pub failures: u32,
     /// The canonical message.
     pub message: Bytes,
 }
@@ -62,6 +71,8 @@ pub enum DestinationCommand {
         consumer: ConsumerKey,
         /// How many deliveries may be unsettled at once: at least 1.
         prefetch: u32,
+        /// What else it is.
+        traits: ConsumerTraits,
     },
     /// The consumer is gone; what it had not settled goes back to its place, flagged redelivered.
     Detach {
@@ -115,12 +126,13 @@ pub enum SessionEvent {
     },
 }
 
-impl From<Entry> for Delivery {
-    fn from(entry: Entry) -> Self {
+impl From<&Entry> for Delivery {
+    fn from(entry: &Entry) -> Self {
         Self {
             lsn: entry.lsn,
-            redelivered: false,
-            message: entry.message,
+            redelivered: entry.marked,
+            failures: entry.failures,
+            message: entry.message.clone(),
         }
     }
 }

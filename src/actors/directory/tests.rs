@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::actors::testkit::{FakeStore, TestClock, local};
-use crate::machines::delivery::ConsumerKey;
+use crate::machines::delivery::{ConsumerKey, ConsumerTraits};
 use crate::storage::api::{LogStore, StoreEvent, StoreSink};
 
 /// Keeps what the store tells until the test passes it on.
@@ -83,7 +83,11 @@ impl World {
         let prefetch = 100;
         self.directory.command(
             port,
-            vec![DestinationCommand::Attach { consumer, prefetch }],
+            vec![DestinationCommand::Attach {
+                consumer,
+                prefetch,
+                traits: ConsumerTraits::default(),
+            }],
         );
     }
 }
