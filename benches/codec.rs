@@ -156,6 +156,7 @@ fn sessions(c: &mut Criterion) {
                 let deliveries = (first..=lsn).map(|lsn| Delivery {
                     lsn: Lsn(lsn),
                     redelivered: false,
+                    failures: 0,
                     message: message.clone(),
                 });
                 let event = SessionEvent::Delivered {

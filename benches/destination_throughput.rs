@@ -10,7 +10,8 @@ use twinmq::actors::directory::{Directory, DirectoryConfig};
 use twinmq::actors::inbox::Inbox;
 use twinmq::actors::post::Port;
 use twinmq::machines::delivery::{
-    ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
+    ConsumerKey, ConsumerTraits, DestinationCommand, Outcome, RequestNumber, SessionEvent,
+    SessionKey,
 };
 use twinmq::machines::destination::DestinationInput;
 use twinmq::proto::destination::{DestinationKind, DestinationName};
@@ -198,7 +199,11 @@ impl Pair {
         let prefetch = 10_000;
         directory.command(
             &port,
-            vec![DestinationCommand::Attach { consumer, prefetch }],
+            vec![DestinationCommand::Attach {
+                consumer,
+                prefetch,
+                traits: ConsumerTraits::default(),
+            }],
         );
         Self {
             port,

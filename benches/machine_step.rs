@@ -4,13 +4,14 @@
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use twinmq::machines::delivery::{
-    ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionKey,
+    ConsumerKey, ConsumerTraits, DestinationCommand, Outcome, RequestNumber, SessionKey,
 };
 use twinmq::machines::destination::{
-    Activation, DestinationConfig, DestinationEffect, DestinationInput, DestinationMachine,
+    Activation, DestinationConfig, DestinationEffect, DestinationInput, DestinationMachine, Now,
+    VolatilePool,
 };
 use twinmq::proto::ids::{DestId, Lsn};
-use twinmq::storage::api::Entry;
+use twinmq::storage::api::{Change, Entry, Lane, LaneFacts};
 
 const PRODUCER: SessionKey = SessionKey(1);
 const CONSUMER: ConsumerKey = ConsumerKey {
@@ -30,32 +31,46 @@ struct Queue {
     machine: DestinationMachine,
     effects: Vec<DestinationEffect>,
     lsn: u64,
+    /// Acks that are not committed.
+    unsettled: u64,
     body: Bytes,
 }
 
 impl Queue {
     fn new() -> Self {
         let activation = Activation {
-            mark: Lsn(u64::MAX / 2),
+            lanes: vec![LaneFacts {
+                lane: Lane::DEFAULT,
+                depth: 0,
+                tail: Lsn::ZERO,
+                mark: Lsn(u64::MAX / 2),
+            }],
             ..Activation::default()
         };
         let config = DestinationConfig::default();
         let mut queue = Self {
-            machine: DestinationMachine::new(config, DestId(1), activation),
+            machine: DestinationMachine::new(
+                config,
+                DestId(1),
+                activation,
+                VolatilePool::new(1 << 20, 1),
+            ),
             effects: Vec::new(),
             lsn: 0,
+            unsettled: 0,
             body: Bytes::from(vec![7; 1024]),
         };
         queue.step(commands(vec![DestinationCommand::Attach {
             consumer: CONSUMER,
             prefetch: 10_000,
+            traits: ConsumerTraits::default(),
         }]));
         queue
     }
 
     fn step(&mut self, input: DestinationInput) {
         self.effects.clear();
-        self.machine.step(input, &mut self.effects);
+        self.machine.step(Now::default(), input, &mut self.effects);
     }
 
     fn life(&mut self, count: u64) {
@@ -74,10 +89,17 @@ impl Queue {
         let entries = (first..=self.lsn)
             .map(|lsn| Entry::new(Lsn(lsn), self.body.clone()))
             .collect();
+        // The acks of the round before are committed with these.
+        let settled = u32::try_from(self.unsettled).unwrap_or(u32::MAX);
         self.step(DestinationInput::Committed {
-            entries,
-            mark: None,
+            change: Change {
+                entries,
+                settled,
+                ..Change::default()
+            },
+            upto: Lsn(self.lsn),
         });
+        self.unsettled = count;
         let lsns = (first..=self.lsn).map(Lsn).collect();
         self.step(commands(vec![DestinationCommand::Settle {
             consumer: CONSUMER,

@@ -30,7 +30,8 @@ impl Moment {
 pub trait Clock: Send + Sync {
     /// Now, for deadlines.
     fn now(&self) -> Moment;
-    /// Milliseconds since 1970, for people only: no decision may rest on it.
+    /// Milliseconds since 1970: for people, and for the times that applications give their messages
+    /// (expiry, due time). No other decision may rest on it.
     fn wall_ms(&self) -> u64;
 }
 

@@ -184,7 +184,10 @@ impl DataPlane {
                     None => break,
                 },
                 () = drained(&running) => running.end_drain().await,
-                _ = look.tick() => running.directory().look_at_store(),
+                _ = look.tick() => {
+                    running.directory().look_at_store();
+                    running.directory().look_at_expiry();
+                }
             }
         }
         running.stop("the server ends").await;

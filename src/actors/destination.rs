@@ -14,10 +14,10 @@ use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::delivery::SessionEvent;
 use crate::machines::destination::{
     Activation, DestinationConfig, DestinationEffect, DestinationFigures, DestinationInput,
-    DestinationMachine,
+    DestinationMachine, Now, VolatilePool,
 };
 use crate::proto::ids::DestId;
-use crate::storage::api::{Seek, SharedStore};
+use crate::storage::api::{Draft, SharedStore, Unit};
 use crate::time::{Clock, Moment};
 
 /// What a destination lets others see of itself after each step.
@@ -25,8 +25,10 @@ use crate::time::{Clock, Moment};
 pub struct DestinationReport {
     /// For `status`.
     pub figures: DestinationFigures,
-    /// An answer of the store is still to come.
-    pub fetching: bool,
+    /// Answers of the store that are still to come.
+    pub fetching: usize,
+    /// Ack records of its own that were handed to the store since it began.
+    pub acks: u64,
 }
 
 /// Where a destination sends.
@@ -39,12 +41,16 @@ pub struct DestinationPorts {
     pub serving: Rc<Cell<bool>>,
     /// Written after each step.
     pub report: Rc<Cell<DestinationReport>>,
+    /// Memory for messages that are not stored.
+    pub volatile: Rc<VolatilePool>,
 }
 
 /// The actor.
 pub struct Destination {
     id: DestId,
     machine: DestinationMachine,
+    /// As in the report.
+    acks: u64,
     ports: DestinationPorts,
     shell: Shell<DestinationEffect>,
 }
@@ -61,7 +67,8 @@ impl Destination {
     ) -> Addr<Self> {
         Self {
             id,
-            machine: DestinationMachine::new(config, id, activation),
+            machine: DestinationMachine::new(config, id, activation, Rc::clone(&ports.volatile)),
+            acks: 0,
             ports,
             shell: Shell::new("destination", clock),
         }
@@ -69,8 +76,33 @@ impl Destination {
     }
 }
 
+impl Destination {
+    /// A transaction's end is told by the number of acks before its unit.
+    fn submit(&mut self, units: Vec<Unit>) {
+        let records = units.iter().flat_map(|unit| &unit.records);
+        let acks = records.filter(|record| matches!(record, Draft::Ack { .. }));
+        let acks = u64::try_from(acks.count()).unwrap_or(u64::MAX);
+        if acks > 0 {
+            self.acks = self.acks.saturating_add(acks);
+            let report = DestinationReport {
+                acks: self.acks,
+                ..self.ports.report.get()
+            };
+            self.ports.report.set(report);
+        }
+        self.ports.store.submit(units);
+    }
+}
+
 impl Actor for Destination {
     type Context = Context<Self>;
+
+    /// What it begins with may have a time that has come.
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if self.ports.serving.get() && self.machine.has_times() {
+            drive(self, ctx, DestinationInput::Deadline);
+        }
+    }
 }
 
 impl Handler<Posted<DestinationInput>> for Destination {
@@ -92,17 +124,24 @@ impl Shelled for Destination {
         &mut self.shell
     }
 
-    fn step(&mut self, _: Moment, input: DestinationInput, effects: &mut Vec<DestinationEffect>) {
-        self.machine.step(input, effects);
+    fn step(
+        &mut self,
+        moment: Moment,
+        input: DestinationInput,
+        effects: &mut Vec<DestinationEffect>,
+    ) {
+        let wall_ms = self.shell.wall_ms();
+        self.machine.step(Now { moment, wall_ms }, input, effects);
         self.ports.report.set(DestinationReport {
             figures: self.machine.figures(),
-            fetching: self.machine.is_fetching(),
+            fetching: self.machine.fetching(),
+            acks: self.acks,
         });
     }
 
     fn run(&mut self, _: &mut Self::Context, effect: DestinationEffect) {
         match effect {
-            DestinationEffect::Submit(units) => self.ports.store.submit(units),
+            DestinationEffect::Submit(units) => self.submit(units),
             DestinationEffect::Deliver {
                 consumer,
                 deliveries,
@@ -117,12 +156,13 @@ impl Shelled for Destination {
                 self.ports.directory.tell(session, event);
             }
             DestinationEffect::Fetch {
-                after,
+                tag,
+                seek,
                 count,
                 bytes,
-            } => {
-                let seek = Seek::All { after };
-                self.ports.store.fetch(self.id, 0, seek, count, bytes);
+            } => self.ports.store.fetch(self.id, tag, seek, count, bytes),
+            DestinationEffect::FindDeadLetter(name) => {
+                self.ports.directory.find_dead_letter(self.id, &name);
             }
             DestinationEffect::Prepared {
                 transaction,
@@ -132,10 +172,12 @@ impl Shelled for Destination {
     }
 
     fn next_deadline(&self) -> Option<Moment> {
-        None
+        self.machine
+            .next_deadline()
+            .filter(|_| self.ports.serving.get())
     }
 
     fn deadline() -> Option<DestinationInput> {
-        None
+        Some(DestinationInput::Deadline)
     }
 }

@@ -14,12 +14,13 @@ use crate::actors::permits::{Ledger, PermitLimit, PermitPool};
 use crate::actors::post::{Port, post};
 use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionEvent, SessionKey};
 use crate::machines::destination::{
-    Activation, DestinationConfig, DestinationFigures, DestinationInput, request_of,
+    Activation, DeadLetterQueue, DestinationConfig, DestinationFigures, DestinationInput,
+    DestinationPolicy, VolatilePool, request_of,
 };
 use crate::machines::transaction::TransactionMachine;
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Change, Committed, Entry, Fetched, Lane, SharedStore};
+use crate::storage::api::{Change, Committed, Fetched, SharedStore};
 use crate::time::Clock;
 
 pub use transactions::TransactionOperations;
@@ -40,6 +41,8 @@ pub struct DirectoryConfig {
     pub connection_permits: PermitLimit,
     /// The same of all connections.
     pub permits: PermitLimit,
+    /// Bytes of messages that are kept in memory only; zero: every message is stored.
+    pub volatile_bytes: usize,
 }
 
 impl Default for DirectoryConfig {
@@ -55,6 +58,7 @@ impl Default for DirectoryConfig {
                 messages: 131_072,
                 bytes: 256 << 20,
             },
+            volatile_bytes: 256 << 20,
         }
     }
 }
@@ -99,6 +103,9 @@ enum Presence {
     },
 }
 
+/// Gives the policy of a destination; `None`: the default.
+pub type Policies = Box<dyn Fn(&DestinationName) -> Option<Arc<DestinationPolicy>>>;
+
 /// One term of service.
 struct Term {
     by_name: HashMap<DestinationName, DestId>,
@@ -108,6 +115,9 @@ struct Term {
     serving: Rc<Cell<bool>>,
     sends_refused: bool,
     transactions: TransactionMachine,
+    volatile: Rc<VolatilePool>,
+    /// No message of a destination that is asleep expires before this.
+    next_expiry_ms: Option<u64>,
 }
 
 /// See the module.
@@ -116,9 +126,10 @@ pub struct Directory {
     store: SharedStore,
     clock: Arc<dyn Clock>,
     pool: Rc<PermitPool>,
+    policies: RefCell<Policies>,
     term: RefCell<Option<Term>>,
     /// Answers to fetches of earlier terms that are still to come.
-    stale_fetches: RefCell<HashMap<DestId, u32>>,
+    stale_fetches: RefCell<HashMap<DestId, usize>>,
     sessions: RefCell<HashMap<SessionKey, Rc<Inbox>>>,
     next_session: Cell<u32>,
     upto: Cell<Lsn>,
@@ -133,6 +144,7 @@ impl Directory {
             store,
             clock,
             pool: PermitPool::new(config.permits),
+            policies: RefCell::new(Box::new(|_| None)),
             term: RefCell::new(None),
             stale_fetches: RefCell::default(),
             sessions: RefCell::default(),
@@ -145,6 +157,14 @@ impl Directory {
     pub fn configure(&self, config: DirectoryConfig) {
         self.pool.set_limit(config.permits);
         self.config.set(config);
+        if let Some(term) = self.term.borrow().as_ref() {
+            term.volatile.set_bytes_max(config.volatile_bytes);
+        }
+    }
+
+    /// Other policies, for destinations that are used for the first time in this term from now on.
+    pub fn set_policies(&self, policies: Policies) {
+        *self.policies.borrow_mut() = policies;
     }
 
     /// This server begins to serve: the epoch is open and everything of earlier ones is committed.
@@ -159,6 +179,12 @@ impl Directory {
             serving: Rc::new(Cell::new(true)),
             sends_refused: self.store.facts().refuses_sends,
             transactions: TransactionMachine::default(),
+            // Higher than in any earlier life of the process, as long as the clock is not set back.
+            volatile: VolatilePool::new(
+                self.config.get().volatile_bytes,
+                self.clock.wall_ms() << 20,
+            ),
+            next_expiry_ms: None,
         };
         for facts in self.store.destinations() {
             term.next = term.next.max(facts.id.0.saturating_add(1));
@@ -166,15 +192,12 @@ impl Directory {
                 tracing::warn!(target: "twinmq::data", id = facts.id.0, "a destination of an unknown kind is left alone");
                 continue;
             };
-            let state = Presence::Asleep(Activation {
-                definition: None,
-                depth: facts.depth(),
-                tail: facts.tail,
-                mark: facts.mark(Lane::DEFAULT),
-                horizon,
-            });
-            term.by_name.insert(name.clone(), facts.id);
-            term.known.insert(facts.id, Known { name, state });
+            let id = facts.id;
+            let activation = Activation::from_facts(facts, horizon);
+            term.expires(activation.next_expiry_ms);
+            let state = Presence::Asleep(activation);
+            term.by_name.insert(name.clone(), id);
+            term.known.insert(id, Known { name, state });
         }
         self.upto.set(self.store.committed());
         *self.term.borrow_mut() = Some(term);
@@ -192,10 +215,11 @@ impl Directory {
         for (id, known) in term.known {
             if let Presence::Awake { port, report } = known.state {
                 port.retire();
-                if report.get().fetching {
+                let fetching = report.get().fetching;
+                if fetching > 0 {
                     let mut stale = self.stale_fetches.borrow_mut();
                     let count = stale.entry(id).or_default();
-                    *count = count.saturating_add(1);
+                    *count = count.saturating_add(fetching);
                 }
             }
         }
@@ -226,8 +250,15 @@ impl Directory {
         }
     }
 
-    /// Gives an order to every session.
+    /// Gives an order to every session. What consumers hold when they are drained is nobody's failure.
     pub fn order_all(&self, order: &Order) {
+        if let (Order::Drain(_), Some(term)) = (order, self.term.borrow().as_ref()) {
+            for known in term.known.values() {
+                if let Presence::Awake { port, .. } = &known.state {
+                    post(port, DestinationInput::Draining);
+                }
+            }
+        }
         let sessions = self.sessions.borrow();
         // In the order of their coming: the same events give the same course.
         let mut inboxes: Vec<_> = sessions.iter().collect();
@@ -263,50 +294,66 @@ impl Directory {
             Some(id) => *id,
             None => self.define(term, name)?,
         };
-        let refused = term.sends_refused;
-        let serving = Rc::clone(&term.serving);
+        Ok(self.wake(term, id))
+    }
+
+    /// The way to a known destination, which is begun if it was asleep.
+    fn wake(self: &Rc<Self>, term: &mut Term, id: DestId) -> (DestId, Port<DestinationInput>) {
         let known = term
             .known
             .get_mut(&id)
             .expect("every id in by_name is in known: both are filled together");
-        let activation = match &mut known.state {
-            Presence::Awake { port, .. } => return Ok((id, port.clone())),
+        let mut activation = match &mut known.state {
+            Presence::Awake { port, .. } => return (id, port.clone()),
             Presence::Asleep(activation) => std::mem::take(activation),
         };
-        let (port, report) = self.wake(id, activation, serving);
-        if refused {
+        known.name.spelling().clone_into(&mut activation.name);
+        activation.policy = self.policies.borrow()(&known.name);
+        let report = Rc::new(Cell::new(asleep(&activation)));
+        let ports = DestinationPorts {
+            store: Arc::clone(&self.store),
+            directory: Rc::clone(self),
+            serving: Rc::clone(&term.serving),
+            report: Rc::clone(&report),
+            volatile: Rc::clone(&term.volatile),
+        };
+        let clock = Arc::clone(&self.clock);
+        let config = self.config.get().destination;
+        let address = Destination::begin(config, id, activation, ports, clock);
+        let port = Port::new("destination", address.recipient());
+        if term.sends_refused {
             post(&port, DestinationInput::SendsRefused(true));
         }
         known.state = Presence::Awake {
             port: port.clone(),
             report,
         };
-        Ok((id, port))
+        (id, port)
     }
 
-    fn wake(
-        self: &Rc<Self>,
-        id: DestId,
-        activation: Activation,
-        serving: Rc<Cell<bool>>,
-    ) -> (Port<DestinationInput>, Rc<Cell<DestinationReport>>) {
-        let report = Rc::new(Cell::new(DestinationReport {
-            figures: DestinationFigures {
-                depth: activation.depth,
-                ..DestinationFigures::default()
-            },
-            fetching: false,
-        }));
-        let ports = DestinationPorts {
-            store: Arc::clone(&self.store),
-            directory: Rc::clone(self),
-            serving,
-            report: Rc::clone(&report),
+    /// Tells a destination where its dead messages go: to the queue of this name, which is made if
+    /// there is none.
+    pub fn find_dead_letter(&self, id: DestId, queue: &str) {
+        let mut term = self.term.borrow_mut();
+        let Some(term) = term.as_mut() else {
+            return;
         };
-        let clock = Arc::clone(&self.clock);
-        let address =
-            Destination::begin(self.config.get().destination, id, activation, ports, clock);
-        (Port::new("destination", address.recipient()), report)
+        let found = DestinationName::new(DestinationKind::Queue, queue)
+            .map_err(|error| error.to_string())
+            .and_then(|name| {
+                let id = match term.by_name.get(&name) {
+                    Some(id) => *id,
+                    None => self.define(term, &name).map_err(|error| error.to_string())?,
+                };
+                let definition = definition(&name);
+                Ok(DeadLetterQueue { id, definition })
+            })
+            .inspect_err(|error| {
+                tracing::warn!(target: "twinmq::data", queue, %error, "the dead message queue cannot be used: dead messages wait where they are");
+            });
+        if let Some(Presence::Awake { port, .. }) = term.known.get(&id).map(|known| &known.state) {
+            post(port, DestinationInput::DeadLetterFound(found.ok()));
+        }
     }
 
     /// Commands for a destination, with what it needs to know besides.
@@ -329,7 +376,7 @@ impl Directory {
     /// What the store has committed: one post for each destination and session that it concerns.
     pub fn committed(&self, committed: Committed) {
         self.upto.set(self.upto.get().max(committed.upto));
-        self.route_changes(committed.changes);
+        self.route(committed.changes, committed.upto);
         let mut whose = None;
         let mut requests: Vec<RequestNumber> = Vec::new();
         for (session, request) in committed.tickets.into_iter().filter_map(request_of) {
@@ -346,40 +393,60 @@ impl Directory {
         }
     }
 
-    fn route_changes(&self, changes: Vec<(DestId, Change)>) {
-        let mut term = self.term.borrow_mut();
-        let Some(term) = term.as_mut() else {
-            return;
-        };
-        for (id, change) in changes {
-            let mark = change.marks.last().map(|(_, mark)| *mark);
-            if mark.is_some() || !change.entries.is_empty() {
-                term.route(id, change.entries, mark);
+    fn route(&self, changes: Vec<(DestId, Change)>, upto: Lsn) {
+        if let Some(term) = self.term.borrow_mut().as_mut() {
+            for (id, change) in changes {
+                term.route(id, change, upto);
             }
         }
     }
 
     /// The store's answer to a fetch.
     pub fn fetched(&self, fetched: Fetched) {
-        let Fetched {
-            dest: id,
-            entries,
-            scanned,
-            ..
-        } = fetched;
         let mut stale = self.stale_fetches.borrow_mut();
-        if let Some(count) = stale.get_mut(&id) {
+        if let Some(count) = stale.get_mut(&fetched.dest) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                stale.remove(&id);
+                stale.remove(&fetched.dest);
             }
             return;
         }
         let term = self.term.borrow();
-        let known = term.as_ref().and_then(|term| term.known.get(&id));
+        let known = term.as_ref().and_then(|term| term.known.get(&fetched.dest));
         if let Some(Presence::Awake { port, .. }) = known.map(|known| &known.state) {
-            post(port, DestinationInput::Fetched { entries, scanned });
+            post(port, DestinationInput::Fetched(fetched));
         }
+    }
+
+    /// Wakes destinations in which messages expire: nobody else would look there.
+    pub fn look_at_expiry(self: &Rc<Self>) {
+        let now_ms = self.clock.wall_ms();
+        let mut term = self.term.borrow_mut();
+        let Some(term) = term.as_mut() else {
+            return;
+        };
+        if term.next_expiry_ms.is_none_or(|at| at > now_ms) {
+            return;
+        }
+        let mut next: Option<u64> = None;
+        let mut due = Vec::new();
+        for (id, known) in &term.known {
+            if let Presence::Asleep(activation) = &known.state
+                && let Some(at) = activation.next_expiry_ms
+            {
+                if at <= now_ms {
+                    due.push(*id);
+                } else {
+                    next = next.into_iter().chain([at]).min();
+                }
+            }
+        }
+        // The same events give the same course.
+        due.sort_unstable();
+        for id in due {
+            self.wake(term, id);
+        }
+        term.next_expiry_ms = next;
     }
 
     /// Looks whether the store refuses sends now, and passes on a change.
@@ -471,36 +538,44 @@ impl Directory {
 }
 
 impl Term {
-    fn route(&mut self, id: DestId, entries: Vec<Entry>, mark: Option<Lsn>) {
+    fn route(&mut self, id: DestId, change: Change, upto: Lsn) {
         match self.known.get_mut(&id).map(|known| &mut known.state) {
             Some(Presence::Awake { port, .. }) => {
-                post(port, DestinationInput::Committed { entries, mark });
+                post(port, DestinationInput::Committed { change, upto });
             }
             Some(Presence::Asleep(activation)) => {
-                let new = entries.iter().filter(|entry| entry.lsn > activation.tail);
-                let count = u64::try_from(new.count()).unwrap_or(u64::MAX);
-                activation.depth = activation.depth.saturating_add(count);
-                let tail = entries.last().map_or(Lsn::ZERO, |entry| entry.lsn);
-                activation.tail = activation.tail.max(tail);
-                activation.mark = activation.mark.max(mark.unwrap_or(Lsn::ZERO));
+                activation.absorb(&change);
+                let expiry = activation.next_expiry_ms;
+                self.expires(expiry);
             }
             None => {}
         }
+    }
+
+    /// A destination that is asleep has a message that expires.
+    fn expires(&mut self, at_ms: Option<u64>) {
+        self.next_expiry_ms = self.next_expiry_ms.into_iter().chain(at_ms).min();
     }
 }
 
 impl Presence {
     fn report(&self) -> DestinationReport {
         match self {
-            Self::Asleep(activation) => DestinationReport {
-                figures: DestinationFigures {
-                    depth: activation.depth,
-                    ..DestinationFigures::default()
-                },
-                fetching: false,
-            },
+            Self::Asleep(activation) => asleep(activation),
             Self::Awake { report, .. } => report.get(),
         }
+    }
+}
+
+/// What a destination that is asleep shows of itself.
+fn asleep(activation: &Activation) -> DestinationReport {
+    DestinationReport {
+        figures: DestinationFigures {
+            depth: activation.depth(),
+            ..DestinationFigures::default()
+        },
+        fetching: 0,
+        acks: 0,
     }
 }
 

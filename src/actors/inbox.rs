@@ -208,6 +208,7 @@ mod tests {
             .map(|lsn| Delivery {
                 lsn: Lsn(lsn),
                 redelivered: false,
+                failures: 0,
                 message: Bytes::from(vec![0; 100]),
             })
             .collect();

@@ -172,6 +172,7 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
                 messages: 131_072,
                 bytes: bound(limits.global_in_flight_bytes),
             },
+            volatile_bytes: bound(limits.volatile_mib << 20),
         },
         session: SessionConfig {
             stomp: Arc::new(stomp),

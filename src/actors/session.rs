@@ -23,7 +23,8 @@ use crate::actors::inbox::{Inbox, Order};
 use crate::actors::lease::ServingLease;
 use crate::io::client_tcp::{ClientSocket, Fill};
 use crate::machines::delivery::{
-    ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
+    ConsumerKey, ConsumerTraits, DestinationCommand, Outcome, RequestNumber, SessionEvent,
+    SessionKey,
 };
 use crate::machines::stomp_session::{
     SessionEffect, SessionInput, StompSession, StompSessionConfig,
@@ -157,6 +158,7 @@ impl Session {
     fn turn(&mut self) -> bool {
         let now = self.context.clock.now();
         self.brought_work = false;
+        self.machine.tell_time(self.context.clock.wall_ms());
         match self.phase {
             Phase::Open | Phase::HalfClosed(_) => {
                 self.mind_the_deadline(now);
@@ -368,7 +370,8 @@ impl Session {
                 destination,
                 consumer,
                 prefetch,
-            } => self.attach(destination, consumer, prefetch),
+                traits,
+            } => self.attach(destination, consumer, prefetch, traits),
             SessionEffect::Detach { consumer } => {
                 if let Some(name) = self.consumers.remove(&consumer) {
                     let consumer = self.consumer(consumer);
@@ -408,9 +411,19 @@ impl Session {
         }
     }
 
-    fn attach(&mut self, name: DestinationName, number: u32, prefetch: u32) {
+    fn attach(
+        &mut self,
+        name: DestinationName,
+        number: u32,
+        prefetch: u32,
+        traits: ConsumerTraits,
+    ) {
         let consumer = self.consumer(number);
-        let attach = DestinationCommand::Attach { consumer, prefetch };
+        let attach = DestinationCommand::Attach {
+            consumer,
+            prefetch,
+            traits,
+        };
         match self.gathered.push(&name, attach) {
             Ok(()) => {
                 self.consumers.insert(number, name);

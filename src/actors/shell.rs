@@ -50,6 +50,11 @@ impl<E> Shell<E> {
             effects: Vec::new(),
         }
     }
+
+    /// What the wall clock shows, in milliseconds since 1970.
+    pub fn wall_ms(&self) -> u64 {
+        self.clock.wall_ms()
+    }
 }
 
 /// Gives `input` to the actor's machine and does what it says.

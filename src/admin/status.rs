@@ -222,7 +222,9 @@ fn destination(described: &DestinationDescription) -> Value {
         "in_flight": figures.unsettled,
         "arrived": figures.arrived,
         "accepted": figures.accepted,
-        "fetching": described.report.fetching,
+        "expired": figures.expired,
+        "dead": figures.dead,
+        "fetching": described.report.fetching > 0,
     })
 }
 
@@ -256,13 +258,16 @@ mod tests {
                     unsettled: 3,
                     arrived: 9,
                     accepted: 4,
+                    expired: 2,
+                    dead: 1,
                 },
-                fetching: true,
+                fetching: 1,
+                acks: 0,
             },
         };
         let expected = json!({
             "name": "/queue/q", "depth": 5, "consumers": 2, "in_flight": 3, "arrived": 9,
-            "accepted": 4, "fetching": true,
+            "accepted": 4, "expired": 2, "dead": 1, "fetching": true,
         });
         assert_eq!(destination(&described), expected);
     }

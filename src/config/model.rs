@@ -328,6 +328,8 @@ pub struct Limits {
     pub transaction_messages: usize,
     /// Bytes of one transaction.
     pub transaction_bytes: u64,
+    /// MiB of memory for messages that need not be stored; 0: all are.
+    pub volatile_mib: u64,
 }
 
 impl Limits {

@@ -121,6 +121,7 @@ raw!(RawLimits {
     transactions: usize,
     transaction_messages: usize,
     transaction_mib: u64,
+    volatile_mib: u64,
 });
 
 raw!(RawLog {

@@ -280,6 +280,7 @@ impl Rules<'_> {
             transactions: limits.transactions,
             transaction_messages: limits.transaction_messages,
             transaction_bytes: limits.transaction_mib.saturating_mul(MIB),
+            volatile_mib: limits.volatile_mib,
         }
     }
 

@@ -24,6 +24,13 @@ pub struct ConsumerKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestNumber(pub u32);
 
+/// What a consumer is besides its credit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerTraits {
+    /// It wants to be alone: of those that do, the first one gets every message while it is there.
+    pub exclusive: bool,
+}
+
 /// What becomes of delivered messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -40,6 +47,8 @@ pub struct Delivery {
     pub lsn: Lsn,
     /// It may have been delivered before.
     pub redelivered: bool,
+    /// How often it was delivered in vain, as far as is known: a server that dies leaves no count.
+    pub failures: u32,
     /// The canonical message.
     pub message: Bytes,
 }
@@ -92,6 +101,8 @@ pub enum DestinationCommand {
         consumer: ConsumerKey,
         /// How many deliveries may be unsettled at once: at least 1.
         prefetch: u32,
+        /// What else it is.
+        traits: ConsumerTraits,
     },
     /// The consumer is gone; what it had not settled goes back to its place, flagged redelivered.
     Detach {
@@ -120,13 +131,13 @@ pub enum DestinationCommand {
         /// Messages that it puts here.
         puts: usize,
     },
-    /// The transaction's unit was submitted (true), or nothing of it was and everything is as
-    /// before (false). Only after a `Share` was answered.
+    /// The transaction's unit was submitted, or nothing of it was and everything is as before. Only
+    /// after a `Share` was answered; those that were submitted come in the order of that.
     Finish {
         /// Which.
         transaction: TransactionKey,
-        /// What became of it.
-        submitted: bool,
+        /// `Some`: it was submitted, when so many ack records of the destination's own had been.
+        submitted: Option<u64>,
     },
     /// The consumer takes no more, and gives back what it has not settled but these, which an open
     /// transaction settles. `Detach` follows when the last of them has ended.
@@ -178,12 +189,13 @@ pub enum SessionEvent {
     },
 }
 
-impl From<Entry> for Delivery {
-    fn from(entry: Entry) -> Self {
+impl From<&Entry> for Delivery {
+    fn from(entry: &Entry) -> Self {
         Self {
             lsn: entry.lsn,
-            redelivered: false,
-            message: entry.message,
+            redelivered: entry.marked,
+            failures: entry.failures,
+            message: entry.message.clone(),
         }
     }
 }

@@ -1,306 +1,229 @@
-//! Who gets which message of one queue, and when a record has to be written for it.
+//! Who gets which message of one destination, and when a record has to be written for it.
 //!
-//! A message is in one of four places, and in LSN order within each:
+//! A message is in one of these places:
 //!
 //! | place | what is known here |
 //! |---|---|
-//! | window | next to be delivered, in memory, everything owed up to the cursor |
-//! | (store only) | between the cursor and `recent_after`: fetched when the window is half empty |
-//! | recent | the newest ones, in memory, so that a short backlog is never read back |
-//! | unsettled | with a consumer; comes back to `returned` when it is released or the consumer goes |
+//! | a lane's window | next to be delivered, in memory, everything owed up to the lane's cursor |
+//! | (store only) | between the cursor and the recent ones: fetched when the window is half empty |
+//! | a lane's recent ones | the newest, in memory, so that a short backlog is never read back |
+//! | unsettled | with a consumer; comes back to its place when it is released or the consumer goes |
+//! | held | as unsettled, by a transaction that is being committed |
+//! | aside | waits for the owner of its group, for its redelivery, for its due time, or is dead |
+//! | volatile | in memory only, in its lane beside the stored ones |
 //!
-//! The delivery mark (engine 6.6, 9): nothing beyond it is delivered; raising it is a record, which
-//! rides with another unit where one is to be had and goes alone when a delivery waits for it.
+//! `lanes` says what order is promised, `timers` what time does, `groups`, `redelivery` and `volatile`
+//! what their names say; `claims` is why an old answer of the store does no harm.
 //!
-//! Deliberately not known here: names, sessions' sockets, permits, time, and what the store does
+//! Deliberately not known here: names, sessions' sockets, permits, clocks, and what the store does
 //! with a unit. A confirm of a stored message goes from the store to the session by its ticket.
+
+use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use self::backlog::Backlog;
+use self::claims::{Claims, Question};
 use self::consumers::Consumers;
+use self::groups::Groups;
 use self::holds::Holds;
+use self::lanes::Lanes;
+use self::redelivery::{Reason, Redelivery, obituary};
+use self::timers::{Timers, is_delayed};
+use self::volatile::VolatileShare;
 use crate::machines::delivery::{
-    ConsumerKey, Delivery, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
-    Share, TransactionKey,
+    ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
 };
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Draft, Entry, Lane, SPACE_DESTINATION, Ticket, Unit};
+use crate::proto::message;
+use crate::storage::api::{
+    Change, Draft, Entry, Fetched, Lane, SPACE_DESTINATION, Ticket, Times, Unit,
+};
+use crate::time::Moment;
 
 mod backlog;
+mod claims;
 mod consumers;
+mod deliver;
+mod groups;
 mod holds;
+mod lanes;
+mod redelivery;
+mod timers;
+mod vocabulary;
+mod volatile;
+
+pub use self::vocabulary::{
+    Activation, DeadLetterQueue, DestinationConfig, DestinationEffect, DestinationFigures,
+    DestinationInput, DestinationPolicy, Now, OnFull, Room, request_of, ticket,
+};
+pub use self::volatile::VolatilePool;
 
 /// LSNs in one ack record: 32 KiB of them, so that a record stays within a chunk.
 const ACK_LSNS_MAX: usize = 4096;
-/// Bounds of how far a mark reaches beyond its record, in LSNs.
-const AHEAD_MIN: u64 = 1024;
-const AHEAD_MAX: u64 = 1 << 20;
-/// Own messages that one mark is meant to last for.
-const MARK_MESSAGES: u64 = 1024;
+/// Counts in one record of failures, for the same reason.
+const FAILED_MAX: usize = 2048;
 
 const REFUSED: &str = "the server's store is almost full, by its quota or by its disk: the message \
     was not stored; receive messages or free disk space, then send again";
 
-/// Memory that one destination may use for messages.
-#[derive(Clone, Copy, Debug)]
-pub struct DestinationConfig {
-    /// While there are consumers: bound of the window, and again of `recent`.
-    pub window: Room,
-    /// The same while there are none.
-    pub idle: Room,
-    /// Unsettled bytes that one consumer may hold, besides its prefetch count. One message is
-    /// always possible.
-    pub consumer_bytes_max: usize,
-}
-
-/// A bound on kept messages.
-#[derive(Clone, Copy, Debug)]
-pub struct Room {
-    /// At most this many, at least 1.
-    pub messages: usize,
-    /// At most so many bytes of bodies; one message is always possible.
-    pub bytes: usize,
-}
-
-impl Default for DestinationConfig {
-    fn default() -> Self {
-        Self {
-            window: Room {
-                messages: 4096,
-                bytes: 8 << 20,
-            },
-            idle: Room {
-                messages: 64,
-                bytes: 64 << 10,
-            },
-            consumer_bytes_max: 64 << 20,
-        }
-    }
-}
-
-/// What the store knew of a destination when this server began to serve.
-#[derive(Clone, Debug, Default)]
-pub struct Activation {
-    /// The definition, if the store does not have it yet: written before anything else.
-    pub definition: Option<Bytes>,
-    /// Messages owed.
-    pub depth: u64,
-    /// The newest of them, or zero.
-    pub tail: Lsn,
-    /// The delivery mark.
-    pub mark: Lsn,
-    /// The end of the log then. What comes later has not been delivered by an earlier active.
-    pub horizon: Lsn,
-}
-
-/// Facts for the machine.
-#[derive(Debug)]
-pub enum DestinationInput {
-    /// Commands of sessions, in order.
-    Commands {
-        /// What they want.
-        commands: Vec<DestinationCommand>,
-        /// The commit index as far as it is known.
-        upto: Lsn,
-    },
-    /// The store has committed something of this destination on the whole in-sync set.
-    Committed {
-        /// New messages, in LSN order.
-        entries: Vec<Entry>,
-        /// The delivery mark, if it rose.
-        mark: Option<Lsn>,
-    },
-    /// Answer to [`DestinationEffect::Fetch`].
-    Fetched {
-        /// In LSN order.
-        entries: Vec<Entry>,
-        /// Up to here nothing more is owed than `entries`.
-        scanned: Lsn,
-    },
-    /// The store refuses new messages (true) or takes them again (false).
-    SendsRefused(bool),
-}
-
-/// What the shell is to do, in order.
-#[must_use]
-#[derive(Debug)]
-pub enum DestinationEffect {
-    /// Hand these to the store, in order.
-    Submit(Vec<Unit>),
-    /// Hand these to a consumer.
-    Deliver {
-        /// To whom.
-        consumer: ConsumerKey,
-        /// In order.
-        deliveries: Vec<Delivery>,
-    },
-    /// Tell a session.
-    Answer {
-        /// Whom.
-        session: SessionKey,
-        /// What.
-        event: SessionEvent,
-    },
-    /// Ask the store for owed messages. One at a time.
-    Fetch {
-        /// The cursor.
-        after: Lsn,
-        /// At most.
-        count: usize,
-        /// About.
-        bytes: usize,
-    },
-    /// Tell whoever commits the transaction. Units submitted before this come before its unit.
-    Prepared {
-        /// Which.
-        transaction: TransactionKey,
-        /// What this destination adds to its unit, or why there cannot be one.
-        answer: Result<Share, String>,
-    },
-}
-
-/// Figures for `status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DestinationFigures {
-    /// Messages that are owed.
-    pub depth: u64,
-    /// Consumers attached.
-    pub consumers: usize,
-    /// Deliveries that are not settled.
-    pub unsettled: usize,
-    /// Messages that arrived since activation.
-    pub arrived: u64,
-    /// Messages that consumers accepted since activation.
-    pub accepted: u64,
-}
-
-/// The ticket under which a request's unit is submitted.
-#[must_use]
-pub fn ticket(session: SessionKey, request: RequestNumber) -> Ticket {
-    if request.0 == 0 {
-        return Ticket::default();
-    }
-    Ticket(u64::from(session.0) << 32 | u64::from(request.0))
-}
-
-/// Whose request a ticket is; `None` when nobody waits.
-#[must_use]
-pub fn request_of(ticket: Ticket) -> Option<(SessionKey, RequestNumber)> {
-    let session = u32::try_from(ticket.0 >> 32).ok()?;
-    let request = u32::try_from(ticket.0 & u64::from(u32::MAX)).ok()?;
-    (request != 0).then_some((SessionKey(session), RequestNumber(request)))
-}
-
-/// A raise of the delivery mark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Raise {
-    /// None is on its way.
-    Rests,
-    /// Submitted, not committed.
-    Submitted,
-}
-
-/// A queue. See the module's comment.
+/// A destination. See the module's comment.
 #[derive(Debug)]
 pub struct DestinationMachine {
     config: DestinationConfig,
     id: DestId,
     /// Goes with the first unit.
     definition: Option<Bytes>,
+    name: String,
+    policy: Option<Arc<DestinationPolicy>>,
     sends_refused: bool,
+    /// The term is about to end: what comes back is nobody's failure.
+    draining: bool,
+    /// Every message is volatile, as long as there is memory.
+    keeps_in_memory: bool,
 
-    backlog: Backlog,
+    lanes: Lanes,
     consumers: Consumers,
+    groups: Groups,
+    timers: Timers,
+    redelivery: Redelivery,
     holds: Holds,
+    volatile: VolatileShare,
+    claims: Claims,
 
-    mark: Lsn,
-    raise: Raise,
-    /// The highest LSN that was delivered.
-    reached: Lsn,
-    /// The commit index as far as commands told.
+    /// The commit index as far as it is known.
     upto: Lsn,
-    /// LSNs from one own message to the next: moving average, times 16. Observed from `horizon` on.
-    spacing_x16: u64,
     horizon: Lsn,
-
+    /// Stored messages owed, by what is committed.
+    stored: u64,
     figures: DestinationFigures,
-    /// Units of the present step; empty between steps.
+
+    /// Units of the present step; empty between steps, as are the next ones.
     units: Vec<Unit>,
-    /// Acks of the present step that nobody waits for; empty between steps.
+    /// Acks that nobody waits for.
     acks: Vec<Lsn>,
+    /// Counts that rose.
+    failed: Vec<(Lsn, u32)>,
 }
 
 impl DestinationMachine {
     /// A destination as this server's term begins.
     #[must_use]
-    pub fn new(config: DestinationConfig, id: DestId, activation: Activation) -> Self {
+    pub fn new(
+        config: DestinationConfig,
+        id: DestId,
+        activation: Activation,
+        pool: Rc<VolatilePool>,
+    ) -> Self {
         Self {
             config,
             id,
-            backlog: Backlog::new(config.idle, &activation),
+            lanes: Lanes::new(config.idle, &activation),
+            timers: Timers::new(&activation),
+            stored: activation.depth(),
             definition: activation.definition,
+            name: activation.name,
+            policy: activation.policy,
             sends_refused: false,
+            draining: false,
+            keeps_in_memory: activation.volatile,
             consumers: Consumers::new(config.consumer_bytes_max),
+            groups: Groups::default(),
+            redelivery: Redelivery::default(),
             holds: Holds::default(),
-            mark: activation.mark,
-            raise: Raise::Rests,
-            reached: Lsn::ZERO,
+            volatile: VolatileShare::new(pool),
+            claims: Claims::default(),
             upto: activation.horizon,
-            spacing_x16: 16,
             horizon: activation.horizon,
-            figures: DestinationFigures {
-                depth: activation.depth,
-                ..DestinationFigures::default()
-            },
+            figures: DestinationFigures::default(),
             units: Vec::new(),
             acks: Vec::new(),
+            failed: Vec::new(),
         }
     }
 
     /// Takes one input; appends what is to be done.
-    pub fn step(&mut self, input: DestinationInput, effects: &mut Vec<DestinationEffect>) {
+    pub fn step(
+        &mut self,
+        now: Now,
+        input: DestinationInput,
+        effects: &mut Vec<DestinationEffect>,
+    ) {
         match input {
             DestinationInput::Commands { commands, upto } => {
                 self.upto = self.upto.max(upto);
                 for command in commands {
-                    self.command(command, effects);
+                    self.command(now, command, effects);
                 }
-                self.coalesce_acks();
             }
-            DestinationInput::Committed { entries, mark } => self.committed(entries, mark),
-            DestinationInput::Fetched { entries, scanned } => {
-                self.backlog.fetched(entries, scanned);
-            }
+            DestinationInput::Committed { change, upto } => self.committed(change, upto),
+            DestinationInput::Fetched(fetched) => self.fetched(now, fetched),
             DestinationInput::SendsRefused(refused) => self.sends_refused = refused,
+            DestinationInput::Draining => self.draining = true,
+            DestinationInput::DeadLetterFound(queue) => {
+                self.redelivery.found(queue, now);
+                if self.redelivery.queue.is_some() {
+                    for (entry, reason) in std::mem::take(&mut self.redelivery.dead) {
+                        self.leave(now, entry, reason);
+                    }
+                }
+            }
+            DestinationInput::Deadline => {}
         }
-        self.maintain(effects);
+        self.maintain(now, effects);
         self.assert_invariants();
     }
 
-    /// Whether a fetch is under way, whose answer will still come.
+    /// When to come back with [`DestinationInput::Deadline`].
     #[must_use]
-    pub fn is_fetching(&self) -> bool {
-        self.backlog.is_fetching()
+    pub fn next_deadline(&self) -> Option<Moment> {
+        let timers = self.timers.next_deadline();
+        timers
+            .into_iter()
+            .chain(self.redelivery.next_deadline())
+            .min()
+    }
+
+    /// Something of it is due or expires at some time: it is to be given a `Deadline` at once.
+    #[must_use]
+    pub fn has_times(&self) -> bool {
+        self.timers.has_times()
+    }
+
+    /// Fetches under way, whose answers will still come.
+    #[must_use]
+    pub fn fetching(&self) -> usize {
+        self.claims.open()
     }
 
     /// Figures for `status`.
     #[must_use]
     pub fn figures(&self) -> DestinationFigures {
         DestinationFigures {
+            depth: self.stored.saturating_add(self.volatile.messages()),
             consumers: self.consumers.len(),
             unsettled: self.consumers.unsettled(),
             ..self.figures
         }
     }
 
-    fn command(&mut self, command: DestinationCommand, effects: &mut Vec<DestinationEffect>) {
+    fn command(
+        &mut self,
+        now: Now,
+        command: DestinationCommand,
+        effects: &mut Vec<DestinationEffect>,
+    ) {
         match command {
             DestinationCommand::Publish { session, messages } => {
                 self.publish(session, messages, effects);
             }
-            DestinationCommand::Attach { consumer, prefetch } => {
-                self.attach(consumer, prefetch);
+            DestinationCommand::Attach {
+                consumer,
+                prefetch,
+                traits,
+            } => {
+                self.consumers.attach(consumer, prefetch, traits.exclusive);
+                self.lanes.resize(self.config.window);
                 effects.push(DestinationEffect::Answer {
                     session: consumer.session,
                     event: SessionEvent::Attached {
@@ -308,25 +231,23 @@ impl DestinationMachine {
                     },
                 });
             }
-            DestinationCommand::Detach { consumer } => self.detach(consumer),
+            DestinationCommand::Detach { consumer } => self.detach(now, consumer),
             DestinationCommand::Settle {
                 consumer,
                 lsns,
                 outcome,
                 request,
-            } => self.settle(consumer, lsns, outcome, request, effects),
+            } => self.settle(now, consumer, lsns, outcome, request, effects),
             DestinationCommand::Prepare {
                 transaction,
                 settlements,
                 puts,
-            } => self.prepare(transaction, settlements, puts, effects),
+            } => self.prepare(now, transaction, settlements, puts, effects),
             DestinationCommand::Finish {
                 transaction,
                 submitted,
-            } => self.finish(transaction, submitted),
-            DestinationCommand::Retire { consumer, keep } => {
-                self.consumers.retire(consumer, &keep, &mut self.backlog);
-            }
+            } => self.finish(now, transaction, submitted),
+            DestinationCommand::Retire { consumer, keep } => self.retire(now, consumer, &keep),
         }
     }
 
@@ -336,56 +257,122 @@ impl DestinationMachine {
         messages: Vec<(RequestNumber, Bytes)>,
         effects: &mut Vec<DestinationEffect>,
     ) {
-        if self.sends_refused {
-            effects.extend(
-                messages
-                    .into_iter()
-                    .map(|(request, _)| DestinationEffect::Answer {
-                        session,
-                        event: SessionEvent::Refused {
-                            request,
-                            reason: REFUSED.to_owned(),
-                        },
-                    }),
-            );
-            return;
-        }
+        let mut kept = Vec::new();
         self.units.reserve(messages.len());
         for (request, message) in messages {
+            let Some(message) = self.keep_in_memory(message) else {
+                kept.push(request);
+                continue;
+            };
+            if self.sends_refused {
+                let reason = REFUSED.to_owned();
+                let event = SessionEvent::Refused { request, reason };
+                effects.push(DestinationEffect::Answer { session, event });
+                continue;
+            }
+            let lane = Lane::of(&message);
+            if lane != Lane::DELAYED {
+                self.lanes.expect(lane);
+            }
             let put = Draft::Put {
                 targets: vec![self.id],
                 message,
             };
             self.submit(ticket(session, request), vec![put]);
         }
+        if !kept.is_empty() {
+            let event = SessionEvent::Committed { requests: kept };
+            effects.push(DestinationEffect::Answer { session, event });
+        }
     }
 
-    fn attach(&mut self, key: ConsumerKey, prefetch: u32) {
-        self.consumers.attach(key, prefetch);
-        self.backlog.resize(self.config.window);
+    /// Keeps a volatile message, if there is memory for it; gives it back otherwise.
+    fn keep_in_memory(&mut self, message: Bytes) -> Option<Bytes> {
+        if !self.keeps_in_memory && message::is_persistent(&message) {
+            return Some(message);
+        }
+        let Some(lsn) = self.volatile.take(message.len()) else {
+            return Some(message);
+        };
+        let times = Times::of(&message);
+        if let Some(at) = times.expiry_ms {
+            self.timers.expires(at);
+        }
+        let entry = Entry::new(lsn, message);
+        if times.lane == Lane::DELAYED {
+            self.timers.put_volatile(entry);
+        } else {
+            self.lanes.put_volatile(times.lane, entry);
+        }
+        self.figures.arrived = self.figures.arrived.saturating_add(1);
+        None
     }
 
-    fn detach(&mut self, key: ConsumerKey) {
-        self.consumers.detach(key, &mut self.backlog);
+    fn detach(&mut self, now: Now, key: ConsumerKey) {
+        for entry in self.consumers.detach(key) {
+            self.came_back(now, entry);
+        }
+        for entry in self.groups.release(key) {
+            self.put_back(entry);
+        }
         if self.consumers.is_empty() {
             // A server may have very many idle queues.
-            self.backlog.resize(self.config.idle);
+            self.lanes.resize(self.config.idle);
+            self.groups.forget_owners();
+        }
+    }
+
+    /// A consumer takes no more, but an open transaction settles some of what it has.
+    fn retire(&mut self, now: Now, key: ConsumerKey, keep: &[Lsn]) {
+        for entry in self.consumers.retire(key, keep) {
+            self.came_back(now, entry);
+        }
+        for entry in self.groups.release(key) {
+            self.put_back(entry);
+        }
+    }
+
+    /// A consumer is done with a message; the record, if it needs one, is somebody else's matter.
+    fn accepted(&mut self, entry: &Entry) {
+        self.figures.accepted = self.figures.accepted.saturating_add(1);
+        if entry.lsn.is_volatile() {
+            self.volatile.give(entry.message.len());
+            self.claims.drop_volatile(entry.lsn);
         }
     }
 
     fn settle(
         &mut self,
+        now: Now,
         key: ConsumerKey,
         mut lsns: Vec<Lsn>,
         outcome: Outcome,
         request: RequestNumber,
         effects: &mut Vec<DestinationEffect>,
     ) {
+        let mut released = Vec::new();
+        let mut accepted = 0u64;
+        let volatile = &mut self.volatile;
+        let claims = &mut self.claims;
         self.consumers
-            .settle(key, &mut lsns, outcome, &mut self.backlog);
-        let accepted = u64::try_from(lsns.len()).unwrap_or(u64::MAX);
-        self.figures.depth = self.figures.depth.saturating_sub(accepted);
+            .settle(key, &mut lsns, |entry| match outcome {
+                Outcome::Accepted => {
+                    accepted = accepted.saturating_add(1);
+                    if entry.lsn.is_volatile() {
+                        volatile.give(entry.message.len());
+                        claims.drop_volatile(entry.lsn);
+                    }
+                    !entry.lsn.is_volatile()
+                }
+                Outcome::Released => {
+                    released.push(entry);
+                    false
+                }
+            });
         self.figures.accepted = self.figures.accepted.saturating_add(accepted);
+        for entry in released {
+            self.came_back(now, entry);
+        }
         if request.0 == 0 {
             self.acks.append(&mut lsns);
         } else if lsns.is_empty() {
@@ -401,10 +388,87 @@ impl DestinationMachine {
         }
     }
 
-    fn coalesce_acks(&mut self) {
-        if !self.acks.is_empty() {
-            let lsns = std::mem::take(&mut self.acks);
-            let records = self.ack_records(lsns);
+    /// A delivery failed: the consumer refused it or is gone.
+    fn came_back(&mut self, now: Now, mut entry: Entry) {
+        entry.marked = true;
+        if self.draining {
+            self.put_back(entry);
+            return;
+        }
+        entry.failures = entry.failures.saturating_add(1);
+        if self.is_given_up(&entry) {
+            self.leave(now, entry, Reason::TooOften);
+            return;
+        }
+        if !entry.lsn.is_volatile() {
+            self.failed.push((entry.lsn, entry.failures));
+        }
+        let delay = self.policy.as_ref().map(|policy| policy.redelivery_delay);
+        match delay.filter(|delay| !delay.is_zero()) {
+            Some(delay) => {
+                self.claims.take(entry.lsn);
+                self.redelivery.wait(now.moment.after(delay), entry);
+            }
+            None => self.put_back(entry),
+        }
+    }
+
+    /// Delivered in vain more often than the policy has it.
+    fn is_given_up(&self, entry: &Entry) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| {
+            policy
+                .redelivery_limit
+                .is_some_and(|limit| entry.failures > limit)
+        })
+    }
+
+    /// To its old place.
+    fn put_back(&mut self, entry: Entry) {
+        if is_delayed(&entry) {
+            self.timers.put_back(entry);
+        } else {
+            self.lanes.put_back(entry.lane(), entry);
+        }
+    }
+
+    /// A message is not delivered any more.
+    fn leave(&mut self, now: Now, entry: Entry, reason: Reason) {
+        let policy = self.policy.as_ref();
+        let wanted = policy.is_some_and(|policy| {
+            policy.dead_letter.is_some()
+                && match reason {
+                    Reason::Expired => policy.expired_to_dead_letter,
+                    Reason::TooOften => true,
+                }
+        });
+        if wanted && self.redelivery.queue.is_none() {
+            self.claims.take(entry.lsn);
+            self.redelivery.dead.push((entry, reason));
+            return;
+        }
+        if reason == Reason::Expired {
+            self.figures.expired = self.figures.expired.saturating_add(1);
+        }
+        let mut records = Vec::new();
+        if let Some(queue) = self.redelivery.queue.as_ref().filter(|_| wanted) {
+            self.figures.dead = self.figures.dead.saturating_add(1);
+            records.push(define(queue.id, queue.definition.clone()));
+            records.push(Draft::Put {
+                targets: vec![queue.id],
+                message: obituary(&entry, reason, &self.name, now),
+            });
+        }
+        if entry.lsn.is_volatile() {
+            self.volatile.give(entry.message.len());
+            self.claims.drop_volatile(entry.lsn);
+        } else if records.is_empty() {
+            self.acks.push(entry.lsn);
+        } else {
+            let (dest, lsns) = (self.id, vec![entry.lsn]);
+            records.push(Draft::Ack { dest, lsns });
+        }
+        if !records.is_empty() {
             self.submit(Ticket::default(), records);
         }
     }
@@ -425,124 +489,95 @@ impl DestinationMachine {
 
     /// Queues a unit for the end of the step, the first with the definition before it.
     fn submit(&mut self, ticket: Ticket, mut records: Vec<Draft>) {
+        for record in &records {
+            if let Draft::Ack { lsns, .. } = record {
+                self.claims.submitted(lsns.clone());
+            }
+        }
         if let Some(value) = self.definition.take() {
-            records.insert(0, self.define(value));
+            records.insert(0, define(self.id, value));
         }
         self.units.push(Unit { ticket, records });
     }
 
-    fn define(&self, value: Bytes) -> Draft {
-        Draft::Kv {
-            space: SPACE_DESTINATION,
-            key: Bytes::copy_from_slice(&self.id.0.to_be_bytes()),
-            value,
+    /// Records that nobody waits for go with the last unit of the step.
+    fn ride(&mut self, records: Vec<Draft>) {
+        if records.is_empty() {
+            return;
+        }
+        match self.units.last_mut() {
+            Some(unit) => unit.records.extend(records),
+            None => self.submit(Ticket::default(), records),
         }
     }
 
-    fn committed(&mut self, entries: Vec<Entry>, mark: Option<Lsn>) {
-        if let Some(mark) = mark
-            && mark > self.mark
-        {
-            self.mark = mark;
-            self.raise = Raise::Rests;
+    fn committed(&mut self, change: Change, upto: Lsn) {
+        self.upto = self.upto.max(upto);
+        if upto > self.horizon {
+            // What an earlier term did is in the activation's figures.
+            self.claims.settled(change.settled);
+            self.stored = self.stored.saturating_sub(u64::from(change.settled));
         }
-        let before = self.backlog.tail();
-        let arrived = self.backlog.arrive(entries);
-        self.observe_spacing(before, arrived);
+        for (lane, mark) in change.marks {
+            if lane != Lane::DELAYED {
+                self.lanes.marked(lane, mark);
+            }
+        }
+        self.timers.marked(&change.marked);
+        let mut arrived = 0u64;
+        for entry in change.entries {
+            let times = Times::of(&entry.message);
+            let lsn = entry.lsn;
+            let is_new = match times.due_ms {
+                Some(due) if lsn > self.horizon => {
+                    self.timers.arrive(due, lsn);
+                    true
+                }
+                Some(_) => false,
+                None => self.lanes.arrive(times.lane, entry, &self.claims),
+            };
+            if is_new {
+                arrived = arrived.saturating_add(1);
+                if let Some(at) = times.expiry_ms {
+                    self.timers.expires(at);
+                }
+            }
+        }
+        self.lanes.arrived();
         self.figures.arrived = self.figures.arrived.saturating_add(arrived);
-        self.figures.depth = self.figures.depth.saturating_add(arrived);
+        self.stored = self.stored.saturating_add(arrived);
     }
 
-    fn observe_spacing(&mut self, before: Lsn, arrived: u64) {
-        let from = before.max(self.horizon);
-        if arrived == 0 {
-            return;
+    fn fetched(&mut self, now: Now, fetched: Fetched) {
+        match self.claims.answered(fetched.tag) {
+            Some(Question::Lane(lane)) => {
+                let Fetched {
+                    entries, scanned, ..
+                } = fetched;
+                self.lanes.fetched(lane, entries, scanned, &self.claims);
+            }
+            Some(Question::Due) => self.timers.found_due(fetched, &mut self.claims),
+            Some(Question::Expired) => self.found_expired(now, fetched),
+            None => {}
         }
-        let gap_x16 = self
-            .backlog
-            .tail()
-            .0
-            .saturating_sub(from.0)
-            .saturating_mul(16)
-            / arrived;
-        self.spacing_x16 = self.spacing_x16.saturating_mul(3).saturating_add(gap_x16) / 4;
-    }
-
-    fn maintain(&mut self, effects: &mut Vec<DestinationEffect>) {
-        self.backlog.pull();
-        self.deliver(effects);
-        self.backlog.trim();
-        self.raise_mark();
-        if !self.units.is_empty() {
-            effects.push(DestinationEffect::Submit(std::mem::take(&mut self.units)));
-        }
-        self.refill(effects);
-    }
-
-    /// Gives each consumer in turn its share of what is ready.
-    fn deliver(&mut self, effects: &mut Vec<DestinationEffect>) {
-        while self.backlog.next().is_some_and(|lsn| lsn <= self.mark)
-            && let Some((consumer, deliveries)) =
-                self.consumers.serve_next(&mut self.backlog, self.mark)
-        {
-            let newest = deliveries.last().map_or(Lsn::ZERO, |delivery| delivery.lsn);
-            self.reached = self.reached.max(newest);
-            effects.push(DestinationEffect::Deliver {
-                consumer,
-                deliveries,
-            });
-            self.backlog.pull();
-        }
-    }
-
-    fn raise_mark(&mut self) {
-        if self.raise == Raise::Submitted || self.consumers.is_empty() {
-            return;
-        }
-        let ahead =
-            (self.spacing_x16.saturating_mul(MARK_MESSAGES) / 16).clamp(AHEAD_MIN, AHEAD_MAX);
-        let next = self.backlog.next();
-        let blocked = next.is_some_and(|lsn| lsn > self.mark) && self.consumers.has_credit();
-        // With a backlog, what is delivered next; else the next message, which comes after `upto`.
-        let position = self.reached.max(next.unwrap_or(self.upto));
-        let low = self.mark.0 < position.0.saturating_add(ahead / 2);
-        let record = Draft::Delivered {
-            dest: self.id,
-            lane: Lane::DEFAULT,
-            ahead: u32::try_from(ahead).unwrap_or(u32::MAX),
-        };
-        if !(blocked || low) {
-            return;
-        }
-        if let Some(unit) = self.units.last_mut() {
-            unit.records.push(record);
-        } else if blocked {
-            self.submit(Ticket::default(), vec![record]);
-        } else {
-            return;
-        }
-        self.raise = Raise::Submitted;
-    }
-
-    /// Asks for more while there is somebody to give it to.
-    fn refill(&mut self, effects: &mut Vec<DestinationEffect>) {
-        if !self.consumers.is_empty()
-            && let Some(wanted) = self.backlog.want()
-        {
-            effects.push(DestinationEffect::Fetch {
-                after: wanted.after,
-                count: wanted.count,
-                bytes: wanted.bytes,
-            });
-        }
+        self.claims.forget();
     }
 
     fn assert_invariants(&self) {
         assert!(
-            self.units.is_empty() && self.acks.is_empty(),
+            self.units.is_empty() && self.acks.is_empty() && self.failed.is_empty(),
             "units stay behind a step"
         );
-        self.backlog.assert_invariants();
+        self.lanes.assert_invariants();
+    }
+}
+
+/// The record that defines a destination.
+fn define(id: DestId, value: Bytes) -> Draft {
+    Draft::Kv {
+        space: SPACE_DESTINATION,
+        key: Bytes::copy_from_slice(&id.0.to_be_bytes()),
+        value,
     }
 }
 

@@ -22,7 +22,7 @@ use self::requests::{Receipt, Requests};
 use self::subscriptions::{AckMode, Subscriptions};
 use self::transactions::Transactions;
 pub use self::transactions::{Operations, TransactionLimits};
-use crate::machines::delivery::{Outcome, RequestNumber, SessionEvent, SessionKey};
+use crate::machines::delivery::{ConsumerTraits, Outcome, RequestNumber, SessionEvent, SessionKey};
 use crate::proto::destination::DestinationName;
 use crate::proto::ids::Lsn;
 use crate::proto::stomp::{
@@ -111,6 +111,8 @@ pub enum SessionEffect {
         consumer: u32,
         /// Credit.
         prefetch: u32,
+        /// What else it is.
+        traits: ConsumerTraits,
     },
     /// The end of a consumer.
     Detach {
@@ -164,6 +166,8 @@ pub struct StompSession {
     transactions: Transactions,
     /// Destinations of the last sends, so that most SENDs need not make theirs anew.
     destinations: publish::RecentDestinations,
+    /// What the wall clock showed last, for delays that SENDs ask for.
+    wall_ms: u64,
 }
 
 #[derive(Debug)]
@@ -193,7 +197,13 @@ impl StompSession {
             requests: Requests::new(),
             transactions: Transactions::default(),
             destinations: publish::RecentDestinations::default(),
+            wall_ms: 0,
         }
+    }
+
+    /// What the wall clock shows, in milliseconds since 1970: delays that SENDs ask for count from here.
+    pub fn tell_time(&mut self, wall_ms: u64) {
+        self.wall_ms = wall_ms;
     }
 
     /// Takes one input; bytes for the client are appended to `out`, the rest to `effects`. The shell

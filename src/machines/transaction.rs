@@ -63,8 +63,17 @@ pub enum TransactionEffect {
     Command {
         /// Which.
         dest: DestId,
-        /// `Prepare` or `Finish`.
+        /// `Prepare`.
         command: DestinationCommand,
+    },
+    /// Tell a destination that answered with a share what became of it.
+    Finish {
+        /// Which.
+        dest: DestId,
+        /// Of what.
+        transaction: TransactionKey,
+        /// The unit was submitted, by the `Submit` before this.
+        submitted: bool,
     },
     /// Hand the whole transaction to the store.
     Submit(Unit),
@@ -211,12 +220,10 @@ impl Waiting {
         let finish = self
             .prepared
             .into_iter()
-            .map(|dest| TransactionEffect::Command {
+            .map(|dest| TransactionEffect::Finish {
                 dest,
-                command: DestinationCommand::Finish {
-                    transaction,
-                    submitted,
-                },
+                transaction,
+                submitted,
             });
         if let Some(reason) = self.refused {
             effects.extend(finish);

@@ -43,6 +43,23 @@ counter! {
     /// Log sequence number: the position of one record in a store's log. The first record is 1.
     Lsn
 }
+impl Lsn {
+    /// Set in the positions of messages that no log holds.
+    const VOLATILE: u64 = 1 << 63;
+
+    /// The position of a message that is kept in memory only. Such numbers are given out by the server
+    /// that keeps it; no log ever reaches them.
+    #[must_use]
+    pub const fn volatile(number: u64) -> Self {
+        Self(number | Self::VOLATILE)
+    }
+
+    /// No log holds it.
+    #[must_use]
+    pub const fn is_volatile(self) -> bool {
+        self.0 & Self::VOLATILE != 0
+    }
+}
 counter! {
     /// Generation of service: raised by compare-and-set on the arbiter record at each take-over.
     Epoch

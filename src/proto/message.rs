@@ -17,6 +17,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
 mod amqp;
+mod rewrite;
+
+pub use self::rewrite::with_headers;
 
 /// The format written by this version.
 const FORMAT: u8 = 1;
@@ -383,6 +386,36 @@ fn read_envelope(bytes: &[u8]) -> Result<(Envelope<'_>, &[u8]), MessageError> {
         user,
     };
     Ok((envelope, rest))
+}
+
+/// Whether the message survives a restart. Bytes that are no message do.
+#[must_use]
+pub fn is_persistent(bytes: &[u8]) -> bool {
+    match bytes {
+        [FORMAT, flags, ..] => flags & PERSISTENT != 0,
+        _ => true,
+    }
+}
+
+/// The priority of a message, whatever its lane. Bytes that are no message have the default.
+#[must_use]
+pub fn priority(bytes: &[u8]) -> u8 {
+    match bytes {
+        [FORMAT, _, priority @ 0..=9, ..] => *priority,
+        _ => PRIORITY_DEFAULT,
+    }
+}
+
+/// The group of a message, if it has one.
+#[must_use]
+pub fn group(bytes: &[u8]) -> Option<&str> {
+    match bytes {
+        [FORMAT, flags, ..] if flags & GROUP != 0 => {
+            let (envelope, _) = read_envelope(bytes).ok()?;
+            envelope.group
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

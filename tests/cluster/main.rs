@@ -24,6 +24,7 @@ mod life;
 mod lock;
 mod nemesis;
 mod operate;
+mod ordering;
 mod outages;
 mod overrule;
 mod recovery;

@@ -12,7 +12,8 @@ use twinmq::actors::directory::Directory;
 use twinmq::actors::inbox::{Inbox, Order};
 use twinmq::actors::lease::ServingLease;
 use twinmq::machines::delivery::{
-    ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
+    ConsumerKey, ConsumerTraits, DestinationCommand, Outcome, RequestNumber, SessionEvent,
+    SessionKey,
 };
 use twinmq::proto::destination::{DestinationKind, DestinationName};
 use twinmq::proto::ids::{Epoch, Lsn};
@@ -221,6 +222,7 @@ pub(crate) async fn consume(mut session: Session, queue: usize) {
         let attach = DestinationCommand::Attach {
             consumer,
             prefetch: PREFETCH,
+            traits: ConsumerTraits::default(),
         };
         if session.command(queue, attach) {
             turns_of_consumer(&mut session, queue, consumer).await;

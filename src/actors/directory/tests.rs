@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::actors::testkit::{FakeStore, TestClock, local};
-use crate::machines::delivery::ConsumerKey;
+use crate::machines::delivery::{ConsumerKey, ConsumerTraits, Outcome};
 use crate::storage::api::{LogStore, StoreEvent, StoreSink};
 
 /// Keeps what the store tells until the test passes it on.
@@ -83,7 +83,11 @@ impl World {
         let prefetch = 100;
         self.directory.command(
             port,
-            vec![DestinationCommand::Attach { consumer, prefetch }],
+            vec![DestinationCommand::Attach {
+                consumer,
+                prefetch,
+                traits: ConsumerTraits::default(),
+            }],
         );
     }
 }
@@ -261,5 +265,47 @@ fn permits_of_a_session_that_ended_come_back_with_its_answers() {
         world.settle_down().await;
         assert_eq!(world.directory.in_flight(), (0, 0));
         assert_eq!(world.directory.sessions(), 0);
+    });
+}
+
+#[test]
+fn a_message_refused_too_often_is_in_the_dead_message_queue() {
+    local(async {
+        let world = World::serving();
+        world.directory.set_policies(Box::new(|_| {
+            Some(Arc::new(DestinationPolicy {
+                redelivery_limit: Some(0),
+                ..DestinationPolicy::default()
+            }))
+        }));
+        let (session, inbox) = world.directory.open_session();
+        let orders = world.port("orders");
+        world.attach(&orders, session);
+        world.publish(&orders, session, &[1]);
+        world.settle_down().await;
+        let lsns = deliveries(&inbox)
+            .iter()
+            .map(|(lsn, _)| Lsn(*lsn))
+            .collect();
+        let refuse = DestinationCommand::Settle {
+            consumer: ConsumerKey { session, number: 1 },
+            lsns,
+            outcome: Outcome::Released,
+            request: RequestNumber(0),
+        };
+        world.directory.command(&orders, vec![refuse]);
+        world.settle_down().await;
+        let (other, other_inbox) = world.directory.open_session();
+        world.attach(&world.port("DMQ"), other);
+        world.settle_down().await;
+        assert_eq!(deliveries(&other_inbox).len(), 1);
+        assert_eq!(deliveries(&inbox), []);
+        let depths: Vec<u64> = world
+            .store
+            .destinations()
+            .iter()
+            .map(|d| d.depth())
+            .collect();
+        assert_eq!(depths, [0, 1]);
     });
 }

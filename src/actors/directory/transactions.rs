@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use super::{Directory, Presence, Term, Unavailable};
 use crate::actors::post::Port;
-use crate::machines::delivery::{SessionEvent, Settlement, Share, TransactionKey};
+use crate::machines::delivery::{
+    DestinationCommand, SessionEvent, Settlement, Share, TransactionKey,
+};
 use crate::machines::destination::DestinationInput;
 use crate::machines::transaction::{TransactionEffect, TransactionInput, TransactionPut};
 use crate::proto::destination::DestinationName;
@@ -91,10 +93,31 @@ impl Directory {
                         self.command(port, vec![command]);
                     }
                 }
+                TransactionEffect::Finish {
+                    dest,
+                    transaction,
+                    submitted,
+                } => self.finish(dest, transaction, submitted),
                 TransactionEffect::Submit(unit) => self.store.submit(vec![unit]),
                 TransactionEffect::Answer { session, event } => self.tell(session, event),
             }
         }
+    }
+
+    /// Tells a destination what became of a transaction, and where among its own acks it stands in
+    /// the log: what the destination does until it hears of it comes after it.
+    fn finish(&self, dest: DestId, transaction: TransactionKey, submitted: bool) {
+        let term = self.term.borrow();
+        let known = term.as_ref().and_then(|term| term.known.get(&dest));
+        let Some(Presence::Awake { port, report }) = known.map(|known| &known.state) else {
+            return;
+        };
+        let submitted = submitted.then(|| report.get().acks);
+        let command = DestinationCommand::Finish {
+            transaction,
+            submitted,
+        };
+        self.command(port, vec![command]);
     }
 }
 

@@ -373,6 +373,15 @@ const LIMITS: Section = Section {
             "",
         )
         .on_reload(),
+        key(
+            "limits.volatile_mib",
+            mib(0, 65_536),
+            "256",
+            "Memory for messages that need not be stored (persistent:false), all queues together. What \
+             does not fit is stored. 0: everything is stored.",
+            "",
+        )
+        .on_reload(),
     ],
 };
 

@@ -1,14 +1,12 @@
-//! The messages of a queue that no consumer holds, in LSN order: those that came back, the window,
-//! what only the store has, and the recent ones.
+//! The stored messages of one lane that no consumer holds, in LSN order: those that came back, the
+//! window, what only the store has, and the recent ones.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
-
-use super::{Activation, Room};
-use crate::machines::delivery::Delivery;
+use super::claims::Claims;
+use super::vocabulary::Room;
 use crate::proto::ids::Lsn;
-use crate::storage::api::Entry;
+use crate::storage::api::{Entry, LaneFacts};
 
 /// Messages in LSN order with their bytes counted.
 #[derive(Debug, Default)]
@@ -31,6 +29,16 @@ impl Kept {
 
     fn pop_back(&mut self) -> Option<Entry> {
         let entry = self.entries.pop_back()?;
+        self.bytes = self.bytes.saturating_sub(entry.message.len());
+        Some(entry)
+    }
+
+    fn remove(&mut self, lsn: Lsn) -> Option<Entry> {
+        let at = self
+            .entries
+            .binary_search_by_key(&lsn, |entry| entry.lsn)
+            .ok()?;
+        let entry = self.entries.remove(at)?;
         self.bytes = self.bytes.saturating_sub(entry.message.len());
         Some(entry)
     }
@@ -62,8 +70,8 @@ pub(super) struct Wanted {
 pub(super) struct Backlog {
     /// The bound of the window, and again of `recent`.
     room: Room,
-    /// Came back; every one is below the window. All are flagged redelivered.
-    returned: BTreeMap<Lsn, Bytes>,
+    /// Came back; mostly below the window.
+    returned: BTreeMap<Lsn, Entry>,
     pub(super) window: Kept,
     /// Everything owed up to here is in this machine (or was settled).
     pub(super) cursor: Lsn,
@@ -79,30 +87,27 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn new(room: Room, activation: &Activation) -> Self {
+    /// What the store has of a lane.
+    pub(super) fn new(room: Room, facts: &LaneFacts, horizon: Lsn) -> Self {
         Self {
             room,
             returned: BTreeMap::new(),
             window: Kept::default(),
-            cursor: if activation.depth == 0 {
-                activation.tail
+            cursor: if facts.depth == 0 {
+                facts.tail
             } else {
                 Lsn::ZERO
             },
             recent: Kept::default(),
-            recent_after: activation.tail,
-            tail: activation.tail,
+            recent_after: facts.tail,
+            tail: facts.tail,
             fetching: None,
-            suspect_upto: activation.mark.min(activation.horizon),
+            suspect_upto: facts.mark.min(horizon),
         }
     }
 
     pub(super) fn tail(&self) -> Lsn {
         self.tail
-    }
-
-    pub(super) fn is_fetching(&self) -> bool {
-        self.fetching.is_some()
     }
 
     /// Messages that could be delivered now.
@@ -114,47 +119,51 @@ impl Backlog {
 
     /// The message that is delivered next.
     pub(super) fn next(&self) -> Option<Lsn> {
-        let returned = self.returned.keys().next().copied();
-        returned.or_else(|| self.window.front())
+        let front = self.window.front();
+        match self.returned.keys().next() {
+            None => front,
+            Some(returned) => Some(front.map_or(*returned, |front| front.min(*returned))),
+        }
     }
 
     /// Takes the next message.
-    pub(super) fn pop(&mut self) -> Option<Delivery> {
-        if let Some((lsn, message)) = self.returned.pop_first() {
-            return Some(Delivery {
-                lsn,
-                redelivered: true,
-                message,
-            });
+    pub(super) fn pop(&mut self) -> Option<Entry> {
+        let next = self.next()?;
+        if let Some(entry) = self.returned.remove(&next) {
+            return Some(entry);
         }
-        let mut delivery = Delivery::from(self.window.pop_front()?);
-        delivery.redelivered = delivery.lsn <= self.suspect_upto;
-        Some(delivery)
+        let mut entry = self.window.pop_front()?;
+        entry.marked |= entry.lsn <= self.suspect_upto;
+        Some(entry)
     }
 
-    /// A delivered message comes back to its old place.
-    pub(super) fn put_back(&mut self, lsn: Lsn, message: Bytes) {
-        self.returned.insert(lsn, message);
+    /// A message comes back to its old place.
+    pub(super) fn put_back(&mut self, entry: Entry) {
+        self.returned.insert(entry.lsn, entry);
     }
 
-    /// New messages; those that the activation knew already are passed over. How many were new.
-    pub(super) fn arrive(&mut self, entries: Vec<Entry>) -> u64 {
-        let mut arrived = 0u64;
-        for entry in entries {
-            if entry.lsn <= self.tail {
-                continue;
-            }
-            self.tail = entry.lsn;
-            arrived = arrived.saturating_add(1);
-            if entry.lsn > self.recent_after {
-                self.recent.push_back(entry);
-            }
+    /// Takes a message out, if it is in memory.
+    pub(super) fn remove(&mut self, lsn: Lsn) -> Option<Entry> {
+        self.returned
+            .remove(&lsn)
+            .or_else(|| self.window.remove(lsn))
+            .or_else(|| self.recent.remove(lsn))
+    }
+
+    /// A new message; those that the activation knew already are passed over. Whether it is new.
+    pub(super) fn arrive(&mut self, entry: Entry, claims: &Claims) -> bool {
+        if entry.lsn <= self.tail {
+            return false;
         }
-        arrived
+        self.tail = entry.lsn;
+        if entry.lsn > self.recent_after && !claims.is_taken(entry.lsn) {
+            self.recent.push_back(entry);
+        }
+        true
     }
 
     /// What the store answered to the last [`Backlog::want`].
-    pub(super) fn fetched(&mut self, entries: Vec<Entry>, scanned: Lsn) {
+    pub(super) fn fetched(&mut self, entries: Vec<Entry>, scanned: Lsn, claims: &Claims) {
         if self.fetching.take() != Some(self.cursor) {
             // The window was shrunk meanwhile; what is missing is asked for again.
             return;
@@ -169,7 +178,9 @@ impl Backlog {
                 break;
             }
             self.cursor = entry.lsn;
-            self.window.push_back(entry);
+            if !claims.is_taken(entry.lsn) {
+                self.window.push_back(entry);
+            }
         }
         if complete {
             self.cursor = self.cursor.max(scanned);
@@ -240,17 +251,8 @@ impl Backlog {
             "the recent messages overlap the window"
         );
         assert!(
-            self.window.entries.len() <= self.room.messages
-                && self.recent.entries.len() <= self.room.messages,
+            self.window.entries.len() <= self.room.messages,
             "more messages are kept than there is room for"
-        );
-        assert!(
-            self.returned
-                .keys()
-                .next_back()
-                .zip(self.window.front())
-                .is_none_or(|(returned, front)| *returned < front),
-            "a message came back beyond the window"
         );
     }
 }

@@ -1,18 +1,17 @@
-//! The consumers of a queue: what each holds, and whose turn it is.
+//! The consumers of a destination: what each holds, and whose turn it is.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use bytes::Bytes;
-
-use super::backlog::Backlog;
-use crate::machines::delivery::{ConsumerKey, Delivery, Outcome};
+use crate::machines::delivery::ConsumerKey;
 use crate::proto::ids::Lsn;
+use crate::storage::api::Entry;
 
+/// One of them.
 #[derive(Debug)]
-struct Consumer {
+pub(super) struct Consumer {
     prefetch: usize,
     /// Bodies are kept: they are wanted again if the consumer goes.
-    unsettled: BTreeMap<Lsn, Bytes>,
+    unsettled: BTreeMap<Lsn, Entry>,
     unsettled_bytes: usize,
     /// Taken out of `unsettled` by transactions that are being committed; their bytes still count.
     held: usize,
@@ -21,21 +20,26 @@ struct Consumer {
 }
 
 impl Consumer {
-    fn has_credit(&self, bytes_max: usize) -> bool {
+    pub(super) fn has_credit(&self, bytes_max: usize) -> bool {
         self.unsettled.len().saturating_add(self.held) < self.prefetch
             && (self.unsettled.is_empty() || self.unsettled_bytes < bytes_max)
     }
 
-    fn hold(&mut self, delivery: &Delivery) {
-        let message = delivery.message.clone();
-        self.unsettled_bytes = self.unsettled_bytes.saturating_add(message.len());
-        self.unsettled.insert(delivery.lsn, message);
+    /// How many more its count allows.
+    pub(super) fn credit(&self) -> usize {
+        self.prefetch
+            .saturating_sub(self.unsettled.len().saturating_add(self.held))
     }
 
-    fn take(&mut self, lsn: Lsn) -> Option<Bytes> {
-        let message = self.unsettled.remove(&lsn)?;
-        self.unsettled_bytes = self.unsettled_bytes.saturating_sub(message.len());
-        Some(message)
+    pub(super) fn hold(&mut self, entry: Entry) {
+        self.unsettled_bytes = self.unsettled_bytes.saturating_add(entry.message.len());
+        self.unsettled.insert(entry.lsn, entry);
+    }
+
+    fn take(&mut self, lsn: Lsn) -> Option<Entry> {
+        let entry = self.unsettled.remove(&lsn)?;
+        self.unsettled_bytes = self.unsettled_bytes.saturating_sub(entry.message.len());
+        Some(entry)
     }
 }
 
@@ -47,6 +51,8 @@ pub(super) struct Consumers {
     all: HashMap<ConsumerKey, Consumer>,
     /// Those with credit, whose turn it is first.
     ring: VecDeque<ConsumerKey>,
+    /// Those that want to be alone, in the order of their coming: the first one gets everything.
+    exclusive: VecDeque<ConsumerKey>,
     unsettled: usize,
 }
 
@@ -56,6 +62,7 @@ impl Consumers {
             bytes_max,
             all: HashMap::new(),
             ring: VecDeque::new(),
+            exclusive: VecDeque::new(),
             unsettled: 0,
         }
     }
@@ -73,12 +80,38 @@ impl Consumers {
         self.unsettled
     }
 
-    /// Somebody could take a message.
-    pub(super) fn has_credit(&self) -> bool {
-        !self.ring.is_empty()
+    /// What one may hold, in bytes.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
     }
 
-    pub(super) fn attach(&mut self, key: ConsumerKey, prefetch: u32) {
+    /// Somebody could take a message.
+    pub(super) fn has_credit(&self) -> bool {
+        self.first_in_turn().is_some()
+    }
+
+    /// How many share what is ready.
+    pub(super) fn sharers(&self) -> usize {
+        if self.exclusive.is_empty() {
+            self.ring.len().max(1)
+        } else {
+            1
+        }
+    }
+
+    /// Some consumer has this one.
+    pub(super) fn holds(&self, lsn: Lsn) -> bool {
+        let mut all = self.all.values();
+        all.any(|consumer| consumer.unsettled.contains_key(&lsn))
+    }
+
+    /// This one has credit.
+    pub(super) fn can_take(&self, key: ConsumerKey) -> bool {
+        let consumer = self.all.get(&key);
+        consumer.is_some_and(|consumer| consumer.has_credit(self.bytes_max))
+    }
+
+    pub(super) fn attach(&mut self, key: ConsumerKey, prefetch: u32, exclusive: bool) {
         let consumer = Consumer {
             prefetch: usize::try_from(prefetch.max(1)).unwrap_or(usize::MAX),
             unsettled: BTreeMap::new(),
@@ -91,41 +124,34 @@ impl Consumers {
             "a session gives each consumer a number of its own"
         );
         self.ring.push_back(key);
-    }
-
-    /// What it held goes back.
-    pub(super) fn detach(&mut self, key: ConsumerKey, backlog: &mut Backlog) {
-        let Some(consumer) = self.all.remove(&key) else {
-            return;
-        };
-        self.ring.retain(|other| *other != key);
-        self.unsettled = self.unsettled.saturating_sub(consumer.unsettled.len());
-        for (lsn, message) in consumer.unsettled {
-            backlog.put_back(lsn, message);
+        if exclusive {
+            self.exclusive.push_back(key);
         }
     }
 
-    /// Settles what the consumer holds of `lsns`; those that it accepted now remain in the list.
+    /// Ends a consumer; gives what it held, in order.
+    pub(super) fn detach(&mut self, key: ConsumerKey) -> impl Iterator<Item = Entry> + use<> {
+        let held = self.all.remove(&key).map(|consumer| consumer.unsettled);
+        let held = held.unwrap_or_default();
+        self.ring.retain(|other| *other != key);
+        self.exclusive.retain(|other| *other != key);
+        self.unsettled = self.unsettled.saturating_sub(held.len());
+        held.into_values()
+    }
+
+    /// Takes what the consumer holds of `lsns`; those that `keep` says remain in the list.
     pub(super) fn settle(
         &mut self,
         key: ConsumerKey,
         lsns: &mut Vec<Lsn>,
-        outcome: Outcome,
-        backlog: &mut Backlog,
+        mut keep: impl FnMut(Entry) -> bool,
     ) {
         let Some(consumer) = self.all.get_mut(&key) else {
             lsns.clear();
             return;
         };
         let held = consumer.unsettled.len();
-        lsns.retain(|lsn| match (consumer.take(*lsn), outcome) {
-            (Some(_), Outcome::Accepted) => true,
-            (Some(message), Outcome::Released) => {
-                backlog.put_back(*lsn, message);
-                false
-            }
-            (None, Outcome::Accepted | Outcome::Released) => false,
-        });
+        lsns.retain(|lsn| consumer.take(*lsn).is_some_and(&mut keep));
         let settled = held.saturating_sub(consumer.unsettled.len());
         self.unsettled = self.unsettled.saturating_sub(settled);
         if !consumer.in_ring && consumer.has_credit(self.bytes_max) {
@@ -134,50 +160,55 @@ impl Consumers {
         }
     }
 
-    /// No more for this consumer; what it holds goes back, but for `keep`.
-    pub(super) fn retire(&mut self, key: ConsumerKey, keep: &[Lsn], backlog: &mut Backlog) {
-        let Some(consumer) = self.all.get_mut(&key) else {
-            return;
-        };
-        consumer.prefetch = 0;
-        consumer.in_ring = false;
-        self.ring.retain(|other| *other != key);
-        let kept: BTreeMap<Lsn, Bytes> = keep
-            .iter()
-            .filter_map(|lsn| Some((*lsn, consumer.unsettled.remove(lsn)?)))
-            .collect();
-        let back = std::mem::replace(&mut consumer.unsettled, kept);
-        self.unsettled = self.unsettled.saturating_sub(back.len());
-        for (lsn, message) in back {
-            consumer.unsettled_bytes = consumer.unsettled_bytes.saturating_sub(message.len());
-            backlog.put_back(lsn, message);
+    /// No more for this consumer; gives what it held but for `keep`, in order.
+    pub(super) fn retire(
+        &mut self,
+        key: ConsumerKey,
+        keep: &[Lsn],
+    ) -> impl Iterator<Item = Entry> + use<> {
+        let mut back = BTreeMap::new();
+        if let Some(consumer) = self.all.get_mut(&key) {
+            consumer.prefetch = 0;
+            consumer.in_ring = false;
+            let kept = keep
+                .iter()
+                .filter_map(|lsn| Some((*lsn, consumer.unsettled.remove(lsn)?)))
+                .collect();
+            back = std::mem::replace(&mut consumer.unsettled, kept);
+            let bytes: usize = back.values().map(|entry| entry.message.len()).sum();
+            consumer.unsettled_bytes = consumer.unsettled_bytes.saturating_sub(bytes);
         }
+        self.ring.retain(|other| *other != key);
+        self.exclusive.retain(|other| *other != key);
+        self.unsettled = self.unsettled.saturating_sub(back.len());
+        back.into_values()
     }
 
     /// Takes these from the consumer for a transaction; `None`, and nothing is taken, when it does
     /// not hold all of them. They count as its own until [`Consumers::let_go`] or
     /// [`Consumers::take_back`].
-    pub(super) fn hold(&mut self, key: ConsumerKey, lsns: &[Lsn]) -> Option<Vec<(Lsn, Bytes)>> {
+    pub(super) fn hold(&mut self, key: ConsumerKey, lsns: &[Lsn]) -> Option<Vec<Entry>> {
         let consumer = self.all.get_mut(&key)?;
         let mut held = Vec::with_capacity(lsns.len().min(consumer.unsettled.len()));
         for lsn in lsns {
-            let Some(message) = consumer.unsettled.remove(lsn) else {
-                consumer.unsettled.extend(held);
+            let Some(entry) = consumer.unsettled.remove(lsn) else {
+                let back = held.into_iter().map(|entry: Entry| (entry.lsn, entry));
+                consumer.unsettled.extend(back);
                 return None;
             };
-            held.push((*lsn, message));
+            held.push(entry);
         }
         consumer.held = consumer.held.saturating_add(held.len());
         Some(held)
     }
 
     /// What a transaction held of the consumer's is settled: its credit comes back.
-    pub(super) fn let_go(&mut self, key: ConsumerKey, held: &[(Lsn, Bytes)]) {
+    pub(super) fn let_go(&mut self, key: ConsumerKey, held: &[Entry]) {
         self.unsettled = self.unsettled.saturating_sub(held.len());
         let Some(consumer) = self.all.get_mut(&key) else {
             return;
         };
-        let bytes: usize = held.iter().map(|(_, message)| message.len()).sum();
+        let bytes: usize = held.iter().map(|entry| entry.message.len()).sum();
         consumer.unsettled_bytes = consumer.unsettled_bytes.saturating_sub(bytes);
         consumer.held = consumer.held.saturating_sub(held.len());
         if !consumer.in_ring && consumer.has_credit(self.bytes_max) {
@@ -186,51 +217,68 @@ impl Consumers {
         }
     }
 
-    /// The transaction came to nothing: the consumer has them again, or the queue, if it is gone.
-    pub(super) fn take_back(
-        &mut self,
-        key: ConsumerKey,
-        held: Vec<(Lsn, Bytes)>,
-        backlog: &mut Backlog,
-    ) {
+    /// The transaction came to nothing: the consumer has them again. If it is gone, they are given
+    /// back.
+    pub(super) fn take_back(&mut self, key: ConsumerKey, held: Vec<Entry>) -> Vec<Entry> {
         if let Some(consumer) = self.all.get_mut(&key) {
             consumer.held = consumer.held.saturating_sub(held.len());
-            consumer.unsettled.extend(held);
-            return;
+            let back = held.into_iter().map(|entry| (entry.lsn, entry));
+            consumer.unsettled.extend(back);
+            return Vec::new();
         }
         self.unsettled = self.unsettled.saturating_sub(held.len());
-        for (lsn, message) in held {
-            backlog.put_back(lsn, message);
-        }
+        held
     }
 
-    /// Gives the consumer whose turn it is its share of what is ready and not beyond the mark.
-    pub(super) fn serve_next(
-        &mut self,
-        backlog: &mut Backlog,
-        mark: Lsn,
-    ) -> Option<(ConsumerKey, Vec<Delivery>)> {
-        let share = backlog.ready().div_ceil(self.ring.len().max(1));
-        let key = self.ring.pop_front()?;
-        let consumer = self
-            .all
-            .get_mut(&key)
-            .expect("the ring holds only consumers that are attached: detach takes them out");
-        let credit = consumer.prefetch.saturating_sub(consumer.unsettled.len());
-        let mut deliveries = Vec::with_capacity(share.min(credit));
-        while deliveries.len() < share
-            && consumer.has_credit(self.bytes_max)
-            && backlog.next().is_some_and(|lsn| lsn <= mark)
-            && let Some(delivery) = backlog.pop()
-        {
-            consumer.hold(&delivery);
-            deliveries.push(delivery);
+    /// One consumer gets everything.
+    pub(super) fn is_exclusive(&self) -> bool {
+        !self.exclusive.is_empty()
+    }
+
+    /// The consumer whose turn it is, out of the ring until [`Consumers::served`].
+    pub(super) fn turn(&mut self) -> Option<ConsumerKey> {
+        if self.exclusive.is_empty() {
+            return self.ring.pop_front();
         }
-        self.unsettled = self.unsettled.saturating_add(deliveries.len());
-        consumer.in_ring = consumer.has_credit(self.bytes_max);
+        let at = self.first_in_turn()?;
+        self.ring.remove(at)
+    }
+
+    pub(super) fn get_mut(&mut self, key: ConsumerKey) -> Option<&mut Consumer> {
+        self.all.get_mut(&key)
+    }
+
+    /// The consumer was given so many.
+    pub(super) fn served(&mut self, key: ConsumerKey, count: usize) {
+        self.unsettled = self.unsettled.saturating_add(count);
+        let bytes_max = self.bytes_max;
+        let Some(consumer) = self.all.get_mut(&key) else {
+            return;
+        };
+        consumer.in_ring = consumer.has_credit(bytes_max);
         if consumer.in_ring {
             self.ring.push_back(key);
         }
-        Some((key, deliveries))
+    }
+
+    /// Gives one message to a consumer out of its turn.
+    pub(super) fn give(&mut self, key: ConsumerKey, entry: Entry) {
+        let Some(consumer) = self.all.get_mut(&key) else {
+            return;
+        };
+        consumer.hold(entry);
+        self.unsettled = self.unsettled.saturating_add(1);
+        if consumer.in_ring && !consumer.has_credit(self.bytes_max) {
+            consumer.in_ring = false;
+            self.ring.retain(|other| *other != key);
+        }
+    }
+
+    /// Where in the ring the one stands whose turn it is.
+    fn first_in_turn(&self) -> Option<usize> {
+        match self.exclusive.front() {
+            None => (!self.ring.is_empty()).then_some(0),
+            Some(alone) => self.ring.iter().position(|key| key == alone),
+        }
     }
 }

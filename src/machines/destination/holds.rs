@@ -1,13 +1,15 @@
 //! What a transaction settles here, between the moment when its COMMIT asks for it and the one when its
 //! unit is submitted, or is not: nobody else's, whether its consumer stays or goes.
+//!
+//! Other units of this destination may be submitted meanwhile. Where the transaction's acknowledgements
+//! stand among them is told with its end, so that [`super::Claims`] has them in the log's order.
 
 use std::collections::HashMap;
 
-use bytes::Bytes;
-
-use super::{DestinationEffect, DestinationMachine, REFUSED};
+use super::{DestinationEffect, DestinationMachine, Now, REFUSED, define};
 use crate::machines::delivery::{ConsumerKey, Outcome, Settlement, Share, TransactionKey};
 use crate::proto::ids::Lsn;
+use crate::storage::api::Entry;
 
 const NOT_HELD: &str = "a message that the transaction acknowledges does not wait for that any more: \
     nothing of the transaction was stored";
@@ -16,7 +18,7 @@ const NOT_HELD: &str = "a message that the transaction acknowledges does not wai
 struct Hold {
     consumer: ConsumerKey,
     outcome: Outcome,
-    messages: Vec<(Lsn, Bytes)>,
+    messages: Vec<Entry>,
 }
 
 /// See the module.
@@ -25,24 +27,33 @@ pub(super) struct Holds {
     all: HashMap<TransactionKey, Vec<Hold>>,
 }
 
+impl Holds {
+    /// Some transaction has this one.
+    pub(super) fn contains(&self, lsn: Lsn) -> bool {
+        let mut all = self.all.values().flatten();
+        all.any(|hold| hold.messages.iter().any(|entry| entry.lsn == lsn))
+    }
+}
+
 impl DestinationMachine {
     /// Holds what the transaction settles, and answers with this destination's share of its unit.
     pub(super) fn prepare(
         &mut self,
+        now: Now,
         transaction: TransactionKey,
         settlements: Vec<Settlement>,
         puts: usize,
         effects: &mut Vec<DestinationEffect>,
     ) {
         // What this step did before has its place in the log before the transaction.
-        self.coalesce_acks();
+        self.coalesce();
         if !self.units.is_empty() {
             effects.push(DestinationEffect::Submit(std::mem::take(&mut self.units)));
         }
         let answer = if puts > 0 && self.sends_refused {
             Err(REFUSED.to_owned())
         } else {
-            self.hold(transaction, settlements)
+            self.hold(now, transaction, settlements)
         };
         effects.push(DestinationEffect::Prepared {
             transaction,
@@ -52,6 +63,7 @@ impl DestinationMachine {
 
     fn hold(
         &mut self,
+        now: Now,
         transaction: TransactionKey,
         settlements: Vec<Settlement>,
     ) -> Result<Share, String> {
@@ -63,7 +75,7 @@ impl DestinationMachine {
                 outcome,
             } = settlement;
             let Some(messages) = self.consumers.hold(consumer, &lsns) else {
-                self.give_back(holds);
+                self.give_back(now, holds);
                 return Err(NOT_HELD.to_owned());
             };
             holds.push(Hold {
@@ -72,54 +84,60 @@ impl DestinationMachine {
                 messages,
             });
         }
-        let accepted: Vec<Lsn> = holds
-            .iter()
-            .filter(|hold| hold.outcome == Outcome::Accepted)
-            .flat_map(|hold| hold.messages.iter().map(|(lsn, _)| *lsn))
-            .collect();
+        let accepted = stored_and_accepted(&holds);
         let acks = if accepted.is_empty() {
             Vec::new()
         } else {
             self.ack_records(accepted)
         };
-        let definition = self.definition.clone().map(|value| self.define(value));
+        let definition = self.definition.clone().map(|value| define(self.id, value));
         let before = self.holds.all.insert(transaction, holds);
         assert!(before.is_none(), "a transaction is prepared once");
         Ok(Share { definition, acks })
     }
 
-    fn give_back(&mut self, holds: Vec<Hold>) {
+    /// To the consumers that had them; if one is gone, as if it went now.
+    fn give_back(&mut self, now: Now, holds: Vec<Hold>) {
         for hold in holds {
-            self.consumers
-                .take_back(hold.consumer, hold.messages, &mut self.backlog);
+            for entry in self.consumers.take_back(hold.consumer, hold.messages) {
+                self.came_back(now, entry);
+            }
         }
     }
 
-    /// The transaction's unit was submitted, or it never will be.
-    pub(super) fn finish(&mut self, transaction: TransactionKey, submitted: bool) {
+    /// The transaction's unit was submitted, after so many ack records of this destination's own, or
+    /// it never will be.
+    pub(super) fn finish(&mut self, now: Now, transaction: TransactionKey, submitted: Option<u64>) {
         let Some(holds) = self.holds.all.remove(&transaction) else {
             return;
         };
-        if !submitted {
-            self.give_back(holds);
+        let Some(after) = submitted else {
+            self.give_back(now, holds);
             return;
-        }
+        };
         // If there was one still to be written, it was in that unit.
         self.definition = None;
+        let accepted = stored_and_accepted(&holds);
+        if !accepted.is_empty() {
+            self.claims.submitted_between(after, accepted);
+        }
         for hold in holds {
             self.consumers.let_go(hold.consumer, &hold.messages);
-            match hold.outcome {
-                Outcome::Accepted => {
-                    let count = u64::try_from(hold.messages.len()).unwrap_or(u64::MAX);
-                    self.figures.depth = self.figures.depth.saturating_sub(count);
-                    self.figures.accepted = self.figures.accepted.saturating_add(count);
-                }
-                Outcome::Released => {
-                    for (lsn, message) in hold.messages {
-                        self.backlog.put_back(lsn, message);
-                    }
+            for entry in hold.messages {
+                match hold.outcome {
+                    Outcome::Accepted => self.accepted(&entry),
+                    Outcome::Released => self.came_back(now, entry),
                 }
             }
         }
     }
+}
+
+/// What of them is acknowledged by records: volatile ones need none.
+fn stored_and_accepted(holds: &[Hold]) -> Vec<Lsn> {
+    let accepted = holds
+        .iter()
+        .filter(|hold| hold.outcome == Outcome::Accepted);
+    let lsns = accepted.flat_map(|hold| hold.messages.iter().map(|entry| entry.lsn));
+    lsns.filter(|lsn| !lsn.is_volatile()).collect()
 }

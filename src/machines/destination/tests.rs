@@ -1,9 +1,16 @@
+use std::time::Duration;
+
 use super::*;
+use crate::machines::delivery::{ConsumerTraits, Delivery};
+use crate::proto::message::{Envelope, Message, MessageWriter, Properties};
+use crate::storage::api::{LaneFacts, Seek};
 
 mod property;
+mod subjects;
 mod transactions;
 
 const QUEUE: DestId = DestId(7);
+const DEAD: DestId = DestId(99);
 const ALICE: ConsumerKey = ConsumerKey {
     session: SessionKey(1),
     number: 1,
@@ -27,15 +34,59 @@ fn small() -> DestinationConfig {
     }
 }
 
+/// A queue of small windows; volatile messages have room.
+fn begin(activation: Activation) -> DestinationMachine {
+    DestinationMachine::new(small(), QUEUE, activation, VolatilePool::new(1 << 20, 1))
+}
+
+/// The default lane.
+fn lane(depth: u64, tail: u64, mark: u64) -> LaneFacts {
+    LaneFacts {
+        lane: Lane::DEFAULT,
+        depth,
+        tail: Lsn(tail),
+        mark: Lsn(mark),
+    }
+}
+
 fn machine() -> DestinationMachine {
-    DestinationMachine::new(
-        small(),
-        QUEUE,
-        Activation {
-            mark: Lsn(5000),
-            ..Activation::default()
+    begin(Activation {
+        lanes: vec![lane(0, 0, 5000)],
+        ..Activation::default()
+    })
+}
+
+/// Commits so many acks that are on their way.
+fn settled(count: u32) -> DestinationInput {
+    DestinationInput::Committed {
+        change: Change {
+            settled: count,
+            ..Change::default()
         },
-    )
+        upto: Lsn(1),
+    }
+}
+
+fn raised(lsns: impl IntoIterator<Item = u64>, mark: u64) -> DestinationInput {
+    DestinationInput::Committed {
+        change: Change {
+            entries: entries(lsns),
+            marks: vec![(Lane::DEFAULT, Lsn(mark))],
+            ..Change::default()
+        },
+        upto: Lsn(1),
+    }
+}
+
+/// The answer to the question of this tag.
+fn answer(tag: u32, entries: Vec<Entry>, scanned: u64) -> DestinationInput {
+    DestinationInput::Fetched(Fetched {
+        dest: QUEUE,
+        tag,
+        entries,
+        scanned: Lsn(scanned),
+        next_ms: None,
+    })
 }
 
 fn body(lsn: u64) -> Bytes {
@@ -50,7 +101,7 @@ fn entries(lsns: impl IntoIterator<Item = u64>) -> Vec<Entry> {
 
 fn step(machine: &mut DestinationMachine, input: DestinationInput) -> Vec<String> {
     let mut effects = Vec::new();
-    machine.step(input, &mut effects);
+    machine.step(Now::default(), input, &mut effects);
     effects.iter().map(show).collect()
 }
 
@@ -81,10 +132,19 @@ fn show(effect: &DestinationEffect) -> String {
         }
         DestinationEffect::Answer { session, event } => format!("answer {} {event:?}", session.0),
         DestinationEffect::Fetch {
-            after,
-            count,
-            bytes,
-        } => format!("fetch {after} {count} {bytes}"),
+            seek, count, bytes, ..
+        } => match seek {
+            Seek::Lane { lane, after } if *lane == Lane::DEFAULT => {
+                format!("fetch {after} {count} {bytes}")
+            }
+            Seek::Lane { lane, after } => format!("fetch {lane} {after} {count} {bytes}"),
+            Seek::Due { after, until_ms } => {
+                format!("fetch due {}/{}..{until_ms}", after.0, after.1)
+            }
+            Seek::Expired { now_ms, after } => format!("fetch expired {after}..{now_ms}"),
+            Seek::All { .. } | Seek::Matching { .. } => panic!("nobody asks that: {seek:?}"),
+        },
+        DestinationEffect::FindDeadLetter(name) => format!("find {name}"),
         DestinationEffect::Prepared { answer, .. } => match answer {
             Ok(share) => {
                 let records = share.definition.iter().chain(&share.acks);
@@ -99,8 +159,15 @@ fn show(effect: &DestinationEffect) -> String {
 fn show_record(record: &Draft) -> String {
     match record {
         Draft::Put { targets, message } => {
-            assert_eq!(targets, &[QUEUE]);
-            format!("put({})", String::from_utf8_lossy(message))
+            let text = match Message::read(message) {
+                Ok(message) => String::from_utf8_lossy(message.body()).into_owned(),
+                Err(_) => String::from_utf8_lossy(message).into_owned(),
+            };
+            match targets[..] {
+                [QUEUE] => format!("put({text})"),
+                [DEAD] => format!("dead({text})"),
+                _ => panic!("another queue: {targets:?}"),
+            }
         }
         Draft::Ack { dest, lsns } => {
             assert_eq!(*dest, QUEUE);
@@ -108,12 +175,25 @@ fn show_record(record: &Draft) -> String {
             format!("ack({})", lsns.join(","))
         }
         Draft::Delivered { dest, lane, ahead } => {
-            assert_eq!((*dest, *lane), (QUEUE, Lane::DEFAULT));
-            format!("mark({ahead})")
+            assert_eq!(*dest, QUEUE);
+            match *lane {
+                Lane::DEFAULT => format!("mark({ahead})"),
+                lane => format!("mark({lane}, {ahead})"),
+            }
         }
-        Draft::DeliveredEach { .. } | Draft::Failed { .. } => panic!("not used yet: {record:?}"),
+        Draft::DeliveredEach { dest, lsns } => {
+            assert_eq!(*dest, QUEUE);
+            let lsns: Vec<String> = lsns.iter().map(ToString::to_string).collect();
+            format!("each({})", lsns.join(","))
+        }
+        Draft::Failed { dest, counts } => {
+            assert_eq!(*dest, QUEUE);
+            let counts = counts.iter().map(|(lsn, count)| format!("{lsn}:{count}"));
+            format!("failed({})", counts.collect::<Vec<_>>().join(","))
+        }
         Draft::Kv { space, key, value } => {
-            assert_eq!((*space, &key[..]), (SPACE_DESTINATION, &[0, 0, 0, 7][..]));
+            assert_eq!(*space, SPACE_DESTINATION);
+            assert!(key[..] == [0, 0, 0, 7] || key[..] == [0, 0, 0, 99]);
             format!("define({})", String::from_utf8_lossy(value))
         }
     }
@@ -137,7 +217,11 @@ fn publish(session: u32, messages: &[(u32, &'static str)]) -> DestinationCommand
 }
 
 fn attach(consumer: ConsumerKey, prefetch: u32) -> DestinationCommand {
-    DestinationCommand::Attach { consumer, prefetch }
+    DestinationCommand::Attach {
+        consumer,
+        prefetch,
+        traits: ConsumerTraits::default(),
+    }
 }
 
 fn settle(
@@ -155,9 +239,16 @@ fn settle(
 }
 
 fn committed(lsns: impl IntoIterator<Item = u64>) -> DestinationInput {
+    arrived(entries(lsns))
+}
+
+fn arrived(entries: Vec<Entry>) -> DestinationInput {
     DestinationInput::Committed {
-        entries: entries(lsns),
-        mark: None,
+        change: Change {
+            entries,
+            ..Change::default()
+        },
+        upto: Lsn(1),
     }
 }
 
@@ -171,14 +262,10 @@ fn tickets_read_back_and_zero_is_nobody() {
 
 #[test]
 fn each_message_is_a_unit_and_the_first_carries_the_definition() {
-    let mut machine = DestinationMachine::new(
-        small(),
-        QUEUE,
-        Activation {
-            definition: Some(Bytes::from_static(b"qorders")),
-            ..Activation::default()
-        },
-    );
+    let mut machine = begin(Activation {
+        definition: Some(Bytes::from_static(b"qorders")),
+        ..Activation::default()
+    });
     let publish = publish(3, &[(1, "a"), (2, "b")]);
     assert_eq!(
         step(&mut machine, commands(vec![publish.clone()])),
@@ -240,6 +327,7 @@ fn acks_of_one_step_are_one_record_but_for_those_that_want_an_answer() {
             "submit 2.5:ack(12) ack(10,11)"
         ]
     );
+    step(&mut machine, settled(3));
     assert_eq!(
         machine.figures(),
         DestinationFigures {
@@ -247,7 +335,8 @@ fn acks_of_one_step_are_one_record_but_for_those_that_want_an_answer() {
             consumers: 2,
             unsettled: 1,
             arrived: 4,
-            accepted: 3
+            accepted: 3,
+            ..DestinationFigures::default()
         }
     );
 }
@@ -270,7 +359,8 @@ fn what_is_released_or_left_behind_comes_again_first_and_flagged() {
         ),
         [
             "answer 1 Committed { requests: [RequestNumber(4)] }",
-            "deliver 1 11r"
+            "deliver 1 11r",
+            "submit failed(11:1)"
         ]
     );
     assert_eq!(
@@ -278,7 +368,7 @@ fn what_is_released_or_left_behind_comes_again_first_and_flagged() {
             &mut machine,
             commands(vec![DestinationCommand::Detach { consumer: ALICE }])
         ),
-        Vec::<String>::new()
+        ["submit failed(10:1,11:2,13:1)"]
     );
     assert_eq!(
         step(
@@ -297,6 +387,7 @@ fn refused_sends_are_answered_one_by_one_and_acks_go_through() {
     step(&mut machine, DestinationInput::SendsRefused(true));
     let mut effects = Vec::new();
     machine.step(
+        Now::default(),
         commands(vec![
             publish(3, &[(1, "a"), (2, "b")]),
             settle(ALICE, &[10], Outcome::Accepted, 0),
@@ -327,7 +418,7 @@ fn refused_sends_are_answered_one_by_one_and_acks_go_through() {
 
 #[test]
 fn nothing_beyond_the_mark_is_delivered_before_the_raise_is_committed() {
-    let mut machine = DestinationMachine::new(small(), QUEUE, Activation::default());
+    let mut machine = begin(Activation::default());
     assert_eq!(
         step(&mut machine, commands(vec![attach(ALICE, 9)])),
         ["answer 1 Attached { consumer: 1 }"]
@@ -342,16 +433,13 @@ fn nothing_beyond_the_mark_is_delivered_before_the_raise_is_committed() {
         Vec::<String>::new(),
         "not delivered yet, and not asked for twice"
     );
-    let raised = DestinationInput::Committed {
-        entries: vec![],
-        mark: Some(Lsn(1035)),
-    };
+    let raised = raised([], 1035);
     assert_eq!(step(&mut machine, raised), ["deliver 1 10"]);
 }
 
 #[test]
 fn a_raise_that_a_delivery_waits_for_goes_alone() {
-    let mut machine = DestinationMachine::new(small(), QUEUE, Activation::default());
+    let mut machine = begin(Activation::default());
     step(&mut machine, committed([1]));
     assert_eq!(
         step(&mut machine, commands(vec![attach(ALICE, 1)])),
@@ -373,56 +461,38 @@ fn a_mark_lasts_for_as_many_own_messages_in_a_busy_server() {
             assert!((90_000..=102_400).contains(&ahead), "{ahead}");
         }
         if effects[0].contains("mark(") {
-            let mark = Some(Lsn(at * 100 + 5000));
-            let entries = vec![];
-            step(&mut machine, DestinationInput::Committed { entries, mark });
+            step(&mut machine, raised([], at * 100 + 5000));
         }
     }
 }
 
 #[test]
 fn after_activation_the_old_ones_up_to_the_mark_are_flagged_and_new_ones_are_not() {
-    let mut machine = DestinationMachine::new(
-        small(),
-        QUEUE,
-        Activation {
-            depth: 3,
-            tail: Lsn(12),
-            mark: Lsn(11),
-            horizon: Lsn(20),
-            ..Activation::default()
-        },
-    );
+    let mut machine = begin(Activation {
+        lanes: vec![lane(3, 12, 11)],
+        horizon: Lsn(20),
+        ..Activation::default()
+    });
     assert_eq!(
         step(&mut machine, commands(vec![attach(ALICE, 9)])),
         ["answer 1 Attached { consumer: 1 }", "fetch 0 4 1000"]
     );
-    let fetched = DestinationInput::Fetched {
-        entries: entries([10, 11, 12]),
-        scanned: Lsn(20),
-    };
+    let fetched = answer(0, entries([10, 11, 12]), 20);
     assert_eq!(
         step(&mut machine, fetched),
         ["deliver 1 10r,11r", "submit mark(1024)"]
     );
-    let raised = DestinationInput::Committed {
-        entries: entries([21]),
-        mark: Some(Lsn(1044)),
-    };
+    let raised = raised([21], 1044);
     assert_eq!(step(&mut machine, raised), ["deliver 1 12,21"]);
 }
 
 #[test]
 fn a_message_above_the_horizon_is_new_even_below_an_old_mark() {
-    let mut machine = DestinationMachine::new(
-        small(),
-        QUEUE,
-        Activation {
-            mark: Lsn(1000),
-            horizon: Lsn(20),
-            ..Activation::default()
-        },
-    );
+    let mut machine = begin(Activation {
+        lanes: vec![lane(0, 0, 1000)],
+        horizon: Lsn(20),
+        ..Activation::default()
+    });
     step(&mut machine, commands(vec![attach(ALICE, 9)]));
     assert_eq!(step(&mut machine, committed([21])), ["deliver 1 21"]);
 }
@@ -442,15 +512,13 @@ fn a_backlog_beyond_the_window_is_fetched_when_half_of_it_is_gone() {
     // 4 and 5 remain.
     let mut effects = Vec::new();
     machine.step(
+        Now::default(),
         commands(vec![settle(ALICE, &[], Outcome::Accepted, 0)]),
         &mut effects,
     );
-    assert!(machine.is_fetching());
+    assert_eq!(machine.fetching(), 1);
     assert!(effects.is_empty(), "asked once: {effects:?}");
-    let fetched = DestinationInput::Fetched {
-        entries: entries([6, 7]),
-        scanned: Lsn(7),
-    };
+    let fetched = answer(0, entries([6, 7]), 7);
     assert_eq!(step(&mut machine, fetched), Vec::<String>::new());
     for lsn in 3..=9 {
         let effects = step(
@@ -489,11 +557,11 @@ fn a_fetch_from_before_the_window_shrank_is_passed_over() {
         &mut machine,
         commands(vec![DestinationCommand::Detach { consumer: ALICE }]),
     );
-    let fetched = |lsns: std::ops::RangeInclusive<u64>| DestinationInput::Fetched {
-        scanned: Lsn(*lsns.end()),
-        entries: entries(lsns),
+    let fetched = |tag: u32, lsns: std::ops::RangeInclusive<u64>| {
+        let end = *lsns.end();
+        answer(tag, entries(lsns), end)
     };
-    assert_eq!(step(&mut machine, fetched(6..=7)), Vec::<String>::new());
+    assert_eq!(step(&mut machine, fetched(0, 6..=7)), Vec::<String>::new());
     assert_eq!(
         step(&mut machine, commands(vec![attach(BOB, 3)])),
         [
@@ -502,9 +570,13 @@ fn a_fetch_from_before_the_window_shrank_is_passed_over() {
             "fetch 4 4 1000"
         ]
     );
-    assert_eq!(step(&mut machine, fetched(5..=8)), ["deliver 2 5"]);
-    assert_eq!(step(&mut machine, fetched(9..=12)), Vec::<String>::new());
-    assert_eq!(machine.backlog.cursor, Lsn(8), "nobody asked for that");
+    assert_eq!(step(&mut machine, fetched(1, 5..=8)), ["deliver 2 5"]);
+    assert_eq!(step(&mut machine, fetched(2, 9..=12)), Vec::<String>::new());
+    assert_eq!(
+        machine.lanes.of(Lane::DEFAULT).unwrap().backlog.cursor,
+        Lsn(8),
+        "nobody asked for that"
+    );
 }
 
 #[test]
@@ -512,10 +584,7 @@ fn bytes_bound_the_window_and_a_consumer_but_one_message_is_always_possible() {
     let mut machine = machine();
     step(&mut machine, commands(vec![attach(ALICE, 100)]));
     let big = |lsn: u64, len: usize| Entry::new(Lsn(lsn), Bytes::from(vec![0; len]));
-    let input = DestinationInput::Committed {
-        entries: vec![big(1, 5000), big(2, 400), big(3, 400), big(4, 400)],
-        mark: None,
-    };
+    let input = arrived(vec![big(1, 5000), big(2, 400), big(3, 400), big(4, 400)]);
     assert_eq!(step(&mut machine, input), ["deliver 1 1"]);
     assert_eq!(
         step(
@@ -524,14 +593,43 @@ fn bytes_bound_the_window_and_a_consumer_but_one_message_is_always_possible() {
         ),
         ["deliver 1 2,3", "submit ack(1)"]
     );
-    assert!(machine.backlog.window.bytes <= 1000);
+    assert!(
+        machine
+            .lanes
+            .of(Lane::DEFAULT)
+            .unwrap()
+            .backlog
+            .window
+            .bytes
+            <= 1000
+    );
 }
 
 #[test]
 fn without_consumers_only_a_few_messages_are_kept() {
     let mut machine = machine();
     step(&mut machine, committed(1..=50));
-    assert_eq!(machine.backlog.window.entries.len(), 1);
-    assert_eq!(machine.backlog.recent.entries.len(), 1);
+    assert_eq!(
+        machine
+            .lanes
+            .of(Lane::DEFAULT)
+            .unwrap()
+            .backlog
+            .window
+            .entries
+            .len(),
+        1
+    );
+    assert_eq!(
+        machine
+            .lanes
+            .of(Lane::DEFAULT)
+            .unwrap()
+            .backlog
+            .recent
+            .entries
+            .len(),
+        1
+    );
     assert_eq!(machine.figures().depth, 50);
 }

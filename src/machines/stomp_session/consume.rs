@@ -9,7 +9,7 @@ use super::publish::{decimal, is_brokers, queue};
 use super::requests::Receipt;
 use super::subscriptions::{AckMode, Subscription, message_head};
 use super::{Phase, SessionEffect, StompSession, write_receipt};
-use crate::machines::delivery::Delivery;
+use crate::machines::delivery::{ConsumerTraits, Delivery};
 use crate::proto::message::{Message, MessageError, PRIORITY_DEFAULT};
 use crate::proto::stomp::encode::put_decimal;
 use crate::proto::stomp::{ClientFrame, FrameWriter, Version};
@@ -45,6 +45,7 @@ impl StompSession {
             })?,
         };
         let prefetch = self.prefetch(frame)?;
+        let traits = traits(frame)?;
         let number = self.subscriptions.next_number().ok_or_else(|| {
             Problem::new(
                 "too many subscriptions",
@@ -66,6 +67,7 @@ impl StompSession {
             destination,
             consumer: number,
             prefetch,
+            traits,
         });
         Ok(())
     }
@@ -212,6 +214,24 @@ impl StompSession {
     }
 }
 
+/// What SUBSCRIBE says of the consumer besides its credit.
+fn traits(frame: &ClientFrame) -> Result<ConsumerTraits, Problem> {
+    let mut traits = ConsumerTraits::default();
+    for name in ["exclusive", "activemq.exclusive"] {
+        traits.exclusive |= match frame.headers.raw_value(name.as_bytes()) {
+            None | Some(b"false") => false,
+            Some(b"true") => true,
+            Some(_) => {
+                return Err(Problem::new(
+                    "the exclusive header is wrong",
+                    format!("{name} is true or false"),
+                ));
+            }
+        };
+    }
+    Ok(traits)
+}
+
 fn write_message(
     out: &mut BytesMut,
     version: Version,
@@ -233,6 +253,10 @@ fn write_message(
     let mut frame = FrameWriter::resume(out, version);
     if delivery.redelivered {
         frame.raw_header("redelivered", b"true");
+    }
+    if delivery.failures > 0 {
+        let count = u64::from(delivery.failures).saturating_add(1);
+        frame.number_header("JMSXDeliveryCount", count);
     }
     let envelope = message.envelope();
     if envelope.persistent {

@@ -66,6 +66,9 @@ struct SendHeaders<'a> {
     transaction: Option<&'a [u8]>,
     priority: Option<&'a [u8]>,
     expires: Option<&'a [u8]>,
+    persistent: Option<&'a [u8]>,
+    delay: Option<&'a [u8]>,
+    due: Option<&'a [u8]>,
     group: Option<&'a [u8]>,
     duplicate_id: Option<&'a [u8]>,
     content_type: Option<&'a [u8]>,
@@ -86,6 +89,9 @@ impl<'a> SendHeaders<'a> {
                 b"transaction" => &mut found.transaction,
                 b"priority" => &mut found.priority,
                 b"expires" => &mut found.expires,
+                b"persistent" => &mut found.persistent,
+                b"AMQ_SCHEDULED_DELAY" => &mut found.delay,
+                b"_AMQ_SCHED_DELIVERY" => &mut found.due,
                 b"JMSXGroupID" => &mut found.group,
                 b"_AMQ_DUPL_ID" => &mut found.duplicate_id,
                 b"content-type" => &mut found.content_type,
@@ -122,6 +128,9 @@ pub(super) fn is_brokers(name: &[u8]) -> bool {
             | b"content-type"
             | b"reply-to"
             | b"correlation-id"
+            | b"AMQ_SCHEDULED_DELAY"
+            | b"_AMQ_SCHED_DELIVERY"
+            | b"JMSXDeliveryCount"
             | b"JMSXGroupID"
             | b"_AMQ_DUPL_ID"
             | b"receipt"
@@ -143,7 +152,8 @@ impl StompSession {
             .ok_or_else(|| Problem::missing("SEND", "destination"))?;
         let spelling = frame.headers.unescape(spelling);
         let destination = self.destinations.find(&spelling)?;
-        let message = encode(frame, &headers, &destination, self.login.as_deref())?;
+        let login = self.login.as_deref();
+        let message = encode(frame, &headers, &destination, login, self.wall_ms)?;
         if let Some(id) = headers.transaction {
             let limits = self.config.transactions;
             self.transactions.send(id, destination, message, limits)?;
@@ -165,6 +175,7 @@ fn encode(
     headers: &SendHeaders<'_>,
     destination: &DestinationName,
     user: Option<&str>,
+    wall_ms: u64,
 ) -> Result<bytes::Bytes, Problem> {
     let plain = |raw| text(&frame.headers, raw);
     let group = headers.group.map(plain);
@@ -173,7 +184,7 @@ fn encode(
     let correlation_id = headers.correlation_id.map(plain);
     let content_type = headers.content_type.map(plain);
     let envelope = Envelope {
-        persistent: true,
+        persistent: headers.persistent != Some(b"false"),
         priority: match headers.priority {
             None => PRIORITY_DEFAULT,
             Some([digit @ b'0'..=b'9']) => digit - b'0',
@@ -195,7 +206,7 @@ fn encode(
                 ));
             }
         },
-        due_ms: None,
+        due_ms: due(headers, wall_ms)?,
         group: group.as_deref(),
         duplicate_id: duplicate_id.as_deref(),
         user,
@@ -214,6 +225,25 @@ fn encode(
     writer
         .finish(&frame.body)
         .map_err(|error| Problem::new("the message is too large", error.to_string()))
+}
+
+/// When the message is to be delivered: ActiveMQ's header has a delay, Artemis's a time.
+fn due(headers: &SendHeaders<'_>, wall_ms: u64) -> Result<Option<u64>, Problem> {
+    let wrong = |name: &str, what: &str| {
+        Problem::new(
+            "the time of a delayed message is wrong",
+            format!("{name} is {what}, in milliseconds"),
+        )
+    };
+    if let Some(delay) = headers.delay {
+        let delay = decimal(delay).ok_or_else(|| wrong("AMQ_SCHEDULED_DELAY", "a delay"))?;
+        return Ok((delay > 0).then(|| wall_ms.saturating_add(delay)));
+    }
+    let Some(due) = headers.due else {
+        return Ok(None);
+    };
+    let due = decimal(due).ok_or_else(|| wrong("_AMQ_SCHED_DELIVERY", "a time since 1970"))?;
+    Ok((due > 0).then_some(due))
 }
 
 /// The text of a raw name or value. The decoder has checked that it is UTF-8, and no escape changes

@@ -61,11 +61,16 @@ fn show(effect: &TransactionEffect) -> String {
             DestinationCommand::Prepare {
                 settlements, puts, ..
             } => format!("{}: prepare {} acks {puts} puts", dest.0, settlements.len()),
-            DestinationCommand::Finish { submitted, .. } => {
-                format!("{}: finish {submitted}", dest.0)
-            }
             other => panic!("{other:?}"),
         },
+        TransactionEffect::Finish {
+            dest,
+            transaction,
+            submitted,
+        } => {
+            assert_eq!(*transaction, TX);
+            format!("{}: finish {submitted}", dest.0)
+        }
         TransactionEffect::Submit(unit) => {
             assert_eq!(unit.ticket, ticket(TX.session, TX.request));
             let records: Vec<_> = unit.records.iter().map(show_record).collect();

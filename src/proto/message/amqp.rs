@@ -137,6 +137,18 @@ impl MapWriter {
     }
 
     pub(super) fn put(&mut self, out: &mut BytesMut, name: &str, value: &str) {
+        self.begin_pair(out);
+        put_text(out, Some(name));
+        put_text(out, Some(value));
+    }
+
+    /// A pair as it lies in another message.
+    fn put_raw(&mut self, out: &mut BytesMut, pair: &[u8]) {
+        self.begin_pair(out);
+        out.put_slice(pair);
+    }
+
+    fn begin_pair(&mut self, out: &mut BytesMut) {
         if self.values == 0 {
             out.put_slice(&DESCRIBED);
             out.put_slice(&[APPLICATION_PROPERTIES, MAP32]);
@@ -144,8 +156,6 @@ impl MapWriter {
             out.put_u64(0);
         }
         self.values = self.values.saturating_add(2);
-        put_text(out, Some(name));
-        put_text(out, Some(value));
     }
 
     /// Fills in size and count.
@@ -156,6 +166,26 @@ impl MapWriter {
             out[self.size_at + 4..self.size_at + 8].copy_from_slice(&self.values.to_be_bytes());
         }
     }
+}
+
+/// Application properties: the pairs of `old` whose names are not among `new`, as they are, then these.
+pub(super) fn put_headers(out: &mut BytesMut, old: Values<'_>, new: &[(&str, String)]) {
+    let mut writer = MapWriter::new();
+    let mut rest = old;
+    loop {
+        let before = rest.rest;
+        let (Some(name), Some(_)) = (rest.next(), rest.next()) else {
+            break;
+        };
+        let is_replaced = new.iter().any(|(other, _)| name.text() == Some(*other));
+        if !is_replaced {
+            writer.put_raw(out, &before[..before.len() - rest.rest.len()]);
+        }
+    }
+    for (name, value) in new {
+        writer.put(out, name, value);
+    }
+    writer.finish(out);
 }
 
 /// One data section.

@@ -1,7 +1,7 @@
 //! What a destination holds for transactions.
 
 use super::*;
-use crate::machines::delivery::Settlement;
+use crate::machines::delivery::{Settlement, TransactionKey};
 
 fn key(request: u32) -> TransactionKey {
     TransactionKey {
@@ -30,10 +30,11 @@ fn prepare(
     }])
 }
 
+/// None of these queues acknowledged anything before.
 fn finish(request: u32, submitted: bool) -> DestinationInput {
     commands(vec![DestinationCommand::Finish {
         transaction: key(request),
-        submitted,
+        submitted: submitted.then_some(0),
     }])
 }
 
@@ -70,7 +71,12 @@ fn a_submitted_transaction_settles_and_gives_the_credit_back_only_then() {
         Vec::<String>::new()
     );
     assert_eq!(machine.figures().unsettled, 3);
-    assert_eq!(step(&mut machine, finish(1, true)), ["deliver 1 12r,13"]);
+    assert_eq!(
+        step(&mut machine, finish(1, true)),
+        ["deliver 1 12r,13", "submit failed(12:1)"],
+        "the one that was refused has failed once"
+    );
+    step(&mut machine, settled(1));
     let figures = machine.figures();
     assert_eq!((figures.depth, figures.accepted), (3, 1));
     assert_eq!(figures.unsettled, 3);
@@ -104,7 +110,10 @@ fn it_refuses_what_the_consumer_does_not_hold_and_takes_nothing_then() {
     let twice: [(_, &[u64], _); 1] = [(ALICE, &[10, 10], Outcome::Accepted)];
     let refused = step(&mut machine, prepare(2, &twice, 0));
     assert!(refused[0].starts_with("refused a message"), "{refused:?}");
-    assert!(step(&mut machine, detach(ALICE)).is_empty());
+    assert_eq!(
+        step(&mut machine, detach(ALICE)),
+        ["submit failed(10:1,11:1,12:1)"]
+    );
     let gone: [(_, &[u64], _); 1] = [(ALICE, &[10], Outcome::Accepted)];
     let refused = step(&mut machine, prepare(3, &gone, 0));
     assert!(refused[0].starts_with("refused a message"), "{refused:?}");
@@ -114,14 +123,20 @@ fn it_refuses_what_the_consumer_does_not_hold_and_takes_nothing_then() {
 
 #[test]
 fn a_consumer_that_goes_leaves_what_a_transaction_holds() {
-    for (submitted, delivered) in [(true, None), (false, Some("deliver 2 11r"))] {
+    let goes_on: [(_, &[&str]); 2] = [
+        (true, &[]),
+        (false, &["deliver 2 11r", "submit failed(11:1)"]),
+    ];
+    for (submitted, after) in goes_on {
         let mut machine = holding();
         step(&mut machine, commands(vec![attach(BOB, 9)]));
         let parts: [(_, &[u64], _); 1] = [(ALICE, &[11], Outcome::Accepted)];
         step(&mut machine, prepare(1, &parts, 0));
-        assert_eq!(step(&mut machine, detach(ALICE)), ["deliver 2 10r,12r"]);
-        let after = step(&mut machine, finish(1, submitted));
-        assert_eq!(after.first().map(String::as_str), delivered);
+        assert_eq!(
+            step(&mut machine, detach(ALICE)),
+            ["deliver 2 10r,12r", "submit failed(10:1,12:1)"]
+        );
+        assert_eq!(step(&mut machine, finish(1, submitted)), after);
     }
 }
 
@@ -142,14 +157,10 @@ fn sends_are_refused_with_the_rest_but_acks_go_through() {
 
 #[test]
 fn what_came_before_is_submitted_before_and_the_definition_is_told_until_it_is_written() {
-    let mut machine = DestinationMachine::new(
-        small(),
-        QUEUE,
-        Activation {
-            definition: Some(Bytes::from_static(b"qorders")),
-            ..Activation::default()
-        },
-    );
+    let mut machine = begin(Activation {
+        definition: Some(Bytes::from_static(b"qorders")),
+        ..Activation::default()
+    });
     for request in [1, 2] {
         assert_eq!(
             step(&mut machine, prepare(request, &[], 1)),
@@ -177,7 +188,10 @@ fn a_retired_consumer_keeps_only_what_it_was_told_to_and_gets_nothing_more() {
         consumer: ALICE,
         keep: vec![Lsn(11)],
     };
-    assert!(step(&mut machine, commands(vec![retire])).is_empty());
+    assert_eq!(
+        step(&mut machine, commands(vec![retire])),
+        ["submit failed(10:1,12:1)"]
+    );
     let others = step(&mut machine, commands(vec![attach(BOB, 9)]));
     assert_eq!(others[1], "deliver 2 10r,12r,13");
     let parts: [(_, &[u64], _); 1] = [(ALICE, &[11], Outcome::Accepted)];
@@ -187,6 +201,48 @@ fn a_retired_consumer_keeps_only_what_it_was_told_to_and_gets_nothing_more() {
     );
     step(&mut machine, detach(ALICE));
     step(&mut machine, finish(1, true));
+    step(&mut machine, settled(1));
     assert_eq!(machine.figures().depth, 3);
     assert_eq!(machine.figures().unsettled, 3);
+}
+
+#[test]
+fn a_retired_consumer_owns_no_group_and_is_not_alone_any_more() {
+    let mut machine = machine();
+    let traits = ConsumerTraits { exclusive: true };
+    let alone = DestinationCommand::Attach {
+        consumer: ALICE,
+        prefetch: 1,
+        traits,
+    };
+    step(&mut machine, commands(vec![alone, attach(BOB, 9)]));
+    assert_eq!(step(&mut machine, committed(10..=11)), ["deliver 1 10"]);
+    let retire = DestinationCommand::Retire {
+        consumer: ALICE,
+        keep: vec![Lsn(10)],
+    };
+    assert_eq!(
+        step(&mut machine, commands(vec![retire])),
+        ["deliver 2 11"],
+        "who will never take anything again holds nobody up"
+    );
+}
+
+#[test]
+fn a_volatile_message_in_a_transaction_is_acknowledged_without_a_record() {
+    let mut machine = begin(Activation {
+        lanes: vec![lane(0, 0, 5000)],
+        volatile: true,
+        ..Activation::default()
+    });
+    step(&mut machine, commands(vec![attach(ALICE, 9)]));
+    let sent = step(&mut machine, commands(vec![publish(3, &[(1, "a")])]));
+    assert!(sent[1].starts_with("deliver 1 "), "{sent:?}");
+    let held = Lsn::volatile(1).0;
+    let parts: [(_, &[u64], _); 1] = [(ALICE, &[held], Outcome::Accepted)];
+    assert_eq!(step(&mut machine, prepare(1, &parts, 0)), ["prepared "]);
+    assert_eq!(machine.figures().depth, 1, "until the transaction is done");
+    assert!(step(&mut machine, finish(1, true)).is_empty());
+    let figures = machine.figures();
+    assert_eq!((figures.depth, figures.accepted), (0, 1));
 }

@@ -8,6 +8,7 @@ fn attach(destination: &str, consumer: u32, prefetch: u32) -> SessionEffect {
         destination: name(destination),
         consumer,
         prefetch,
+        traits: ConsumerTraits::default(),
     }
 }
 

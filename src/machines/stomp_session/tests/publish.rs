@@ -57,8 +57,7 @@ fn every_header_of_a_send_finds_its_place() {
     assert_eq!(
         *message.envelope(),
         Envelope {
-            // `persistent:false` is taken for persistent in this version.
-            persistent: true,
+            persistent: false,
             priority: 9,
             expiry_ms: Some(1700),
             due_ms: None,
@@ -79,6 +78,30 @@ fn every_header_of_a_send_finds_its_place() {
     let headers: Vec<_> = message.headers().collect();
     assert_eq!(headers, [("zebra", "z\nz"), ("apple", "1")]);
     assert_eq!(message.body(), b"b\0y");
+}
+
+#[test]
+fn a_delay_and_a_time_make_a_due_time_and_nonsense_is_refused() {
+    for (header, due) in [
+        ("AMQ_SCHEDULED_DELAY:500", Some(10_500)),
+        ("AMQ_SCHEDULED_DELAY:0", None),
+        ("_AMQ_SCHED_DELIVERY:70000", Some(70_000)),
+        ("_AMQ_SCHED_DELIVERY:0", None),
+        ("other:1", None),
+    ] {
+        let mut rig = Rig::connected("1.2");
+        rig.session.tell_time(10_000);
+        let (_, effects) = rig.say(&format!("SEND\ndestination:/queue/a\n{header}\n\n\0"));
+        assert_eq!(published(&effects).2.envelope().due_ms, due, "{header}");
+    }
+    for header in ["AMQ_SCHEDULED_DELAY:soon", "_AMQ_SCHED_DELIVERY:-1"] {
+        let mut rig = Rig::connected("1.2");
+        let (text, _) = rig.say(&format!("SEND\ndestination:/queue/a\n{header}\n\n\0"));
+        assert!(
+            text.starts_with("ERROR\n") && text.contains("milliseconds"),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -128,6 +128,7 @@ impl Rig {
 pub(super) fn delivery(lsn: u64, message: Bytes) -> Delivery {
     Delivery {
         lsn: Lsn(lsn),
+        failures: 0,
         redelivered: false,
         message,
     }

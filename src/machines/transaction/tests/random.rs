@@ -12,8 +12,8 @@ use crate::machines::delivery::{
     TransactionKey,
 };
 use crate::machines::destination::{
-    Activation, DestinationConfig, DestinationEffect, DestinationInput, DestinationMachine, Room,
-    request_of,
+    Activation, DestinationConfig, DestinationEffect, DestinationInput, DestinationMachine, Now,
+    Room, VolatilePool, request_of,
 };
 use crate::machines::stomp_session::{
     HeartBeatOffer, Operations, SessionEffect, SessionInput, StompSession, StompSessionConfig,
@@ -26,7 +26,7 @@ use crate::proto::destination::DestinationName;
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::message::Message;
 use crate::proto::stomp::{Decoder, Limits, ServerCommand};
-use crate::storage::api::{Draft, Entry, Unit};
+use crate::storage::api::{Change, Draft, Entry, Fetched, Seek, Unit};
 use crate::time::Moment;
 
 const QUEUES: usize = 2;
@@ -136,7 +136,9 @@ struct World {
     clients: Vec<Client>,
     queues: Vec<DestinationMachine>,
     mailboxes: Vec<VecDeque<DestinationInput>>,
-    fetches: Vec<Option<(Lsn, usize)>>,
+    fetches: Vec<Option<(u32, Lsn, usize)>>,
+    /// Ack records of each queue's own that were submitted.
+    acks: [u64; QUEUES],
     coordinator: TransactionMachine,
     /// Units that are not committed.
     units: VecDeque<Unit>,
@@ -191,7 +193,8 @@ impl World {
                 definition: Some(Bytes::from_static(b"qx")),
                 ..Activation::default()
             };
-            DestinationMachine::new(config, destination(queue), activation)
+            let pool = VolatilePool::new(0, 1);
+            DestinationMachine::new(config, destination(queue), activation, pool)
         };
         Self {
             dice: Dice(seed),
@@ -201,6 +204,7 @@ impl World {
             queues: (0..QUEUES).map(queue).collect(),
             mailboxes: (0..QUEUES).map(|_| VecDeque::new()).collect(),
             fetches: vec![None; QUEUES],
+            acks: [0; QUEUES],
             coordinator: TransactionMachine::default(),
             units: VecDeque::new(),
             end: Lsn::ZERO,
@@ -446,11 +450,17 @@ impl World {
                     destination,
                     consumer,
                     prefetch,
+                    traits,
                 } => {
                     let queue = queue_named(&destination);
                     self.clients[who].consumers.insert(consumer, queue);
                     let consumer = key(consumer);
-                    self.command(queue, DestinationCommand::Attach { consumer, prefetch });
+                    let command = DestinationCommand::Attach {
+                        consumer,
+                        prefetch,
+                        traits,
+                    };
+                    self.command(queue, command);
                 }
                 SessionEffect::Detach { consumer } => {
                     let queue = self.clients[who].consumers.remove(&consumer).unwrap();
@@ -527,6 +537,18 @@ impl World {
                 TransactionEffect::Command { dest, command } => {
                     self.command(queue_of(dest), command);
                 }
+                TransactionEffect::Finish {
+                    dest,
+                    transaction,
+                    submitted,
+                } => {
+                    let submitted = submitted.then_some(self.acks[queue_of(dest)]);
+                    let command = DestinationCommand::Finish {
+                        transaction,
+                        submitted,
+                    };
+                    self.command(queue_of(dest), command);
+                }
                 TransactionEffect::Submit(unit) => self.units.push_back(unit),
                 TransactionEffect::Answer { session, event } => self.tell(session, event),
             }
@@ -559,10 +581,15 @@ impl World {
             return;
         };
         let mut effects = Vec::new();
-        self.queues[queue].step(input, &mut effects);
+        self.queues[queue].step(Now::default(), input, &mut effects);
         for effect in effects {
             match effect {
-                DestinationEffect::Submit(units) => self.units.extend(units),
+                DestinationEffect::Submit(units) => {
+                    let records = units.iter().flat_map(|unit| &unit.records);
+                    let acks = records.filter(|record| matches!(record, Draft::Ack { .. }));
+                    self.acks[queue] += u64::try_from(acks.count()).unwrap();
+                    self.units.extend(units);
+                }
                 DestinationEffect::Deliver {
                     consumer,
                     deliveries,
@@ -574,9 +601,15 @@ impl World {
                     self.tell(consumer.session, event);
                 }
                 DestinationEffect::Answer { session, event } => self.tell(session, event),
-                DestinationEffect::Fetch { after, count, .. } => {
-                    self.fetches[queue] = Some((after, count));
+                DestinationEffect::Fetch {
+                    tag, seek, count, ..
+                } => {
+                    let Seek::Lane { after, .. } = seek else {
+                        panic!("nothing has a time: {seek:?}");
+                    };
+                    self.fetches[queue] = Some((tag, after, count));
                 }
+                DestinationEffect::FindDeadLetter(name) => panic!("{name} without a policy"),
                 DestinationEffect::Prepared {
                     transaction,
                     answer,
@@ -604,7 +637,7 @@ impl World {
 
     fn answer_fetch(&mut self) {
         let queue = self.dice.below(QUEUES);
-        let Some((after, count)) = self.fetches[queue].take() else {
+        let Some((tag, after, count)) = self.fetches[queue].take() else {
             return;
         };
         let owed = self.owed[queue].range(after.next()..).take(count);
@@ -616,12 +649,18 @@ impl World {
         } else {
             self.end
         };
-        self.mailboxes[queue].push_back(DestinationInput::Fetched { entries, scanned });
+        let fetched = Fetched {
+            dest: destination(queue),
+            tag,
+            entries,
+            scanned,
+            next_ms: None,
+        };
+        self.mailboxes[queue].push_back(DestinationInput::Fetched(fetched));
     }
 
     fn store_commits(&mut self) {
-        let mut entries: Vec<Vec<Entry>> = vec![Vec::new(); QUEUES];
-        let mut marks = [None; QUEUES];
+        let mut changes = vec![Change::default(); QUEUES];
         let mut answers = Vec::new();
         for _ in 0..self.dice.below(4) {
             let Some(unit) = self.units.pop_front() else {
@@ -637,17 +676,19 @@ impl World {
                         assert!(self.defined[queue], "a PUT before its definition");
                         done.sends.push((queue, body_of(&message)));
                         self.owed[queue].insert(lsn, message.clone());
-                        entries[queue].push(Entry::new(lsn, message));
+                        changes[queue].entries.push(Entry::new(lsn, message));
                     }
                     Draft::Ack { dest, lsns } => {
                         for lsn in lsns {
                             let message = self.owed[queue_of(dest)].remove(&lsn);
                             let message = message.expect("what is acknowledged is owed");
                             done.acks.insert(body_of(&message));
+                            changes[queue_of(dest)].settled += 1;
                         }
                     }
-                    Draft::Delivered { dest, ahead, .. } => {
-                        marks[queue_of(dest)] = Some(Lsn(lsn.0 + u64::from(ahead)));
+                    Draft::Delivered { dest, lane, ahead } => {
+                        let mark = Lsn(lsn.0 + u64::from(ahead));
+                        changes[queue_of(dest)].marks.push((lane, mark));
                     }
                     Draft::Kv { key, .. } => self.defined[usize::from(key[3]) - 1] = true,
                     // Nothing that this model knows changes by them.
@@ -659,10 +700,10 @@ impl World {
                 answers.push((session, request));
             }
         }
-        for (queue, entries) in entries.into_iter().enumerate() {
-            let mark = marks[queue];
-            if !entries.is_empty() || mark.is_some() {
-                self.mailboxes[queue].push_back(DestinationInput::Committed { entries, mark });
+        for (queue, change) in changes.into_iter().enumerate() {
+            if change != Change::default() {
+                let upto = self.end;
+                self.mailboxes[queue].push_back(DestinationInput::Committed { change, upto });
             }
         }
         for (session, request) in answers {

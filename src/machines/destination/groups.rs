@@ -1,0 +1,106 @@
+//! Message groups: the messages of one group go to one consumer for as long as it is there.
+//!
+//! A group's name falls into one of 1,024 buckets; a bucket belongs to the consumer that got its first
+//! message. A message whose owner has no credit waits aside, so that others pass; those that wait are
+//! bounded by the machine. When a consumer goes its buckets are free again, and what waited for it
+//! goes back to its place, before newer messages of the same group.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::machines::delivery::ConsumerKey;
+use crate::storage::api::Entry;
+
+/// How many buckets there are.
+const BUCKETS: usize = 1024;
+
+/// A group's bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bucket(usize);
+
+impl Bucket {
+    /// The bucket of a group. FNV-1a, so that a seed gives the same run everywhere.
+    pub(super) fn of(group: &str) -> Self {
+        let hash = group.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let folded = hash ^ (hash >> 32);
+        Self(usize::try_from(folded % 1024).unwrap_or(0))
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    /// Made with the first message of a group: most destinations have none.
+    owners: Option<Box<[Option<ConsumerKey>]>>,
+    /// What waits for each owner. In the order of keys: the same events give the same course.
+    aside: BTreeMap<ConsumerKey, VecDeque<Entry>>,
+    messages: usize,
+    bytes: usize,
+}
+
+impl Groups {
+    /// The owner of a bucket: `candidate`, if it has none.
+    pub(super) fn owner(&mut self, bucket: Bucket, candidate: ConsumerKey) -> ConsumerKey {
+        let owners = self
+            .owners
+            .get_or_insert_with(|| vec![None; BUCKETS].into_boxed_slice());
+        *owners[bucket.0].get_or_insert(candidate)
+    }
+
+    /// Something waits for this consumer.
+    pub(super) fn waits_for(&self, owner: ConsumerKey) -> bool {
+        !self.aside.is_empty() && self.aside.contains_key(&owner)
+    }
+
+    pub(super) fn set_aside(&mut self, owner: ConsumerKey, entry: Entry) {
+        self.messages = self.messages.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(entry.message.len());
+        self.aside.entry(owner).or_default().push_back(entry);
+    }
+
+    /// The oldest message that waits for an owner which `can_take` it.
+    pub(super) fn next(
+        &mut self,
+        can_take: impl Fn(ConsumerKey) -> bool,
+    ) -> Option<(ConsumerKey, Entry)> {
+        let owner = self.aside.keys().copied().find(|key| can_take(*key))?;
+        let waiting = self.aside.get_mut(&owner)?;
+        let entry = waiting.pop_front();
+        if waiting.is_empty() {
+            self.aside.remove(&owner);
+        }
+        let entry = entry?;
+        self.take_off(&entry);
+        Some((owner, entry))
+    }
+
+    /// A consumer is gone: its buckets are free. Gives what waited for it.
+    pub(super) fn release(&mut self, owner: ConsumerKey) -> VecDeque<Entry> {
+        for slot in self.owners.iter_mut().flatten() {
+            if *slot == Some(owner) {
+                *slot = None;
+            }
+        }
+        let waiting = self.aside.remove(&owner).unwrap_or_default();
+        for entry in &waiting {
+            self.take_off(entry);
+        }
+        waiting
+    }
+
+    /// Nobody is there: nothing is owned by anybody.
+    pub(super) fn forget_owners(&mut self) {
+        self.owners = None;
+    }
+
+    /// Messages that wait, and their bytes.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        (self.messages, self.bytes)
+    }
+
+    fn take_off(&mut self, entry: &Entry) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(entry.message.len());
+    }
+}

@@ -1,0 +1,104 @@
+//! A message with more headers than it came with: what the broker says of one that it moves.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{Envelope, MessageError, amqp, put_envelope, read_envelope};
+
+/// The same message, persistent, without expiry and due time, and with these application properties;
+/// those of the same names are replaced. Everything else stays as it was, types included.
+///
+/// # Errors
+/// The bytes are no message of a known format.
+pub fn with_headers(bytes: &[u8], headers: &[(&str, String)]) -> Result<Bytes, MessageError> {
+    let (envelope, mut rest) = read_envelope(bytes)?;
+    let envelope = Envelope {
+        persistent: true,
+        expiry_ms: None,
+        due_ms: None,
+        ..envelope
+    };
+    let added: usize = headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 10)
+        .sum();
+    let mut out = BytesMut::with_capacity(bytes.len() + added + 16);
+    put_envelope(&mut out, &envelope);
+    let mut is_written = false;
+    while !rest.is_empty() {
+        let (section, after) = amqp::Section::read(rest)?;
+        let raw = &rest[..rest.len() - after.len()];
+        rest = after;
+        match section {
+            amqp::Section::ApplicationProperties(pairs) if !is_written => {
+                amqp::put_headers(&mut out, pairs, headers);
+                is_written = true;
+            }
+            amqp::Section::Data(_) if !is_written => {
+                amqp::put_headers(&mut out, amqp::Values::default(), headers);
+                is_written = true;
+                out.put_slice(raw);
+            }
+            amqp::Section::Properties(_)
+            | amqp::Section::ApplicationProperties(_)
+            | amqp::Section::Data(_)
+            | amqp::Section::Other => out.put_slice(raw),
+        }
+    }
+    if !is_written {
+        amqp::put_headers(&mut out, amqp::Values::default(), headers);
+    }
+    Ok(out.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::message::{Message, MessageWriter, Properties};
+
+    #[test]
+    fn headers_are_added_and_replaced_and_the_rest_stays() {
+        let envelope = Envelope {
+            persistent: false,
+            priority: 7,
+            expiry_ms: Some(5),
+            due_ms: Some(3),
+            group: Some("g"),
+            ..Envelope::default()
+        };
+        let properties = Properties {
+            to: Some("/queue/a"),
+            ..Properties::default()
+        };
+        let mut writer = MessageWriter::new(&envelope, &properties, 100);
+        writer.header("own", "1");
+        writer.header("reason", "old");
+        let before = writer.finish(b"body").unwrap();
+        let headers = [("reason", "new".to_owned()), ("time", "9".to_owned())];
+        let after = with_headers(&before, &headers).unwrap();
+        let message = Message::read(&after).unwrap();
+        assert_eq!(
+            *message.envelope(),
+            Envelope {
+                persistent: true,
+                expiry_ms: None,
+                due_ms: None,
+                ..envelope
+            }
+        );
+        assert_eq!(message.properties(), properties);
+        let found: Vec<_> = message.headers().collect();
+        assert_eq!(found, [("own", "1"), ("reason", "new"), ("time", "9")]);
+        assert_eq!(message.body(), b"body");
+    }
+
+    #[test]
+    fn a_message_without_headers_gets_some_before_its_body() {
+        let writer = MessageWriter::new(&Envelope::default(), &Properties::default(), 9);
+        let plain = writer.finish(b"body").unwrap();
+        let after = with_headers(&plain, &[("a", "b".to_owned())]).unwrap();
+        let message = Message::read(&after).unwrap();
+        assert_eq!(message.headers().collect::<Vec<_>>(), [("a", "b")]);
+        assert_eq!(message.body(), b"body");
+        assert!(with_headers(b"no message", &[]).is_err());
+    }
+}
