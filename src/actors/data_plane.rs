@@ -22,6 +22,7 @@ use crate::actors::inbox::Order;
 use crate::actors::lease::ServingLease;
 use crate::actors::session::{SessionConfig, SessionContext};
 use crate::io::client_tcp::{BoundPort, PortError};
+use crate::machines::policy::Policies;
 use crate::proto::ids::{DestId, Epoch, Lsn};
 use crate::storage::api::{Committed, Entry, SharedStore};
 use crate::time::{Clock, Moment};
@@ -38,6 +39,8 @@ pub struct DataPlaneConfig {
     pub connections_max: usize,
     /// Destinations and permits.
     pub directory: DirectoryConfig,
+    /// How destinations behave, by their names.
+    pub policies: Arc<Policies>,
     /// Each connection.
     pub session: SessionConfig,
 }
@@ -158,6 +161,7 @@ impl DataPlane {
         clock: Arc<dyn Clock>,
     ) {
         let directory = Directory::new(self.config.directory, store, Arc::clone(&clock));
+        directory.set_policies(self.config.policies);
         let session = Arc::new(self.config.session);
         let mut running = Running {
             acceptor: Acceptor::new(
@@ -230,6 +234,7 @@ impl Running {
             }
             DataCommand::Configure(config, done) => {
                 self.directory().configure(config.directory);
+                self.directory().set_policies(config.policies);
                 self.acceptor
                     .configure(config.connections_max, Arc::new(config.session));
                 done(());

@@ -16,6 +16,7 @@ use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionEvent,
 use crate::machines::destination::{
     Activation, DestinationConfig, DestinationFigures, DestinationInput, request_of,
 };
+use crate::machines::policy::Policies;
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
 use crate::storage::api::{Committed, Entry, SharedStore};
@@ -110,6 +111,7 @@ pub struct Directory {
     store: SharedStore,
     clock: Arc<dyn Clock>,
     pool: Rc<PermitPool>,
+    policies: RefCell<Arc<Policies>>,
     term: RefCell<Option<Term>>,
     /// Answers to fetches of earlier terms that are still to come.
     stale_fetches: RefCell<HashMap<DestId, u32>>,
@@ -127,6 +129,7 @@ impl Directory {
             store,
             clock,
             pool: PermitPool::new(config.permits),
+            policies: RefCell::default(),
             term: RefCell::new(None),
             stale_fetches: RefCell::default(),
             sessions: RefCell::default(),
@@ -139,6 +142,11 @@ impl Directory {
     pub fn configure(&self, config: DirectoryConfig) {
         self.pool.set_limit(config.permits);
         self.config.set(config);
+    }
+
+    /// Other policies: for destinations that are used for the first time in this term from now on.
+    pub fn set_policies(&self, policies: Arc<Policies>) {
+        *self.policies.borrow_mut() = policies;
     }
 
     /// This server begins to serve: the epoch is open and everything of earlier ones is committed.

@@ -8,9 +8,12 @@ use crate::actors::directory::DirectoryConfig;
 use crate::actors::ha_timing::HaIntervals;
 use crate::actors::permits::PermitLimit;
 use crate::actors::session::SessionConfig;
-use crate::config::{Config, HaConfig as PairConfig, Mode, StoreSync, Takeover as PairTakeover};
+use crate::config::{
+    Config, HaConfig as PairConfig, Mode, OnFull as WhenFull, StoreSync, Takeover as PairTakeover,
+};
 use crate::machines::destination::DestinationConfig;
 use crate::machines::ha::{HaConfig, HaMode, Takeover};
+use crate::machines::policy::{DestinationPolicy, OnFull, Policies};
 use crate::machines::replication::ReplicationConfig;
 use crate::machines::stomp_session::{HeartBeatOffer, StompSessionConfig};
 use crate::proto::ids::{ArbiterId, NodeId};
@@ -167,6 +170,7 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
                 bytes: bound(limits.global_in_flight_bytes),
             },
         },
+        policies: Arc::new(policies(config)),
         session: SessionConfig {
             stomp: Arc::new(stomp),
             output_bytes_max: 4 * 1024 * 1024,
@@ -176,11 +180,35 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
     }
 }
 
+/// The policies of destinations in a configuration.
+fn policies(config: &Config) -> Policies {
+    let tables = config.destinations.iter().map(|table| {
+        let policy = DestinationPolicy {
+            redelivery_limit: table.redelivery_limit,
+            redelivery_delay: table.redelivery_delay,
+            dead_letter: table.dead_letter.clone(),
+            expired_to_dead_letter: table.expired_to_dead_letter,
+            max_messages: table.max_messages,
+            max_bytes: table.max_bytes,
+            on_full: match table.on_full {
+                WhenFull::Block => OnFull::Block,
+                WhenFull::Reject => OnFull::Reject,
+                WhenFull::DropOldest => OnFull::DropOldest,
+                WhenFull::DeadLetter => OnFull::DeadLetter,
+            },
+            both_copies: table.both_copies,
+        };
+        (table.pattern.clone(), policy)
+    });
+    Policies::new(tables.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::keys::{self, Applies, Kind};
     use crate::config::{ConfigSource, load};
+    use crate::proto::destination::DestinationName;
 
     fn with(settings: Vec<String>) -> Config {
         let mut source = ConfigSource::profile("standalone");
@@ -213,6 +241,36 @@ mod tests {
             assert_ne!(shown(&after), shown(&before), "{}", key.path);
             let store = |config: &Config| format!("{:?}", store_config(config));
             assert_eq!(store(&after), store(&before), "{}", key.path);
+        }
+    }
+
+    #[test]
+    fn a_table_that_sets_nothing_is_as_no_table() {
+        let config = with(vec!["destination.a.max_messages=0".to_owned()]);
+        let name = DestinationName::parse("/queue/a").unwrap();
+        assert_eq!(config.destinations.len(), 1);
+        assert_eq!(**policies(&config).of(&name), DestinationPolicy::default());
+    }
+
+    #[test]
+    fn every_key_of_a_table_comes_to_the_policy() {
+        let name = DestinationName::parse("/queue/a").unwrap();
+        let of = |setting: &str| {
+            let mut source = ConfigSource::profile("replicated/primary");
+            source.search.clear();
+            source.set = vec![format!("destination.a.{setting}")];
+            let policies = policies(&load(&source).unwrap().config);
+            DestinationPolicy::clone(policies.of(&name))
+        };
+        for key in &keys::destination().keys[1..] {
+            let other = match key.kind {
+                Kind::Integer { max, .. } => max.to_string(),
+                Kind::Bool => "true".to_owned(),
+                Kind::Choice(words) => words[0].to_owned(),
+                _ => "none".to_owned(),
+            };
+            let changed = of(&format!("{}={other}", key.leaf()));
+            assert_ne!(changed, DestinationPolicy::default(), "{}", key.path);
         }
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::proto::pattern::NamePattern;
+
 /// One server's configuration, complete and valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -31,6 +33,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Bounds on what clients may ask for.
     pub limits: Limits,
+    /// How destinations behave, by pattern; each pattern once.
+    pub destinations: Vec<DestinationTable>,
     /// Where the log goes.
     pub log: LogConfig,
 }
@@ -330,6 +334,42 @@ impl Limits {
     pub const BODY_BYTES_MAX: u32 = 8_000_000;
     /// The same of `max_header_bytes`.
     pub const HEADER_BYTES_MAX: u32 = 262_144;
+}
+
+/// How the destinations behave whose names a pattern matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationTable {
+    /// Which.
+    pub pattern: NamePattern,
+    /// Deliveries again after the first one; none: for ever.
+    pub redelivery_limit: Option<u32>,
+    /// Before each of them.
+    pub redelivery_delay: Duration,
+    /// The queue for what was delivered too often; none: it is gone.
+    pub dead_letter: Option<String>,
+    /// Also for what has expired. Only with `dead_letter`.
+    pub expired_to_dead_letter: bool,
+    /// Messages owed at most.
+    pub max_messages: Option<u64>,
+    /// Their bytes.
+    pub max_bytes: Option<u64>,
+    /// What a send meets there.
+    pub on_full: OnFull,
+    /// A send is confirmed by both servers or not at all. Only in replicated mode.
+    pub both_copies: bool,
+}
+
+/// What a send meets at a destination that is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnFull {
+    /// It waits.
+    Block,
+    /// An ERROR.
+    Reject,
+    /// The oldest message goes.
+    DropOldest,
+    /// The oldest goes to the dead message queue, which there is.
+    DeadLetter,
 }
 
 /// Where the log goes.

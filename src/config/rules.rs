@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::error::{ConfigError, ConfigErrors, ConfigWarning, Origin};
 use super::keys;
 use super::layers::Merged;
+use super::load::EffectiveTable;
 use super::model::*;
 use super::raw::{RawConfig, RawHa};
 use super::value::{parse_address, parse_target};
@@ -31,6 +32,7 @@ pub(super) struct Identity {
 pub(super) fn validate(
     raw: &RawConfig,
     merged: &Merged,
+    tables: &[EffectiveTable],
     identity: &Identity,
 ) -> Result<(Config, Vec<ConfigWarning>), ConfigErrors> {
     let mut rules = Rules {
@@ -47,6 +49,10 @@ pub(super) fn validate(
     );
     let store = rules.store(raw);
     let limits = rules.limits(raw);
+    let destinations = tables
+        .iter()
+        .map(|table| rules.destination(mode, table))
+        .collect();
     let ha = (mode != Mode::Standalone).then(|| rules.pair(raw));
     if mode == Mode::Standalone {
         rules.unused_in_standalone();
@@ -83,6 +89,7 @@ pub(super) fn validate(
         },
         store,
         limits,
+        destinations,
         log: log(raw),
     };
     if rules.errors.is_empty() {
@@ -384,4 +391,5 @@ fn log(raw: &RawConfig) -> LogConfig {
     }
 }
 
+mod destination;
 mod pair;

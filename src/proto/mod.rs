@@ -10,6 +10,7 @@ pub mod history;
 pub mod ids;
 pub mod log;
 pub mod message;
+pub mod pattern;
 pub mod peer;
 pub mod peer_codec;
 pub mod record;

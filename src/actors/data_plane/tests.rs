@@ -48,6 +48,7 @@ fn config() -> DataPlaneConfig {
             },
             ..DirectoryConfig::default()
         },
+        policies: Arc::default(),
         session: SessionConfig {
             stomp: Arc::new(StompSessionConfig {
                 limits: Limits::default(),

@@ -1,10 +1,12 @@
 //! The table itself.
 
+pub(super) use destination::DESTINATION;
 use pair::{HA, HA_CONNECTION, HA_GATEWAY, HA_LOCK, HA_REPLICATION, HA_TLS};
 
 use super::{Applies, Key, Kind, Section};
 use crate::config::model::Limits;
 
+mod destination;
 mod pair;
 
 const fn ms(min: i64, max: i64) -> Kind {
