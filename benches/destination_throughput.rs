@@ -73,6 +73,10 @@ impl LogStore for NullStore {
         Lsn::ZERO
     }
 
+    fn gate(&self) -> GatePolicy {
+        GatePolicy::Alone
+    }
+
     fn peer_holds(&self, _: Lsn) {}
 
     fn fetch(&self, dest: DestId, after: Lsn, _: usize, _: usize) {

@@ -27,6 +27,8 @@ pub struct DestinationReport {
     pub figures: DestinationFigures,
     /// An answer of the store is still to come.
     pub fetching: bool,
+    /// Bytes of messages in its memory.
+    pub kept_bytes: usize,
 }
 
 /// Where a destination sends.
@@ -37,6 +39,8 @@ pub struct DestinationPorts {
     pub directory: Rc<Directory>,
     /// False once the term is over: nothing is submitted any more.
     pub serving: Rc<Cell<bool>>,
+    /// Bytes of messages that all destinations keep in memory.
+    pub kept: Rc<Cell<usize>>,
     /// Written after each step.
     pub report: Rc<Cell<DestinationReport>>,
 }
@@ -94,9 +98,16 @@ impl Shelled for Destination {
 
     fn step(&mut self, _: Moment, input: DestinationInput, effects: &mut Vec<DestinationEffect>) {
         self.machine.step(input, effects);
+        let (before, kept_bytes) = (
+            self.ports.report.get().kept_bytes,
+            self.machine.kept_bytes(),
+        );
+        let kept = self.ports.kept.get().saturating_add(kept_bytes);
+        self.ports.kept.set(kept.saturating_sub(before));
         self.ports.report.set(DestinationReport {
             figures: self.machine.figures(),
             fetching: self.machine.is_fetching(),
+            kept_bytes,
         });
     }
 

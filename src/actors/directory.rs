@@ -2,7 +2,7 @@
 //! store tells to both. Local to its thread and no actor; it decides nothing about messages.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::actors::destination::{Destination, DestinationPorts, DestinationReport};
 use crate::actors::inbox::{Inbox, Order};
+use crate::actors::overload::{Limit, MemoryBounds, Overload};
 use crate::actors::permits::{Ledger, PermitLimit, PermitPool};
 use crate::actors::post::{Port, post};
 use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionEvent, SessionKey};
@@ -36,6 +37,8 @@ pub struct DirectoryConfig {
     pub connection_permits: PermitLimit,
     /// The same of all connections.
     pub permits: PermitLimit,
+    /// Memory for messages.
+    pub memory: MemoryBounds,
 }
 
 impl Default for DirectoryConfig {
@@ -51,6 +54,7 @@ impl Default for DirectoryConfig {
                 messages: 131_072,
                 bytes: 256 << 20,
             },
+            memory: MemoryBounds::default(),
         }
     }
 }
@@ -69,6 +73,11 @@ pub enum Unavailable {
         "there are {0} destinations, which is the most allowed; use one that exists or raise `destinations_max`"
     )]
     TooMany(usize),
+    /// It demands two copies, and this server is alone.
+    #[error(
+        "the destination demands two copies of each message (copies = 2), and this server is alone: the message was not stored; send it again when the pair is in sync"
+    )]
+    OneCopy,
 }
 
 /// A destination for `status`.
@@ -103,6 +112,8 @@ struct Term {
     /// Shared with the destinations: false once the term is over.
     serving: Rc<Cell<bool>>,
     sends_refused: bool,
+    /// Bytes of messages that destinations keep in memory; shared with them.
+    kept: Rc<Cell<usize>>,
 }
 
 /// See the module.
@@ -112,6 +123,9 @@ pub struct Directory {
     clock: Arc<dyn Clock>,
     pool: Rc<PermitPool>,
     policies: RefCell<Arc<Policies>>,
+    overload: Overload,
+    /// Sends that are confirmed only when both servers hold them.
+    both: RefCell<HashSet<(SessionKey, RequestNumber)>>,
     term: RefCell<Option<Term>>,
     /// Answers to fetches of earlier terms that are still to come.
     stale_fetches: RefCell<HashMap<DestId, u32>>,
@@ -130,6 +144,8 @@ impl Directory {
             clock,
             pool: PermitPool::new(config.permits),
             policies: RefCell::default(),
+            overload: Overload::new(config.memory),
+            both: RefCell::default(),
             term: RefCell::new(None),
             stale_fetches: RefCell::default(),
             sessions: RefCell::default(),
@@ -141,6 +157,7 @@ impl Directory {
     /// Other bounds, for what comes from now on.
     pub fn configure(&self, config: DirectoryConfig) {
         self.pool.set_limit(config.permits);
+        self.overload.set_bounds(config.memory);
         self.config.set(config);
     }
 
@@ -160,6 +177,7 @@ impl Directory {
             next: 1,
             serving: Rc::new(Cell::new(true)),
             sends_refused: self.store.facts().refuses_sends,
+            kept: Rc::default(),
         };
         for facts in self.store.destinations() {
             term.next = term.next.max(facts.id.0.saturating_add(1));
@@ -186,6 +204,7 @@ impl Directory {
     pub fn deactivate(&self, reason: &str) {
         self.order_all(&Order::Close(reason.to_owned()));
         self.sessions.borrow_mut().clear();
+        self.both.borrow_mut().clear();
         let Some(term) = self.term.borrow_mut().take() else {
             return;
         };
@@ -257,6 +276,7 @@ impl Directory {
         };
         let refused = term.sends_refused;
         let serving = Rc::clone(&term.serving);
+        let kept = Rc::clone(&term.kept);
         let known = term
             .known
             .get_mut(&id)
@@ -265,7 +285,7 @@ impl Directory {
             Presence::Awake { port, .. } => return Ok(port.clone()),
             Presence::Asleep(activation) => std::mem::take(activation),
         };
-        let (port, report) = self.wake(id, activation, serving);
+        let (port, report) = self.wake(id, activation, serving, kept);
         if refused {
             post(&port, DestinationInput::SendsRefused(true));
         }
@@ -281,18 +301,20 @@ impl Directory {
         id: DestId,
         activation: Activation,
         serving: Rc<Cell<bool>>,
+        kept: Rc<Cell<usize>>,
     ) -> (Port<DestinationInput>, Rc<Cell<DestinationReport>>) {
         let report = Rc::new(Cell::new(DestinationReport {
             figures: DestinationFigures {
                 depth: activation.depth,
                 ..DestinationFigures::default()
             },
-            fetching: false,
+            ..DestinationReport::default()
         }));
         let ports = DestinationPorts {
             store: Arc::clone(&self.store),
             directory: Rc::clone(self),
             serving,
+            kept,
             report: Rc::clone(&report),
         };
         let clock = Arc::clone(&self.clock);
@@ -309,6 +331,11 @@ impl Directory {
 
     /// An event for a session; nobody minds if it has ended.
     pub fn tell(&self, session: SessionKey, event: SessionEvent) {
+        if let SessionEvent::Refused { request, .. } = &event
+            && !self.both.borrow_mut().remove(&(session, *request))
+        {
+            self.overload.count(Limit::Refused);
+        }
         let mut sessions = self.sessions.borrow_mut();
         if let Some(inbox) = sessions.get(&session) {
             inbox.put(event);
@@ -324,7 +351,8 @@ impl Directory {
         self.route_ready(committed.ready, committed.marks);
         let mut whose = None;
         let mut requests: Vec<RequestNumber> = Vec::new();
-        for (session, request) in committed.tickets.into_iter().filter_map(request_of) {
+        let tickets = self.without_unconfirmed(committed.tickets, committed.alone);
+        for (session, request) in tickets.into_iter().filter_map(request_of) {
             if let Some(before) = whose.replace(session)
                 && before != session
             {
@@ -370,9 +398,11 @@ impl Directory {
         }
     }
 
-    /// Looks whether the store refuses sends now, and passes on a change.
+    /// Looks at what is short, and whether the store refuses sends now; passes on a change.
     pub fn look_at_store(&self) {
-        let refused = self.store.facts().refuses_sends;
+        let facts = self.store.facts();
+        self.look_at_load(facts);
+        let refused = facts.refuses_sends;
         let mut term = self.term.borrow_mut();
         let Some(term) = term.as_mut().filter(|term| term.sends_refused != refused) else {
             return;
@@ -485,7 +515,7 @@ impl Presence {
                     depth: activation.depth,
                     ..DestinationFigures::default()
                 },
-                fetching: false,
+                ..DestinationReport::default()
             },
             Self::Awake { report, .. } => report.get(),
         }
@@ -508,6 +538,8 @@ fn queue_name(definition: &[u8]) -> Option<DestinationName> {
     }
     DestinationName::new(DestinationKind::Queue, std::str::from_utf8(name).ok()?).ok()
 }
+
+mod load;
 
 #[cfg(test)]
 mod tests;

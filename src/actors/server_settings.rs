@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::actors::admission::AdmissionBounds;
 use crate::actors::data_plane::DataPlaneConfig;
 use crate::actors::directory::DirectoryConfig;
 use crate::actors::ha_timing::HaIntervals;
+use crate::actors::overload::MemoryBounds;
 use crate::actors::permits::PermitLimit;
 use crate::actors::session::SessionConfig;
 use crate::config::{
@@ -18,7 +20,7 @@ use crate::machines::replication::ReplicationConfig;
 use crate::machines::stomp_session::{HeartBeatOffer, StompSessionConfig};
 use crate::proto::ids::{ArbiterId, NodeId};
 use crate::proto::stomp::Limits;
-use crate::storage::{StoreConfig, SyncMode};
+use crate::storage::{RoomLevels, StoreConfig, SyncMode};
 
 /// How long an orderly stop waits for the answers that clients are owed.
 pub(super) const DRAIN: Duration = Duration::from_secs(10);
@@ -123,8 +125,17 @@ pub fn store_config(config: &Config) -> StoreConfig {
         retain_bytes: config.store.retain_bytes,
         checkpoint_bytes: config.store.checkpoint_bytes,
         quota_bytes: config.store.quota_bytes,
+        room: room_levels(config.store.room_percent),
         max_record_bytes: LARGEST_RECORD,
         node_dir: config.store.node_path.clone(),
+    }
+}
+
+fn room_levels([warn, block, refuse]: [u8; 3]) -> RoomLevels {
+    RoomLevels {
+        warn,
+        block,
+        refuse,
     }
 }
 
@@ -157,7 +168,11 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
     };
     DataPlaneConfig {
         listen: config.client.listen.clone(),
-        connections_max: limits.max_connections,
+        admission: AdmissionBounds {
+            connections: limits.max_connections,
+            per_address: limits.max_connections_per_address,
+            per_second: limits.accept_rate,
+        },
         directory: DirectoryConfig {
             destination: DestinationConfig::default(),
             destinations_max: limits.max_destinations,
@@ -169,6 +184,11 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
                 messages: 131_072,
                 bytes: bound(limits.global_in_flight_bytes),
             },
+            memory: MemoryBounds {
+                high: bound(limits.memory_high_bytes),
+                critical: bound(limits.memory_critical_bytes),
+                connection: bound(limits.connection_memory_bytes),
+            },
         },
         policies: Arc::new(policies(config)),
         session: SessionConfig {
@@ -176,6 +196,8 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
             output_bytes_max: 4 * 1024 * 1024,
             linger: Duration::from_secs(2),
             block_timeout: limits.block_timeout,
+            idle_timeout: limits.idle_timeout,
+            slow_consumer: limits.slow_consumer,
         },
     }
 }
@@ -224,7 +246,7 @@ mod tests {
             if key.path == "log.level" {
                 continue;
             }
-            let Kind::Integer { min, .. } = key.kind else {
+            let Kind::Integer { min, max, .. } = key.kind else {
                 panic!("{}: {:?}", key.path, key.kind);
             };
             // Small enough for the largest message beside every other bound.
@@ -232,10 +254,17 @@ mod tests {
                 "limits.max_body_bytes=1025",
                 "limits.max_header_bytes=1025",
                 "limits.connection_in_flight_bytes=65537",
+                "limits.memory_high_mib=9",
+                "limits.connection_memory_mib=9",
             ];
             let mut settings: Vec<String> = small.map(str::to_owned).into();
             let before = with(settings.clone());
-            settings.push(format!("{}={min}", key.path));
+            let other = if key.default == min.to_string() {
+                max
+            } else {
+                min
+            };
+            settings.push(format!("{}={other}", key.path));
             let after = with(settings);
             let shown = |config: &Config| format!("{:?}", data_config(config));
             assert_ne!(shown(&after), shown(&before), "{}", key.path);

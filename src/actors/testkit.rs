@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::proto::ids::{DestId, Lsn, Position, StoreId};
 use crate::storage::api::{
     Batch, Committed, DestinationFacts, Draft, Entry, GatePolicy, Job, LogFacts, LogStore,
-    SPACE_DESTINATION, StoreEvent, StoreFacts, StoreSink, Ticket, Unit,
+    RoomLevel, SPACE_DESTINATION, StoreEvent, StoreFacts, StoreSink, Ticket, Unit,
 };
 use crate::time::{Clock, Moment};
 
@@ -55,6 +55,9 @@ struct State {
     queue: Vec<Unit>,
     held: bool,
     refuses: bool,
+    level: RoomLevel,
+    /// Set by a test; else as a server that serves alone.
+    gate: Option<GatePolicy>,
     definitions: BTreeMap<DestId, Bytes>,
     owed: BTreeMap<DestId, BTreeMap<Lsn, Bytes>>,
     marks: BTreeMap<DestId, Lsn>,
@@ -79,6 +82,18 @@ impl FakeStore {
 
     pub(crate) fn refuse_sends(&self, refuses: bool) {
         self.state.lock().unwrap().refuses = refuses;
+    }
+
+    /// How full it says that it is.
+    pub(crate) fn fill(&self, level: RoomLevel) {
+        let mut state = self.state.lock().unwrap();
+        state.level = level;
+        state.refuses = level == RoomLevel::Refuses;
+    }
+
+    /// Who must hold what is committed from now on.
+    pub(crate) fn under(&self, gate: GatePolicy) {
+        self.state.lock().unwrap().gate = Some(gate);
     }
 
     /// Messages that all destinations owe.
@@ -106,6 +121,7 @@ impl FakeStore {
             }
         }
         committed.upto = state.log_end;
+        committed.alone = state.gate.unwrap_or(GatePolicy::Alone) == GatePolicy::Alone;
         committed.ready = ready.into_iter().collect();
         drop(state);
         self.sink.event(StoreEvent::Committed(committed));
@@ -224,6 +240,11 @@ impl LogStore for FakeStore {
         self.state.lock().unwrap().log_end
     }
 
+    fn gate(&self) -> GatePolicy {
+        let gate = self.state.lock().unwrap().gate;
+        gate.unwrap_or(GatePolicy::Alone)
+    }
+
     fn destinations(&self) -> Vec<DestinationFacts> {
         let state = self.state.lock().unwrap();
         let definitions = state.definitions.iter();
@@ -244,8 +265,10 @@ impl LogStore for FakeStore {
     }
 
     fn facts(&self) -> StoreFacts {
+        let state = self.state.lock().unwrap();
         StoreFacts {
-            refuses_sends: self.state.lock().unwrap().refuses,
+            refuses_sends: state.refuses,
+            level: state.level,
             ..StoreFacts::default()
         }
     }

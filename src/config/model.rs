@@ -258,8 +258,11 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// How commits become durable.
     pub sync: StoreSync,
-    /// Sends are refused when pages in use reach this. At most half of the store's map.
+    /// The store's room at most, in bytes of pages in use.
     pub quota_bytes: u64,
+    /// The shares of the room at which there is a warning, senders wait, sends are refused, in
+    /// percent: ascending.
+    pub room_percent: [u8; 3],
     /// Bytes of dead log kept for a returning peer.
     pub retain_bytes: u64,
     /// Bytes of log between two checkpoints. At most `retain_bytes`.
@@ -306,6 +309,20 @@ impl StoreSync {
 pub struct Limits {
     /// Client connections at once.
     pub max_connections: usize,
+    /// Of them from one address; none: no bound.
+    pub max_connections_per_address: Option<usize>,
+    /// New connections in a second; none: no bound.
+    pub accept_rate: Option<u32>,
+    /// A connection that nobody needs is closed after this silence; none: never.
+    pub idle_timeout: Option<Duration>,
+    /// A client that does not read is closed after this; none: never.
+    pub slow_consumer: Option<Duration>,
+    /// Bytes of messages in memory at which senders are not read. At most `memory_critical_bytes`.
+    pub memory_high_bytes: u64,
+    /// Bytes of messages in memory at which connections are closed.
+    pub memory_critical_bytes: u64,
+    /// Bytes of messages in memory for one connection. At least `connection_in_flight_bytes`.
+    pub connection_memory_bytes: u64,
     /// Subscriptions of one connection.
     pub max_subscriptions: usize,
     /// Destinations in all.

@@ -272,6 +272,13 @@ impl DestinationMachine {
         self.backlog.is_fetching()
     }
 
+    /// Bytes of the messages that are in memory here, with consumers or on their way to one.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        let held = self.consumers.unsettled_bytes();
+        self.backlog.kept_bytes().saturating_add(held)
+    }
+
     /// Figures for `status`.
     #[must_use]
     pub fn figures(&self) -> DestinationFigures {

@@ -101,6 +101,12 @@ impl Policies {
         table.map_or(&self.default, |(_, policy)| policy)
     }
 
+    /// Whether there is a destination whose sends demand both servers.
+    #[must_use]
+    pub fn any_demands_both(&self) -> bool {
+        self.any_both_copies
+    }
+
     /// Whether sends to this destination demand both servers.
     #[must_use]
     pub fn demands_both(&self, name: &DestinationName) -> bool {

@@ -26,6 +26,8 @@ mod node_dir;
 pub mod open;
 mod reader;
 pub mod recover;
+mod relief;
+mod room;
 mod shape;
 mod shared;
 pub mod snapshot;
@@ -36,6 +38,7 @@ pub use door::{ClosedStore, DoorStore, open_door};
 pub use env::SyncMode;
 pub use glance::{Glance, StoreGlance, glance, glance_identity};
 pub use open::{Cleared, OpenedStore, StoreConfig, ToClear, clear, open, open_memory};
+pub use room::RoomLevels;
 
 #[cfg(test)]
 mod tests;

@@ -64,6 +64,7 @@ pub(super) struct Backlog {
     room: Room,
     /// Came back; every one is below the window. All are flagged redelivered.
     returned: BTreeMap<Lsn, Bytes>,
+    returned_bytes: usize,
     pub(super) window: Kept,
     /// Everything owed up to here is in this machine (or was settled).
     pub(super) cursor: Lsn,
@@ -83,6 +84,7 @@ impl Backlog {
         Self {
             room,
             returned: BTreeMap::new(),
+            returned_bytes: 0,
             window: Kept::default(),
             cursor: if activation.depth == 0 {
                 activation.tail
@@ -121,6 +123,7 @@ impl Backlog {
     /// Takes the next message.
     pub(super) fn pop(&mut self) -> Option<Delivery> {
         if let Some((lsn, message)) = self.returned.pop_first() {
+            self.returned_bytes = self.returned_bytes.saturating_sub(message.len());
             return Some(Delivery {
                 lsn,
                 redelivered: true,
@@ -134,7 +137,14 @@ impl Backlog {
 
     /// A delivered message comes back to its old place.
     pub(super) fn put_back(&mut self, lsn: Lsn, message: Bytes) {
+        self.returned_bytes = self.returned_bytes.saturating_add(message.len());
         self.returned.insert(lsn, message);
+    }
+
+    /// Bytes of the messages here.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let windows = self.window.bytes.saturating_add(self.recent.bytes);
+        windows.saturating_add(self.returned_bytes)
     }
 
     /// New messages; those that the activation knew already are passed over. How many were new.

@@ -46,6 +46,8 @@ pub(super) struct Consumers {
     /// Those with credit, whose turn it is first.
     ring: VecDeque<ConsumerKey>,
     unsettled: usize,
+    /// Of all of them.
+    unsettled_bytes: usize,
 }
 
 impl Consumers {
@@ -55,6 +57,7 @@ impl Consumers {
             all: HashMap::new(),
             ring: VecDeque::new(),
             unsettled: 0,
+            unsettled_bytes: 0,
         }
     }
 
@@ -69,6 +72,11 @@ impl Consumers {
     /// Deliveries that are not settled.
     pub(super) fn unsettled(&self) -> usize {
         self.unsettled
+    }
+
+    /// Bytes of them.
+    pub(super) fn unsettled_bytes(&self) -> usize {
+        self.unsettled_bytes
     }
 
     /// Somebody could take a message.
@@ -97,6 +105,9 @@ impl Consumers {
         };
         self.ring.retain(|other| *other != key);
         self.unsettled = self.unsettled.saturating_sub(consumer.unsettled.len());
+        self.unsettled_bytes = self
+            .unsettled_bytes
+            .saturating_sub(consumer.unsettled_bytes);
         for (lsn, message) in consumer.unsettled {
             backlog.put_back(lsn, message);
         }
@@ -114,7 +125,7 @@ impl Consumers {
             lsns.clear();
             return;
         };
-        let held = consumer.unsettled.len();
+        let held = (consumer.unsettled.len(), consumer.unsettled_bytes);
         lsns.retain(|lsn| match (consumer.take(*lsn), outcome) {
             (Some(_), Outcome::Accepted) => true,
             (Some(message), Outcome::Released) => {
@@ -123,8 +134,10 @@ impl Consumers {
             }
             (None, Outcome::Accepted | Outcome::Released) => false,
         });
-        let settled = held.saturating_sub(consumer.unsettled.len());
+        let settled = held.0.saturating_sub(consumer.unsettled.len());
         self.unsettled = self.unsettled.saturating_sub(settled);
+        let freed = held.1.saturating_sub(consumer.unsettled_bytes);
+        self.unsettled_bytes = self.unsettled_bytes.saturating_sub(freed);
         if !consumer.in_ring && consumer.has_credit(self.bytes_max) {
             consumer.in_ring = true;
             self.ring.push_back(key);
@@ -150,6 +163,7 @@ impl Consumers {
             && backlog.next().is_some_and(|lsn| lsn <= mark)
             && let Some(delivery) = backlog.pop()
         {
+            self.unsettled_bytes = self.unsettled_bytes.saturating_add(delivery.message.len());
             consumer.hold(&delivery);
             deliveries.push(delivery);
         }
