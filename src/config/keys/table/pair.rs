@@ -288,8 +288,9 @@ pub(super) const HA_REPLICATION: Section = Section {
             },
             "0",
             "A returning server is brought into step no faster than this by the server that serves. \
-             0: as fast as both can. Messages of a pair in step are never held back by it. A limit \
-             below what clients send lets the other server never catch up.",
+             0: as fast as both can, and while clients send no faster than they bear. Messages of a \
+             pair in step are never held back by it. A limit below what clients send lets the other \
+             server never catch up.",
             "",
         ),
     ],
