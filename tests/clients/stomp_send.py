@@ -17,6 +17,9 @@ class Listener(stomp.ConnectionListener):
         self.failed = threading.Event()
 
     def on_receipt(self, frame):
+        if self.failed.is_set():
+            # Of DISCONNECT.
+            return
         say(event="receipt")
         self.answered.release()
 
