@@ -92,6 +92,10 @@ impl LogStore for NullStore {
         Lsn::ZERO
     }
 
+    fn gate(&self) -> GatePolicy {
+        GatePolicy::Alone
+    }
+
     fn peer_holds(&self, _: Lsn) {}
 
     fn fetch(&self, dest: DestId, _: u32, seek: Seek, _: usize, _: usize) {

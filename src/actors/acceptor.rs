@@ -1,7 +1,7 @@
 //! The client port: bound from the start, so that a conflict shows then, listened on only while this
 //! server serves.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::actors::admission::{Admission, AdmissionBounds, Refusal};
+use crate::actors::overload::Limit;
 use crate::actors::session::{SessionConfig, SessionContext, serve};
 use crate::io::client_tcp::{BoundPort, ClientSocket, PortError};
 
@@ -29,43 +31,45 @@ enum Gate {
 /// The client port with its addresses.
 pub struct Acceptor {
     gates: Vec<(SocketAddr, Gate)>,
-    bounds: Rc<Bounds>,
-    connections: Rc<Cell<usize>>,
-}
-
-/// What a reload may change, for connections that come after it.
-struct Bounds {
-    connections_max: Cell<usize>,
-    session: RefCell<Arc<SessionConfig>>,
+    admission: Rc<Admission>,
+    /// What a reload may change, for connections that come after it.
+    session: Rc<RefCell<Arc<SessionConfig>>>,
 }
 
 impl Acceptor {
     /// Takes the ports.
     #[must_use]
-    pub fn new(ports: Vec<BoundPort>, connections_max: usize, session: Arc<SessionConfig>) -> Self {
+    pub fn new(
+        ports: Vec<BoundPort>,
+        bounds: AdmissionBounds,
+        session: Arc<SessionConfig>,
+    ) -> Self {
         Self {
             gates: ports
                 .into_iter()
                 .map(|port| (port.address(), Gate::Bound(port)))
                 .collect(),
-            bounds: Rc::new(Bounds {
-                connections_max: Cell::new(connections_max),
-                session: RefCell::new(session),
-            }),
-            connections: Rc::default(),
+            admission: Admission::new(bounds),
+            session: Rc::new(RefCell::new(session)),
         }
     }
 
     /// Other bounds, for connections that come from now on.
-    pub fn configure(&self, connections_max: usize, session: Arc<SessionConfig>) {
-        self.bounds.connections_max.set(connections_max);
-        *self.bounds.session.borrow_mut() = session;
+    pub fn configure(&self, bounds: AdmissionBounds, session: Arc<SessionConfig>) {
+        self.admission.set_bounds(bounds);
+        *self.session.borrow_mut() = session;
     }
 
     /// Connections that stand.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.connections.get()
+        self.admission.connections()
+    }
+
+    /// Every connection that there may be is there.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.admission.is_full()
     }
 
     /// Begins to accept at every address.
@@ -89,8 +93,8 @@ impl Acceptor {
                     let loop_ = accept(
                         listener,
                         context.clone(),
-                        Rc::clone(&self.connections),
-                        Rc::clone(&self.bounds),
+                        Rc::clone(&self.admission),
+                        Rc::clone(&self.session),
                     );
                     *gate = Gate::Open(tokio::task::spawn_local(loop_));
                 }
@@ -126,25 +130,35 @@ impl Acceptor {
 async fn accept(
     listener: TcpListener,
     context: SessionContext,
-    connections: Rc<Cell<usize>>,
-    bounds: Rc<Bounds>,
+    admission: Rc<Admission>,
+    session: Rc<RefCell<Arc<SessionConfig>>>,
 ) {
+    let overload = context.directory.overload();
     loop {
+        // Who comes too fast waits in the system's queue.
+        while let pause = admission.pause(context.clock.now())
+            && !pause.is_zero()
+        {
+            overload.count(Limit::AcceptRate);
+            tokio::time::sleep(pause).await;
+        }
         match listener.accept().await {
             Ok((stream, from)) => {
                 let socket = ClientSocket::new(stream);
-                let connections_max = bounds.connections_max.get();
-                if connections.get() >= connections_max {
-                    tracing::warn!(target: "twinmq::net", %from, connections_max, "connection refused: there are too many");
-                    refuse(socket, connections_max);
-                    continue;
-                }
-                let counted = Counted::new(&connections);
+                let admitted = match admission.admit(from.ip(), context.clock.now()) {
+                    Ok(admitted) => admitted,
+                    Err(refusal) => {
+                        tracing::warn!(target: "twinmq::net", %from, "connection refused: {refusal}");
+                        overload.count(refusal.limit());
+                        refuse(socket, refusal);
+                        continue;
+                    }
+                };
                 let mut context = context.clone();
-                context.config = Arc::clone(&bounds.session.borrow());
+                context.config = Arc::clone(&session.borrow());
                 tokio::task::spawn_local(async move {
                     serve(context, socket).await;
-                    drop(counted);
+                    drop(admitted);
                 });
             }
             Err(error) => {
@@ -156,29 +170,11 @@ async fn accept(
 }
 
 /// Says why and hangs up; whether the client hears it is its own affair.
-fn refuse(mut socket: ClientSocket, connections_max: usize) {
-    let text = format!(
-        "ERROR\nmessage:too many connections\ncontent-type:text/plain\n\nthis server takes {connections_max} \
-         connections at most; close some, or raise `limits.max_connections`\n\0\n"
-    );
+fn refuse(mut socket: ClientSocket, refusal: Refusal) {
+    let text =
+        format!("ERROR\nmessage:too many connections\ncontent-type:text/plain\n\n{refusal}\n\0\n");
     let mut output = bytes::BytesMut::from(text.as_bytes());
     if socket.flush(&mut output).is_ok() {
         socket.finish();
-    }
-}
-
-/// Counts a connection for as long as it lives.
-struct Counted(Rc<Cell<usize>>);
-
-impl Counted {
-    fn new(connections: &Rc<Cell<usize>>) -> Self {
-        connections.set(connections.get().saturating_add(1));
-        Self(Rc::clone(connections))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
     }
 }

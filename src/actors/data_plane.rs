@@ -17,27 +17,32 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::actors::acceptor::Acceptor;
+use crate::actors::admission::AdmissionBounds;
 use crate::actors::directory::{DestinationDescription, Directory, DirectoryConfig};
 use crate::actors::inbox::Order;
 use crate::actors::lease::ServingLease;
+use crate::actors::overload::Limit;
 use crate::actors::session::{SessionConfig, SessionContext};
 use crate::io::client_tcp::{BoundPort, PortError};
+use crate::machines::policy::Policies;
 use crate::proto::ids::Epoch;
 use crate::storage::api::{Committed, Fetched, SharedStore};
 use crate::time::{Clock, Moment};
 
-/// How often the store is asked whether it refuses sends.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often it is looked how full the store and the memory are.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Validated values.
 #[derive(Clone, Debug)]
 pub struct DataPlaneConfig {
     /// Addresses of the client port.
     pub listen: Vec<SocketAddr>,
-    /// Connections at once.
-    pub connections_max: usize,
+    /// New connections.
+    pub admission: AdmissionBounds,
     /// Destinations and permits.
     pub directory: DirectoryConfig,
+    /// How destinations behave, by their names.
+    pub policies: Arc<Policies>,
     /// Each connection.
     pub session: SessionConfig,
 }
@@ -52,6 +57,14 @@ pub struct DataPlaneDescription {
     pub connections: usize,
     /// Messages and their bytes on the way to the store.
     pub in_flight: (usize, usize),
+    /// Every connection that there may be is there.
+    pub connections_full: bool,
+    /// Bytes of messages in memory.
+    pub memory_bytes: usize,
+    /// What is limited now and why.
+    pub limited: Vec<String>,
+    /// How often each limit was met since the process began.
+    pub limits_met: Vec<(Limit, u64)>,
     /// By name.
     pub destinations: Vec<DestinationDescription>,
 }
@@ -158,13 +171,10 @@ impl DataPlane {
         clock: Arc<dyn Clock>,
     ) {
         let directory = Directory::new(self.config.directory, store, Arc::clone(&clock));
+        directory.set_policies(self.config.policies);
         let session = Arc::new(self.config.session);
         let mut running = Running {
-            acceptor: Acceptor::new(
-                self.ports,
-                self.config.connections_max,
-                Arc::clone(&session),
-            ),
+            acceptor: Acceptor::new(self.ports, self.config.admission, Arc::clone(&session)),
             context: SessionContext {
                 directory,
                 lease,
@@ -231,13 +241,18 @@ impl Running {
             }
             DataCommand::Configure(config, done) => {
                 self.directory().configure(config.directory);
+                self.directory().set_policies(config.policies);
                 self.acceptor
-                    .configure(config.connections_max, Arc::new(config.session));
+                    .configure(config.admission, Arc::new(config.session));
                 done(());
             }
             DataCommand::Describe(done) => done(DataPlaneDescription {
                 connections: self.acceptor.connections(),
                 in_flight: self.directory().in_flight(),
+                connections_full: self.acceptor.is_full(),
+                memory_bytes: self.directory().overload().memory(),
+                limited: self.directory().limited_now(),
+                limits_met: self.directory().overload().counts(),
                 destinations: self.directory().describe(),
             }),
         }

@@ -29,6 +29,8 @@ pub struct DestinationReport {
     pub fetching: usize,
     /// Ack records of its own that were handed to the store since it began.
     pub acks: u64,
+    /// Bytes of messages in its memory.
+    pub kept_bytes: usize,
 }
 
 /// Where a destination sends.
@@ -39,6 +41,8 @@ pub struct DestinationPorts {
     pub directory: Rc<Directory>,
     /// False once the term is over: nothing is submitted any more.
     pub serving: Rc<Cell<bool>>,
+    /// Bytes of messages that all destinations keep in memory.
+    pub kept: Rc<Cell<usize>>,
     /// Written after each step.
     pub report: Rc<Cell<DestinationReport>>,
     /// Memory for messages that are not stored.
@@ -132,10 +136,17 @@ impl Shelled for Destination {
     ) {
         let wall_ms = self.shell.wall_ms();
         self.machine.step(Now { moment, wall_ms }, input, effects);
+        let (before, kept_bytes) = (
+            self.ports.report.get().kept_bytes,
+            self.machine.kept_bytes(),
+        );
+        let kept = self.ports.kept.get().saturating_add(kept_bytes);
+        self.ports.kept.set(kept.saturating_sub(before));
         self.ports.report.set(DestinationReport {
             figures: self.machine.figures(),
             fetching: self.machine.fetching(),
             acks: self.acks,
+            kept_bytes,
         });
     }
 

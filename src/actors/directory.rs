@@ -2,7 +2,7 @@
 //! store tells to both. Local to its thread and no actor; it decides nothing about messages.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,13 +10,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::actors::destination::{Destination, DestinationPorts, DestinationReport};
 use crate::actors::inbox::{Inbox, Order};
+use crate::actors::overload::{Limit, MemoryBounds, Overload};
 use crate::actors::permits::{Ledger, PermitLimit, PermitPool};
 use crate::actors::post::{Port, post};
 use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionEvent, SessionKey};
 use crate::machines::destination::{
-    Activation, DeadLetterQueue, DestinationConfig, DestinationFigures, DestinationInput,
-    DestinationPolicy, VolatilePool, request_of,
+    Activation, DestinationConfig, DestinationFigures, DestinationInput, VolatilePool, request_of,
 };
+use crate::machines::policy::Policies;
 use crate::machines::transaction::TransactionMachine;
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
@@ -26,6 +27,7 @@ use crate::time::Clock;
 pub use transactions::TransactionOperations;
 
 mod transactions;
+mod upkeep;
 
 /// The kind byte of a queue's definition.
 const KIND_QUEUE: u8 = b'q';
@@ -43,6 +45,8 @@ pub struct DirectoryConfig {
     pub permits: PermitLimit,
     /// Bytes of messages that are kept in memory only; zero: every message is stored.
     pub volatile_bytes: usize,
+    /// Memory for messages.
+    pub memory: MemoryBounds,
 }
 
 impl Default for DirectoryConfig {
@@ -59,6 +63,7 @@ impl Default for DirectoryConfig {
                 bytes: 256 << 20,
             },
             volatile_bytes: 256 << 20,
+            memory: MemoryBounds::default(),
         }
     }
 }
@@ -77,6 +82,11 @@ pub enum Unavailable {
         "there are {0} destinations, which is the most allowed; use one that exists or raise `destinations_max`"
     )]
     TooMany(usize),
+    /// It demands two copies, and this server is alone.
+    #[error(
+        "the destination demands two copies of each message (copies = 2), and this server is alone: the message was not stored; send it again when the pair is in sync"
+    )]
+    OneCopy,
 }
 
 /// A destination for `status`.
@@ -103,9 +113,6 @@ enum Presence {
     },
 }
 
-/// Gives the policy of a destination; `None`: the default.
-pub type Policies = Box<dyn Fn(&DestinationName) -> Option<Arc<DestinationPolicy>>>;
-
 /// One term of service.
 struct Term {
     by_name: HashMap<DestinationName, DestId>,
@@ -118,6 +125,8 @@ struct Term {
     volatile: Rc<VolatilePool>,
     /// No message of a destination that is asleep expires before this.
     next_expiry_ms: Option<u64>,
+    /// Bytes of messages that destinations keep in memory; shared with them.
+    kept: Rc<Cell<usize>>,
 }
 
 /// See the module.
@@ -126,7 +135,10 @@ pub struct Directory {
     store: SharedStore,
     clock: Arc<dyn Clock>,
     pool: Rc<PermitPool>,
-    policies: RefCell<Policies>,
+    policies: RefCell<Arc<Policies>>,
+    overload: Overload,
+    /// Sends that are confirmed only when both servers hold them.
+    both: RefCell<HashSet<(SessionKey, RequestNumber)>>,
     term: RefCell<Option<Term>>,
     /// Answers to fetches of earlier terms that are still to come.
     stale_fetches: RefCell<HashMap<DestId, usize>>,
@@ -144,7 +156,9 @@ impl Directory {
             store,
             clock,
             pool: PermitPool::new(config.permits),
-            policies: RefCell::new(Box::new(|_| None)),
+            policies: RefCell::default(),
+            overload: Overload::new(config.memory),
+            both: RefCell::default(),
             term: RefCell::new(None),
             stale_fetches: RefCell::default(),
             sessions: RefCell::default(),
@@ -156,15 +170,11 @@ impl Directory {
     /// Other bounds, for what comes from now on.
     pub fn configure(&self, config: DirectoryConfig) {
         self.pool.set_limit(config.permits);
+        self.overload.set_bounds(config.memory);
         self.config.set(config);
         if let Some(term) = self.term.borrow().as_ref() {
             term.volatile.set_bytes_max(config.volatile_bytes);
         }
-    }
-
-    /// Other policies, for destinations that are used for the first time in this term from now on.
-    pub fn set_policies(&self, policies: Policies) {
-        *self.policies.borrow_mut() = policies;
     }
 
     /// This server begins to serve: the epoch is open and everything of earlier ones is committed.
@@ -185,6 +195,7 @@ impl Directory {
                 self.clock.wall_ms() << 20,
             ),
             next_expiry_ms: None,
+            kept: Rc::default(),
         };
         for facts in self.store.destinations() {
             term.next = term.next.max(facts.id.0.saturating_add(1));
@@ -208,6 +219,7 @@ impl Directory {
     pub fn deactivate(&self, reason: &str) {
         self.order_all(&Order::Close(reason.to_owned()));
         self.sessions.borrow_mut().clear();
+        self.both.borrow_mut().clear();
         let Some(term) = self.term.borrow_mut().take() else {
             return;
         };
@@ -308,7 +320,7 @@ impl Directory {
             Presence::Asleep(activation) => std::mem::take(activation),
         };
         known.name.spelling().clone_into(&mut activation.name);
-        activation.policy = self.policies.borrow()(&known.name);
+        activation.policy = Some(Arc::clone(self.policies.borrow().of(&known.name)));
         let report = Rc::new(Cell::new(asleep(&activation)));
         let ports = DestinationPorts {
             store: Arc::clone(&self.store),
@@ -316,6 +328,7 @@ impl Directory {
             serving: Rc::clone(&term.serving),
             report: Rc::clone(&report),
             volatile: Rc::clone(&term.volatile),
+            kept: Rc::clone(&term.kept),
         };
         let clock = Arc::clone(&self.clock);
         let config = self.config.get().destination;
@@ -331,31 +344,6 @@ impl Directory {
         (id, port)
     }
 
-    /// Tells a destination where its dead messages go: to the queue of this name, which is made if
-    /// there is none.
-    pub fn find_dead_letter(&self, id: DestId, queue: &str) {
-        let mut term = self.term.borrow_mut();
-        let Some(term) = term.as_mut() else {
-            return;
-        };
-        let found = DestinationName::new(DestinationKind::Queue, queue)
-            .map_err(|error| error.to_string())
-            .and_then(|name| {
-                let id = match term.by_name.get(&name) {
-                    Some(id) => *id,
-                    None => self.define(term, &name).map_err(|error| error.to_string())?,
-                };
-                let definition = definition(&name);
-                Ok(DeadLetterQueue { id, definition })
-            })
-            .inspect_err(|error| {
-                tracing::warn!(target: "twinmq::data", queue, %error, "the dead message queue cannot be used: dead messages wait where they are");
-            });
-        if let Some(Presence::Awake { port, .. }) = term.known.get(&id).map(|known| &known.state) {
-            post(port, DestinationInput::DeadLetterFound(found.ok()));
-        }
-    }
-
     /// Commands for a destination, with what it needs to know besides.
     pub fn command(&self, port: &Port<DestinationInput>, commands: Vec<DestinationCommand>) {
         let upto = self.upto.get();
@@ -364,6 +352,11 @@ impl Directory {
 
     /// An event for a session; nobody minds if it has ended.
     pub fn tell(&self, session: SessionKey, event: SessionEvent) {
+        if let SessionEvent::Refused { request, .. } = &event
+            && !self.both.borrow_mut().remove(&(session, *request))
+        {
+            self.overload.count(Limit::Refused);
+        }
         let mut sessions = self.sessions.borrow_mut();
         if let Some(inbox) = sessions.get(&session) {
             inbox.put(event);
@@ -379,7 +372,8 @@ impl Directory {
         self.route(committed.changes, committed.upto);
         let mut whose = None;
         let mut requests: Vec<RequestNumber> = Vec::new();
-        for (session, request) in committed.tickets.into_iter().filter_map(request_of) {
+        let tickets = self.without_unconfirmed(committed.tickets, committed.alone);
+        for (session, request) in tickets.into_iter().filter_map(request_of) {
             if let Some(before) = whose.replace(session)
                 && before != session
             {
@@ -418,40 +412,11 @@ impl Directory {
         }
     }
 
-    /// Wakes destinations in which messages expire: nobody else would look there.
-    pub fn look_at_expiry(self: &Rc<Self>) {
-        let now_ms = self.clock.wall_ms();
-        let mut term = self.term.borrow_mut();
-        let Some(term) = term.as_mut() else {
-            return;
-        };
-        if term.next_expiry_ms.is_none_or(|at| at > now_ms) {
-            return;
-        }
-        let mut next: Option<u64> = None;
-        let mut due = Vec::new();
-        for (id, known) in &term.known {
-            if let Presence::Asleep(activation) = &known.state
-                && let Some(at) = activation.next_expiry_ms
-            {
-                if at <= now_ms {
-                    due.push(*id);
-                } else {
-                    next = next.into_iter().chain([at]).min();
-                }
-            }
-        }
-        // The same events give the same course.
-        due.sort_unstable();
-        for id in due {
-            self.wake(term, id);
-        }
-        term.next_expiry_ms = next;
-    }
-
-    /// Looks whether the store refuses sends now, and passes on a change.
+    /// Looks at what is short, and whether the store refuses sends now; passes on a change.
     pub fn look_at_store(&self) {
-        let refused = self.store.facts().refuses_sends;
+        let facts = self.store.facts();
+        self.look_at_load(facts);
+        let refused = facts.refuses_sends;
         let mut term = self.term.borrow_mut();
         let Some(term) = term.as_mut().filter(|term| term.sends_refused != refused) else {
             return;
@@ -574,8 +539,7 @@ fn asleep(activation: &Activation) -> DestinationReport {
             depth: activation.depth(),
             ..DestinationFigures::default()
         },
-        fetching: 0,
-        acks: 0,
+        ..DestinationReport::default()
     }
 }
 
@@ -595,6 +559,8 @@ fn queue_name(definition: &[u8]) -> Option<DestinationName> {
     }
     DestinationName::new(DestinationKind::Queue, std::str::from_utf8(name).ok()?).ok()
 }
+
+mod load;
 
 #[cfg(test)]
 mod tests;

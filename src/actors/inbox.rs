@@ -20,6 +20,23 @@ pub enum Order {
     Close(String),
 }
 
+/// Bytes of memory that a connection holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Messages that are not stored yet, and buffers.
+    pub own: usize,
+    /// Deliveries that wait; their destinations hold them too.
+    pub deliveries: usize,
+}
+
+impl Held {
+    /// Both.
+    #[must_use]
+    pub fn all(self) -> usize {
+        self.own.saturating_add(self.deliveries)
+    }
+}
+
 /// Shared by the session (which takes) and the directory (which puts).
 #[derive(Debug)]
 pub struct Inbox {
@@ -34,6 +51,12 @@ struct State {
     waker: Option<Waker>,
     order: Order,
     ledger: Ledger,
+    /// Of the messages in `deliveries`.
+    waiting_bytes: usize,
+    /// Of the session's own buffers.
+    buffer_bytes: usize,
+    /// Closed for what it holds.
+    shed: bool,
     /// The session takes no more; only its permits are still to come back.
     gone: bool,
 }
@@ -49,6 +72,9 @@ impl Inbox {
                 waker: None,
                 order: Order::Run,
                 ledger,
+                waiting_bytes: 0,
+                buffer_bytes: 0,
+                shed: false,
                 gone: false,
             }),
         }
@@ -71,7 +97,10 @@ impl Inbox {
                     Some(SessionEvent::Committed { requests }),
                     SessionEvent::Committed { requests: more },
                 ) => requests.extend(more),
-                (_, event @ SessionEvent::Delivered { .. }) => state.deliveries.push_back(event),
+                (_, event @ SessionEvent::Delivered { .. }) => {
+                    state.waiting_bytes = state.waiting_bytes.saturating_add(bytes_of(&event));
+                    state.deliveries.push_back(event);
+                }
                 (_, event) => state.answers.push_back(event),
             }
         }
@@ -85,7 +114,8 @@ impl Inbox {
 
     /// Takes the next delivery, about as many of its messages as `bytes` allow.
     pub fn take_delivery(&self, bytes: usize) -> Option<SessionEvent> {
-        let waiting = &mut self.state.borrow_mut().deliveries;
+        let state = &mut *self.state.borrow_mut();
+        let waiting = &mut state.deliveries;
         let mut event = waiting.pop_front()?;
         if let SessionEvent::Delivered {
             consumer,
@@ -107,7 +137,41 @@ impl Inbox {
                 });
             }
         }
+        state.waiting_bytes = state.waiting_bytes.saturating_sub(bytes_of(&event));
         Some(event)
+    }
+
+    /// The session's buffers have so many bytes now.
+    pub fn buffers(&self, bytes: usize) {
+        self.state.borrow_mut().buffer_bytes = bytes;
+    }
+
+    /// Bytes of memory that this connection holds.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        let state = self.state.borrow();
+        Held {
+            own: state.ledger.bytes().saturating_add(state.buffer_bytes),
+            deliveries: state.waiting_bytes,
+        }
+    }
+
+    /// Orders the session to close for what it holds, and drops the deliveries that wait.
+    pub fn shed(&self, reason: String) {
+        {
+            let state = &mut *self.state.borrow_mut();
+            state.shed = true;
+            state.deliveries.clear();
+            state.waiting_bytes = 0;
+        }
+        self.order(Order::Close(reason));
+    }
+
+    /// It was ordered to close for what it holds, or has ended.
+    #[must_use]
+    pub fn is_shed(&self) -> bool {
+        let state = self.state.borrow();
+        state.shed || state.gone
     }
 
     /// An answer waits.
@@ -157,6 +221,8 @@ impl Inbox {
         state.gone = true;
         state.answers.clear();
         state.deliveries.clear();
+        state.waiting_bytes = 0;
+        state.buffer_bytes = 0;
         state.waker = None;
         state.ledger.is_clear()
     }
@@ -176,6 +242,15 @@ fn wake(mut state: std::cell::RefMut<'_, State>) {
     if let Some(waker) = waker {
         waker.wake();
     }
+}
+
+/// Of the messages of a delivery.
+fn bytes_of(event: &SessionEvent) -> usize {
+    let SessionEvent::Delivered { deliveries, .. } = event else {
+        return 0;
+    };
+    let sizes = deliveries.iter().map(|delivery| delivery.message.len());
+    sizes.fold(0, usize::saturating_add)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Everything here runs on any tokio `LocalSet`; no actix `System` or `Arbiter` is asked for.
 
 pub mod acceptor;
+pub mod admission;
 pub mod board;
 pub mod connection_manager;
 pub mod data_plane;
@@ -21,6 +22,7 @@ pub mod ha_timing;
 pub mod inbox;
 pub mod lease;
 pub mod lock_keeper;
+pub mod overload;
 pub mod peer_transport;
 pub mod permits;
 pub mod places;

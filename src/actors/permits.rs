@@ -162,6 +162,12 @@ impl Ledger {
         self.used.leaves_room(self.limit) && self.pool.has_room()
     }
 
+    /// Bytes of messages that are not answered.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.used.bytes
+    }
+
     /// Every request is answered.
     #[must_use]
     pub fn is_clear(&self) -> bool {

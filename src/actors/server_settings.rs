@@ -3,19 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::actors::admission::AdmissionBounds;
 use crate::actors::data_plane::DataPlaneConfig;
 use crate::actors::directory::DirectoryConfig;
 use crate::actors::ha_timing::HaIntervals;
+use crate::actors::overload::MemoryBounds;
 use crate::actors::permits::PermitLimit;
 use crate::actors::session::SessionConfig;
-use crate::config::{Config, HaConfig as PairConfig, Mode, StoreSync, Takeover as PairTakeover};
+use crate::config::{
+    Config, HaConfig as PairConfig, Mode, OnFull as WhenFull, StoreSync, Takeover as PairTakeover,
+};
 use crate::machines::destination::DestinationConfig;
 use crate::machines::ha::{HaConfig, HaMode, Takeover};
+use crate::machines::policy::{DestinationPolicy, OnFull, Policies};
 use crate::machines::replication::ReplicationConfig;
 use crate::machines::stomp_session::{HeartBeatOffer, StompSessionConfig, TransactionLimits};
 use crate::proto::ids::{ArbiterId, NodeId};
 use crate::proto::stomp::Limits;
-use crate::storage::{StoreConfig, SyncMode};
+use crate::storage::{RoomLevels, StoreConfig, SyncMode};
 
 /// How long an orderly stop waits for the answers that clients are owed.
 pub(super) const DRAIN: Duration = Duration::from_secs(10);
@@ -120,8 +125,17 @@ pub fn store_config(config: &Config) -> StoreConfig {
         retain_bytes: config.store.retain_bytes,
         checkpoint_bytes: config.store.checkpoint_bytes,
         quota_bytes: config.store.quota_bytes,
+        room: room_levels(config.store.room_percent),
         max_record_bytes: LARGEST_RECORD,
         node_dir: config.store.node_path.clone(),
+    }
+}
+
+fn room_levels([warn, block, refuse]: [u8; 3]) -> RoomLevels {
+    RoomLevels {
+        warn,
+        block,
+        refuse,
     }
 }
 
@@ -160,7 +174,11 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
     };
     DataPlaneConfig {
         listen: config.client.listen.clone(),
-        connections_max: limits.max_connections,
+        admission: AdmissionBounds {
+            connections: limits.max_connections,
+            per_address: limits.max_connections_per_address,
+            per_second: limits.accept_rate,
+        },
         directory: DirectoryConfig {
             destination: DestinationConfig::default(),
             destinations_max: limits.max_destinations,
@@ -173,14 +191,45 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
                 bytes: bound(limits.global_in_flight_bytes),
             },
             volatile_bytes: bound(limits.volatile_mib << 20),
+            memory: MemoryBounds {
+                high: bound(limits.memory_high_bytes),
+                critical: bound(limits.memory_critical_bytes),
+                connection: bound(limits.connection_memory_bytes),
+            },
         },
+        policies: Arc::new(policies(config)),
         session: SessionConfig {
             stomp: Arc::new(stomp),
             output_bytes_max: 4 * 1024 * 1024,
             linger: Duration::from_secs(2),
             block_timeout: limits.block_timeout,
+            idle_timeout: limits.idle_timeout,
+            slow_consumer: limits.slow_consumer,
         },
     }
+}
+
+/// The policies of destinations in a configuration.
+fn policies(config: &Config) -> Policies {
+    let tables = config.destinations.iter().map(|table| {
+        let policy = DestinationPolicy {
+            redelivery_limit: table.redelivery_limit,
+            redelivery_delay: table.redelivery_delay,
+            dead_letter: table.dead_letter.clone(),
+            expired_to_dead_letter: table.expired_to_dead_letter,
+            max_messages: table.max_messages,
+            max_bytes: table.max_bytes,
+            on_full: match table.on_full {
+                WhenFull::Block => OnFull::Block,
+                WhenFull::Reject => OnFull::Reject,
+                WhenFull::DropOldest => OnFull::DropOldest,
+                WhenFull::DeadLetter => OnFull::DeadLetter,
+            },
+            both_copies: table.both_copies,
+        };
+        (table.pattern.clone(), policy)
+    });
+    Policies::new(tables.collect())
 }
 
 #[cfg(test)]
@@ -188,6 +237,7 @@ mod tests {
     use super::*;
     use crate::config::keys::{self, Applies, Kind};
     use crate::config::{ConfigSource, load};
+    use crate::proto::destination::DestinationName;
 
     fn with(settings: Vec<String>) -> Config {
         let mut source = ConfigSource::profile("standalone");
@@ -203,7 +253,7 @@ mod tests {
             if key.path == "log.level" {
                 continue;
             }
-            let Kind::Integer { min, .. } = key.kind else {
+            let Kind::Integer { min, max, .. } = key.kind else {
                 panic!("{}: {:?}", key.path, key.kind);
             };
             // Small enough for the largest message beside every other bound.
@@ -211,15 +261,52 @@ mod tests {
                 "limits.max_body_bytes=1025",
                 "limits.max_header_bytes=1025",
                 "limits.connection_in_flight_bytes=65537",
+                "limits.memory_high_mib=9",
+                "limits.connection_memory_mib=9",
             ];
             let mut settings: Vec<String> = small.map(str::to_owned).into();
             let before = with(settings.clone());
-            settings.push(format!("{}={min}", key.path));
+            let other = if key.default == min.to_string() {
+                max
+            } else {
+                min
+            };
+            settings.push(format!("{}={other}", key.path));
             let after = with(settings);
             let shown = |config: &Config| format!("{:?}", data_config(config));
             assert_ne!(shown(&after), shown(&before), "{}", key.path);
             let store = |config: &Config| format!("{:?}", store_config(config));
             assert_eq!(store(&after), store(&before), "{}", key.path);
+        }
+    }
+
+    #[test]
+    fn a_table_that_sets_nothing_is_as_no_table() {
+        let config = with(vec!["destination.a.max_messages=0".to_owned()]);
+        let name = DestinationName::parse("/queue/a").unwrap();
+        assert_eq!(config.destinations.len(), 1);
+        assert_eq!(**policies(&config).of(&name), DestinationPolicy::default());
+    }
+
+    #[test]
+    fn every_key_of_a_table_comes_to_the_policy() {
+        let name = DestinationName::parse("/queue/a").unwrap();
+        let of = |setting: &str| {
+            let mut source = ConfigSource::profile("replicated/primary");
+            source.search.clear();
+            source.set = vec![format!("destination.a.{setting}")];
+            let policies = policies(&load(&source).unwrap().config);
+            DestinationPolicy::clone(policies.of(&name))
+        };
+        for key in &keys::destination().keys[1..] {
+            let other = match key.kind {
+                Kind::Integer { max, .. } => max.to_string(),
+                Kind::Bool => "true".to_owned(),
+                Kind::Choice(words) => words[0].to_owned(),
+                _ => "none".to_owned(),
+            };
+            let changed = of(&format!("{}={other}", key.leaf()));
+            assert_ne!(changed, DestinationPolicy::default(), "{}", key.path);
         }
     }
 }

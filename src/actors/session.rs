@@ -21,6 +21,7 @@ use self::gathered::Gathered;
 use crate::actors::directory::Directory;
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::lease::ServingLease;
+use crate::actors::overload::Limit;
 use crate::io::client_tcp::{ClientSocket, Fill};
 use crate::machines::delivery::{
     ConsumerKey, ConsumerTraits, DestinationCommand, Outcome, RequestNumber, SessionEvent,
@@ -35,6 +36,7 @@ use crate::proto::stomp::Decoder;
 use crate::time::{Clock, Moment};
 
 mod gathered;
+mod patience;
 mod transactions;
 
 /// A buffer that grew larger than this for a large message is given back.
@@ -53,6 +55,10 @@ pub struct SessionConfig {
     /// How long a client may wait for a permit before the connection is given up: its ACKs stand
     /// behind the SEND that waits.
     pub block_timeout: Duration,
+    /// How long a connection that nobody needs may be silent; none: for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How long a client may take nothing of what it is sent; none: for ever.
+    pub slow_consumer: Option<Duration>,
 }
 
 /// What every session of a server shares.
@@ -121,6 +127,10 @@ struct Session {
     undecoded: bool,
     /// Since when a frame waits for a permit.
     blocked_since: Option<Moment>,
+    /// When something was read last.
+    last_sign: Moment,
+    /// Since when the client has taken nothing of what waits to be written.
+    unread_since: Option<Moment>,
     /// The last turn read something.
     brought_work: bool,
     timer: Option<(Moment, Pin<Box<Sleep>>)>,
@@ -130,10 +140,11 @@ impl Session {
     fn new(context: SessionContext, socket: ClientSocket) -> Self {
         let (key, inbox) = context.directory.open_session();
         let stomp = Arc::clone(&context.config.stomp);
+        let now = context.clock.now();
         let gathered = Gathered::new(Rc::clone(&context.directory));
         Self {
             decoder: Decoder::new(stomp.limits),
-            machine: StompSession::new(stomp, key, context.clock.now()),
+            machine: StompSession::new(stomp, key, now),
             context,
             socket,
             key,
@@ -149,6 +160,8 @@ impl Session {
             phase: Phase::Open,
             undecoded: false,
             blocked_since: None,
+            last_sign: now,
+            unread_since: None,
             brought_work: false,
             timer: None,
         }
@@ -176,10 +189,16 @@ impl Session {
         self.run_effects();
         self.flush(now);
         self.close_the_other_half(now);
+        if self.input.is_empty() && self.input.capacity() > BUFFER_KEPT {
+            self.input = BytesMut::new();
+        }
+        let buffers = self.input.len().saturating_add(self.output.len());
+        self.inbox.buffers(buffers);
         self.phase != Phase::Over
     }
 
     fn mind_the_deadline(&mut self, now: Moment) {
+        self.mind_the_silence(now);
         if self.machine.next_deadline().is_some_and(|at| at <= now) {
             if !self.wants_to_read() {
                 // It is our doing that nothing was heard of the client.
@@ -278,17 +297,16 @@ impl Session {
         !self.machine.is_closed() && self.inbox.ordered() == Order::Run && self.has_answer_room()
     }
 
-    fn has_permit(&self) -> bool {
-        !self.machine.is_full() && self.inbox.ledger(|ledger| ledger.has_room())
-    }
-
     fn decode(&mut self, now: Moment) {
-        while self.undecoded && self.may_go_on() && self.has_permit() {
+        while self.undecoded && self.may_go_on() && self.may_take_next() {
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(frame)) => self.step(now, SessionInput::Frame(frame)),
                 Ok(None) => self.undecoded = false,
                 Err(error) => {
                     self.undecoded = false;
+                    if error.is_limit() {
+                        self.context.directory.overload().count(Limit::Frame);
+                    }
                     self.step(now, SessionInput::Malformed(error));
                 }
             }
@@ -297,7 +315,7 @@ impl Session {
 
     fn wants_to_read(&self) -> bool {
         match self.phase {
-            Phase::Open => !self.undecoded && self.may_go_on() && self.has_permit(),
+            Phase::Open => !self.undecoded && self.may_go_on() && self.may_take_next(),
             Phase::Finished(_) => true,
             Phase::HalfClosed(_) | Phase::LastWords(_) | Phase::Over => false,
         }
@@ -309,6 +327,7 @@ impl Session {
             match self.socket.fill(&mut self.input) {
                 Fill::Some => {
                     self.brought_work = true;
+                    self.last_sign = now;
                     self.undecoded = true;
                     self.step(now, SessionInput::HeartBeat);
                     self.decode(now);
@@ -331,19 +350,6 @@ impl Session {
             if told || until <= now {
                 self.phase = Phase::Over;
             }
-        }
-    }
-
-    fn mind_the_block(&mut self, now: Moment) {
-        if !self.undecoded || self.has_permit() {
-            self.blocked_since = None;
-            return;
-        }
-        let since = *self.blocked_since.get_or_insert(now);
-        if now.since(since) >= self.context.config.block_timeout {
-            let reason =
-                "the server could not take a SEND in time: too much waits to be stored".to_owned();
-            self.step(now, SessionInput::Event(SessionEvent::Closing { reason }));
         }
     }
 
@@ -473,10 +479,12 @@ impl Session {
                 self.phase = Phase::Over;
                 return;
             }
+            let before = self.output.len();
             if self.socket.flush(&mut self.output).is_err() {
                 self.phase = Phase::Over;
                 return;
             }
+            self.mind_the_reader(now, before);
             if self.output.is_empty() {
                 self.answer_bytes = 0;
                 if self.output.capacity() > BUFFER_KEPT {
@@ -494,20 +502,6 @@ impl Session {
         }
     }
 
-    /// Reads what the client still sends and forgets it: closing with unread bytes would take our
-    /// last words away from it.
-    fn read_away(&mut self, overdue: bool) {
-        self.input.clear();
-        match self.socket.fill(&mut self.input) {
-            Fill::Some => self.brought_work = true,
-            Fill::Nothing => {}
-            Fill::End | Fill::Lost => self.phase = Phase::Over,
-        }
-        if overdue {
-            self.phase = Phase::Over;
-        }
-    }
-
     fn next_deadline(&self) -> Option<Moment> {
         match self.phase {
             Phase::Open | Phase::HalfClosed(_) => {
@@ -518,7 +512,13 @@ impl Session {
                     Phase::HalfClosed(until) if !self.undecoded => Some(until),
                     _ => None,
                 };
-                let all = [self.machine.next_deadline(), blocked, half];
+                let all = [
+                    self.machine.next_deadline(),
+                    blocked,
+                    half,
+                    self.idle_deadline(),
+                    self.unread_deadline(),
+                ];
                 all.into_iter().flatten().min()
             }
             Phase::LastWords(until) | Phase::Finished(until) => Some(until),
@@ -554,12 +554,8 @@ impl Session {
             ready |= self.has_answer_room() && self.inbox.has_answer();
             ready |= self.delivery_room() > 0 && self.inbox.has_delivery();
             ready |= self.order_to_close().is_some();
-            if self.undecoded && self.may_go_on() {
-                ready |= self.has_permit();
-                if !self.context.directory.pool().has_room() {
-                    self.context.directory.pool().wait(cx.waker());
-                }
-            }
+            ready |= self.undecoded && self.may_go_on() && self.may_take_next();
+            self.wait_for_room(cx);
         }
         let (read, write) = (self.wants_to_read(), !self.output.is_empty());
         ready |= self.socket.poll(cx, read, write).is_ready();

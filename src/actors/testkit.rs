@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crate::proto::ids::{DestId, Lsn, Position, StoreId};
 use crate::storage::api::{
     Batch, Change, Committed, DestinationFacts, Draft, Entry, Fetched, GatePolicy, Job, Lane,
-    LaneFacts, LogFacts, LogStore, SPACE_DESTINATION, Seek, StoreEvent, StoreFacts, StoreSink,
-    Ticket, Times, Unit,
+    LaneFacts, LogFacts, LogStore, RoomLevel, SPACE_DESTINATION, Seek, StoreEvent, StoreFacts,
+    StoreSink, Ticket, Times, Unit,
 };
 use crate::time::{Clock, Moment};
 
@@ -56,6 +56,9 @@ struct State {
     queue: Vec<Unit>,
     held: bool,
     refuses: bool,
+    level: RoomLevel,
+    /// Set by a test; else as a server that serves alone.
+    gate: Option<GatePolicy>,
     definitions: BTreeMap<DestId, Bytes>,
     owed: BTreeMap<DestId, BTreeMap<Lsn, Bytes>>,
     marks: BTreeMap<DestId, BTreeMap<Lane, Lsn>>,
@@ -84,6 +87,18 @@ impl FakeStore {
         self.state.lock().unwrap().refuses = refuses;
     }
 
+    /// How full it says that it is.
+    pub(crate) fn fill(&self, level: RoomLevel) {
+        let mut state = self.state.lock().unwrap();
+        state.level = level;
+        state.refuses = level == RoomLevel::Refuses;
+    }
+
+    /// Who must hold what is committed from now on.
+    pub(crate) fn under(&self, gate: GatePolicy) {
+        self.state.lock().unwrap().gate = Some(gate);
+    }
+
     /// Messages that all destinations owe.
     pub(crate) fn owed(&self) -> usize {
         let state = self.state.lock().unwrap();
@@ -110,6 +125,7 @@ impl FakeStore {
         }
         committed.upto = state.log_end;
         committed.changes = changes.into_iter().collect();
+        committed.alone = state.gate.unwrap_or(GatePolicy::Alone) == GatePolicy::Alone;
         drop(state);
         self.sink.event(StoreEvent::Committed(committed));
     }
@@ -283,6 +299,11 @@ impl LogStore for FakeStore {
         self.state.lock().unwrap().log_end
     }
 
+    fn gate(&self) -> GatePolicy {
+        let gate = self.state.lock().unwrap().gate;
+        gate.unwrap_or(GatePolicy::Alone)
+    }
+
     fn destinations(&self) -> Vec<DestinationFacts> {
         let state = self.state.lock().unwrap();
         let definitions = state.definitions.iter();
@@ -323,8 +344,10 @@ impl LogStore for FakeStore {
     }
 
     fn facts(&self) -> StoreFacts {
+        let state = self.state.lock().unwrap();
         StoreFacts {
-            refuses_sends: self.state.lock().unwrap().refuses,
+            refuses_sends: state.refuses,
+            level: state.level,
             ..StoreFacts::default()
         }
     }

@@ -137,6 +137,8 @@ pub fn render(source: &StatusSource, clients: Option<DataPlaneDescription>) -> V
             "destinations": store.destinations,
             "disk_free": store.disk_free,
             "refuses_sends": store.refuses_sends,
+            "level": store.level.name(),
+            "filled_percent": store.filled_percent,
         },
         "clients": clients.map(describe_clients),
     })
@@ -207,10 +209,27 @@ fn describe_clients(clients: DataPlaneDescription) -> Value {
         .collect();
     json!({
         "connections": clients.connections,
+        "limits": limits(&clients),
         "in_flight_messages": clients.in_flight.0,
         "in_flight_bytes": clients.in_flight.1,
         "destinations": listed,
     })
+}
+
+/// What is limited now and why, and how often each limit was met.
+fn limits(clients: &DataPlaneDescription) -> Value {
+    let mut now = clients.limited.clone();
+    if clients.connections_full {
+        now.push(format!(
+            "new connections are refused: there are {}, which is limits.max_connections",
+            clients.connections
+        ));
+    }
+    let met = clients.limits_met.iter();
+    let met: serde_json::Map<String, Value> = met
+        .map(|(limit, count)| (limit.name().to_owned(), json!(count)))
+        .collect();
+    json!({"now": now, "met": met, "memory_bytes": clients.memory_bytes})
 }
 
 fn destination(described: &DestinationDescription) -> Value {
@@ -225,6 +244,7 @@ fn destination(described: &DestinationDescription) -> Value {
         "expired": figures.expired,
         "dead": figures.dead,
         "fetching": described.report.fetching > 0,
+        "kept_bytes": described.report.kept_bytes,
     })
 }
 
@@ -263,11 +283,12 @@ mod tests {
                 },
                 fetching: 1,
                 acks: 0,
+                kept_bytes: 6,
             },
         };
         let expected = json!({
             "name": "/queue/q", "depth": 5, "consumers": 2, "in_flight": 3, "arrived": 9,
-            "accepted": 4, "expired": 2, "dead": 1, "fetching": true,
+            "accepted": 4, "expired": 2, "dead": 1, "fetching": true, "kept_bytes": 6,
         });
         assert_eq!(destination(&described), expected);
     }

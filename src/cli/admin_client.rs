@@ -4,6 +4,7 @@
 //! Reading is lenient: a field that is missing or new does not stop a newer or older command from
 //! showing the rest.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -307,6 +308,30 @@ pub struct Status {
     pub sync: Option<SyncStatus>,
     /// What is stored.
     pub store: StoreStatus,
+    /// Its clients; none while it is too busy to say.
+    pub clients: Option<ClientsStatus>,
+}
+
+/// The clients of a server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientsStatus {
+    /// Connections that stand.
+    pub connections: u64,
+    /// What is limited.
+    pub limits: LimitsStatus,
+}
+
+/// What is limited.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitsStatus {
+    /// Now, and why; in words.
+    pub now: Vec<String>,
+    /// How often each limit was met since the process began.
+    pub met: BTreeMap<String, u64>,
+    /// Bytes of messages in memory.
+    pub memory_bytes: u64,
 }
 
 /// The other server.

@@ -50,33 +50,45 @@ fn as_text(loaded: &Loaded) -> String {
             here.map(|effective| format!("{:width$}  # {}", place(effective), effective.origin)),
         );
     }
+    for table in &loaded.tables {
+        lines.push(String::new());
+        lines.push(format!("[[{}]]", keys::destination().path));
+        let values = table.values.iter();
+        lines.extend(
+            values.map(|effective| format!("{:width$}  # {}", place(effective), effective.origin)),
+        );
+    }
     lines.join("\n")
 }
 
 fn as_json(loaded: &Loaded) -> Json {
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
-    let values: Vec<Json> = loaded
-        .values
+    let values = |values: &[Effective]| -> Vec<Json> { values.iter().map(value_as_json).collect() };
+    let tables: Vec<Json> = loaded
+        .tables
         .iter()
-        .map(|effective| {
-            json!({
-                "key": effective.key.path,
-                "value": match &effective.value {
-                    Value::Bool(value) => json!(value),
-                    Value::Integer(value) => json!(value),
-                    Value::Text(value) => json!(value),
-                    Value::List(items) => json!(items),
-                },
-                "layer": effective.origin.layer(),
-                "origin": effective.origin.to_string(),
-            })
-        })
+        .map(|table| json!({"match": table.pattern.to_string(), "values": values(&table.values)}))
         .collect();
     json!({
         "profile": loaded.config.profile,
         "file": loaded.config.file,
         "warnings": warnings,
-        "values": values,
+        "values": values(&loaded.values),
+        "destinations": tables,
+    })
+}
+
+fn value_as_json(effective: &Effective) -> Json {
+    json!({
+        "key": effective.key.path,
+        "value": match &effective.value {
+            Value::Bool(value) => json!(value),
+            Value::Integer(value) => json!(value),
+            Value::Text(value) => json!(value),
+            Value::List(items) => json!(items),
+        },
+        "layer": effective.origin.layer(),
+        "origin": effective.origin.to_string(),
     })
 }
 
@@ -95,7 +107,10 @@ mod tests {
     fn shown() -> Loaded {
         let mut source = ConfigSource::profile("standalone");
         source.search.clear();
-        source.set = vec!["limits.prefetch=7".to_owned()];
+        source.set = vec![
+            "limits.prefetch=7".to_owned(),
+            "destination.orders.>.max_messages=5".to_owned(),
+        ];
         source.environment = vec![("TWINMQ__LOG__FORMAT".to_owned(), "json".to_owned())];
         load(&source).unwrap()
     }
@@ -105,7 +120,9 @@ mod tests {
         let loaded = shown();
         let again = load_text("again", &as_text(&loaded)).unwrap();
         let values = |loaded: &Loaded| -> Vec<Value> {
-            loaded.values.iter().map(|one| one.value.clone()).collect()
+            let tables = loaded.tables.iter().flat_map(|table| &table.values);
+            let all = loaded.values.iter().chain(tables);
+            all.map(|one| one.value.clone()).collect()
         };
         assert_eq!(values(&again), values(&loaded));
     }
@@ -131,5 +148,13 @@ mod tests {
             .unwrap();
         assert_eq!(prefetch["value"], 7);
         assert_eq!(prefetch["layer"], "command line");
+        assert_eq!(
+            line("max_messages"),
+            "--set destination.orders.>.max_messages=5"
+        );
+        assert_eq!(line("max_mib"), "built-in default");
+        let table = &json["destinations"][0];
+        assert_eq!(table["match"], "orders.>");
+        assert_eq!(table["values"][0]["key"], "destination.match");
     }
 }

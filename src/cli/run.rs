@@ -178,10 +178,13 @@ async fn take_changes(
     for change in &plan.changed {
         tracing::info!(target: "twinmq::config", "changed {change}");
     }
+    for change in &plan.changed_tables {
+        tracing::info!(target: "twinmq::config", "changed {change}");
+    }
     for change in &plan.needs_restart {
         tracing::warn!(target: "twinmq::config", "needs a restart: {change}");
     }
-    if plan.changed.is_empty() {
+    if plan.takes_nothing() {
         tracing::info!(target: "twinmq::config", "the profile was read again; nothing to change at once");
     }
     *loaded = plan.loaded;

@@ -186,6 +186,13 @@ pub fn table(status: &Status) -> String {
             ),
         },
     );
+    let limits = status
+        .clients
+        .iter()
+        .flat_map(|clients| &clients.limits.now);
+    for (index, said) in limits.enumerate() {
+        add(if index == 0 { "limited" } else { "" }, said.clone());
+    }
     out.truncate(out.trim_end().len());
     out
 }

@@ -72,6 +72,10 @@ pub enum Kind {
     Addresses,
     /// A list of `HOST:PORT`.
     Targets,
+    /// A pattern over names of destinations.
+    Pattern,
+    /// The name of a queue, without `/queue/`, or `none`.
+    QueueName,
 }
 
 impl Kind {
@@ -96,6 +100,10 @@ impl Kind {
                 .to_owned(),
             Self::Addresses => "a list of at most 16 \"IP-ADDRESS:PORT\"".to_owned(),
             Self::Targets => "a list of at most 16 \"HOST:PORT\"".to_owned(),
+            Self::Pattern => "a pattern such as \"orders.>\" or \"/topic/news.*\"".to_owned(),
+            Self::QueueName => {
+                "the name of a queue, without /queue/ and wildcards, or \"none\"".to_owned()
+            }
         }
     }
 }
@@ -143,6 +151,12 @@ pub fn sections() -> &'static [Section] {
     table::SECTIONS
 }
 
+/// The keys of a `[[destination]]` table, of which there may be many; [`all`] is without them.
+#[must_use]
+pub fn destination() -> &'static Section {
+    &table::DESTINATION
+}
+
 /// Every key, in the order of the profiles.
 pub fn all() -> impl Iterator<Item = &'static Key> {
     sections().iter().flat_map(|section| section.keys)
@@ -178,7 +192,9 @@ pub fn nearest(path: &str) -> Option<&'static str> {
     let path = path.to_ascii_lowercase();
     let leaf = leaf.to_ascii_lowercase();
     let sections = sections().iter().map(|section| section.path);
+    let of_tables = destination().keys.iter();
     all()
+        .chain(of_tables)
         .map(|key| key.path)
         // A key that is wrong within its section was not meant to be the section.
         .chain(sections.filter(|section| !section.is_empty() && !within(&path, section)))

@@ -10,6 +10,8 @@ use super::error::{ConfigError, Origin};
 use super::keys::{self, Key};
 use super::value::{Misfit, Value, quoted};
 
+pub(super) mod tables;
+
 /// The prefix of environment variables; sections and key are separated by `__`.
 pub const ENVIRONMENT_PREFIX: &str = "TWINMQ__";
 
@@ -20,15 +22,20 @@ const SHOWN_MAX: usize = 120;
 
 /// One layer, checked. Later values of a key win over earlier ones.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Layer(pub(super) Vec<(&'static Key, Value, Origin)>);
+pub(super) struct Layer {
+    /// Keys that stand once.
+    pub(super) values: Vec<(&'static Key, Value, Origin)>,
+    /// `[[destination]]`.
+    pub(super) tables: Vec<tables::TableLayer>,
+}
 
 /// Reads the built-in defaults.
 pub(super) fn defaults() -> Layer {
-    Layer(
-        keys::all()
-            .map(|key| (key, key.default_value(), Origin::Default))
-            .collect(),
-    )
+    let values = keys::all().map(|key| (key, key.default_value(), Origin::Default));
+    Layer {
+        values: values.collect(),
+        tables: Vec::new(),
+    }
 }
 
 /// Reads a profile's text. `name` is what messages call it.
@@ -82,6 +89,9 @@ pub(super) fn command_line(
 impl Layer {
     fn add_text(&mut self, path: &str, text: &str, at: Origin, errors: &mut Vec<ConfigError>) {
         let Some(key) = keys::find(path) else {
+            if tables::set(path, text, &at, &mut self.tables, errors) {
+                return;
+            }
             errors.push(match in_section(path) {
                 Some((section, example)) => ConfigError::Section {
                     at,
@@ -93,7 +103,7 @@ impl Layer {
             return;
         };
         match Value::from_text(key.kind, text) {
-            Ok(value) => self.0.push((key, value, at)),
+            Ok(value) => self.values.push((key, value, at)),
             Err(misfit) => {
                 let value = match misfit {
                     Misfit::Type => quoted(text),
@@ -120,7 +130,7 @@ fn flatten(
             .key(name)
             .and_then(toml_edit::Key::span)
             .or_else(|| item.span());
-        let at = lines.at(span.map_or(0, |span| span.start));
+        let at = lines.of(span);
         // A quoted key with a dot in it would pass for a path.
         let name = if name.contains('.') {
             quoted(name)
@@ -134,6 +144,8 @@ fn flatten(
         };
         if let Some(key) = keys::find(&path) {
             take(key, item, at, layer, errors);
+        } else if path == tables::NAME {
+            tables::read(item, lines, &mut layer.tables, errors);
         } else if is_section(&path) {
             match item.as_table_like() {
                 Some(inner) => flatten(&path, inner, lines, layer, errors),
@@ -157,10 +169,15 @@ fn take(
     layer: &mut Layer,
     errors: &mut Vec<ConfigError>,
 ) {
-    match typed(item).filter(|value| value.fits(key.kind).is_ok()) {
-        Some(value) => layer.0.push((key, value, at)),
+    match take_value(key, item) {
+        Some(value) => layer.values.push((key, value, at)),
         None => errors.push(bad(key, shown(item), at)),
     }
+}
+
+/// The value of an item, if it is one for this key.
+fn take_value(key: &Key, item: &Item) -> Option<Value> {
+    typed(item).filter(|value| value.fits(key.kind).is_ok())
 }
 
 /// The value of an item; none for types that no key has.
@@ -242,6 +259,11 @@ impl<'a> Lines<'a> {
         Self { name, starts }
     }
 
+    /// Where a part of the text begins; the first line for one without a place.
+    fn of(&self, span: Option<std::ops::Range<usize>>) -> Origin {
+        self.at(span.map_or(0, |span| span.start))
+    }
+
     fn at(&self, offset: usize) -> Origin {
         let before = self.starts.partition_point(|newline| *newline < offset);
         Origin::Profile {
@@ -263,7 +285,7 @@ pub(super) fn merge(layers: &[Layer]) -> Result<(config::Config, Merged), Config
     let mut builder = config::Config::builder();
     for layer in layers {
         let mut values = Map::new();
-        for (key, value, origin) in &layer.0 {
+        for (key, value, origin) in &layer.values {
             let label = origin.to_string();
             values.insert(key.path.to_owned(), external(value, &label));
             origins.insert(label, origin.clone());

@@ -10,6 +10,7 @@ use super::profile;
 use super::raw::RawConfig;
 use super::rules::{self, Identity};
 use super::value::Value;
+use crate::proto::pattern::NamePattern;
 
 /// Where a configuration is loaded from. Loading the same source again is a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +70,17 @@ pub struct Effective {
     pub origin: Origin,
 }
 
+/// A `[[destination]]` table in effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveTable {
+    /// For which destinations.
+    pub pattern: NamePattern,
+    /// Where it begins, in the lowest layer that has it.
+    pub at: Origin,
+    /// Every key of it with its value and origin, `match` first.
+    pub values: Vec<Effective>,
+}
+
 /// A valid configuration, and how it came about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
@@ -78,6 +90,8 @@ pub struct Loaded {
     pub warnings: Vec<ConfigWarning>,
     /// Every key with its value and origin, in the order of the profiles.
     pub values: Vec<Effective>,
+    /// The `[[destination]]` tables, in the order of the profile.
+    pub tables: Vec<EffectiveTable>,
 }
 
 /// Loads a configuration.
@@ -143,11 +157,13 @@ pub(super) fn assemble(layers: &[Layer], identity: &Identity) -> Result<Loaded, 
         .map_err(|error| ConfigError::Merge {
             cause: error.to_string(),
         })?;
-    let (config, warnings) = rules::validate(&raw, &merged, identity)?;
+    let tables = layers::tables::merge(layers.iter().map(|layer| layer.tables.as_slice()));
+    let (config, warnings) = rules::validate(&raw, &merged, &tables, identity)?;
     Ok(Loaded {
         config,
         warnings,
         values: effective(&merged),
+        tables,
     })
 }
 

@@ -21,10 +21,10 @@ mod watch;
 
 pub use error::{ConfigError, ConfigErrors, ConfigWarning, Origin};
 pub use layers::ENVIRONMENT_PREFIX;
-pub use load::{ConfigSource, Effective, Loaded, load, load_text};
+pub use load::{ConfigSource, Effective, EffectiveTable, Loaded, load, load_text};
 pub use model::*;
 pub use profile::{DEFAULT as DEFAULT_PROFILE, STOCK as STOCK_PROFILES};
-pub use reload::{Change, ReloadPlan, reload};
+pub use reload::{Change, ReloadPlan, TableChange, reload};
 pub use secrets::{SecretError, new_secret, read_or_make_secret, read_private, read_secret};
 pub use stock::{Ports, stock};
 pub use value::{Value, parse_target};

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::proto::pattern::NamePattern;
+
 /// One server's configuration, complete and valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -31,6 +33,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Bounds on what clients may ask for.
     pub limits: Limits,
+    /// How destinations behave, by pattern; each pattern once.
+    pub destinations: Vec<DestinationTable>,
     /// Where the log goes.
     pub log: LogConfig,
 }
@@ -254,8 +258,11 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// How commits become durable.
     pub sync: StoreSync,
-    /// Sends are refused when pages in use reach this. At most half of the store's map.
+    /// The store's room at most, in bytes of pages in use.
     pub quota_bytes: u64,
+    /// The shares of the room at which there is a warning, senders wait, sends are refused, in
+    /// percent: ascending.
+    pub room_percent: [u8; 3],
     /// Bytes of dead log kept for a returning peer.
     pub retain_bytes: u64,
     /// Bytes of log between two checkpoints. At most `retain_bytes`.
@@ -302,6 +309,20 @@ impl StoreSync {
 pub struct Limits {
     /// Client connections at once.
     pub max_connections: usize,
+    /// Of them from one address; none: no bound.
+    pub max_connections_per_address: Option<usize>,
+    /// New connections in a second; none: no bound.
+    pub accept_rate: Option<u32>,
+    /// A connection that nobody needs is closed after this silence; none: never.
+    pub idle_timeout: Option<Duration>,
+    /// A client that does not read is closed after this; none: never.
+    pub slow_consumer: Option<Duration>,
+    /// Bytes of messages in memory at which senders are not read. At most `memory_critical_bytes`.
+    pub memory_high_bytes: u64,
+    /// Bytes of messages in memory at which connections are closed.
+    pub memory_critical_bytes: u64,
+    /// Bytes of messages in memory for one connection. At least `connection_in_flight_bytes`.
+    pub connection_memory_bytes: u64,
     /// Subscriptions of one connection.
     pub max_subscriptions: usize,
     /// Destinations in all.
@@ -338,6 +359,42 @@ impl Limits {
     pub const BODY_BYTES_MAX: u32 = 8_000_000;
     /// The same of `max_header_bytes`.
     pub const HEADER_BYTES_MAX: u32 = 262_144;
+}
+
+/// How the destinations behave whose names a pattern matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationTable {
+    /// Which.
+    pub pattern: NamePattern,
+    /// Deliveries again after the first one; none: for ever.
+    pub redelivery_limit: Option<u32>,
+    /// Before each of them.
+    pub redelivery_delay: Duration,
+    /// The queue for what was delivered too often; none: it is gone.
+    pub dead_letter: Option<String>,
+    /// Also for what has expired. Only with `dead_letter`.
+    pub expired_to_dead_letter: bool,
+    /// Messages owed at most.
+    pub max_messages: Option<u64>,
+    /// Their bytes.
+    pub max_bytes: Option<u64>,
+    /// What a send meets there.
+    pub on_full: OnFull,
+    /// A send is confirmed by both servers or not at all. Only in replicated mode.
+    pub both_copies: bool,
+}
+
+/// What a send meets at a destination that is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnFull {
+    /// It waits.
+    Block,
+    /// An ERROR.
+    Reject,
+    /// The oldest message goes.
+    DropOldest,
+    /// The oldest goes to the dead message queue, which there is.
+    DeadLetter,
 }
 
 /// Where the log goes.

@@ -44,6 +44,9 @@ raw!(RawStore {
     path: String,
     sync: StoreSync,
     quota_mib: u64,
+    warn_percent: u8,
+    block_percent: u8,
+    refuse_percent: u8,
     retain_mib: u64,
     checkpoint_mib: u64,
     node_path: String,
@@ -108,6 +111,13 @@ raw!(RawTls {
 
 raw!(RawLimits {
     max_connections: usize,
+    max_connections_per_address: usize,
+    accept_rate: u32,
+    idle_timeout_s: u64,
+    slow_consumer_s: u64,
+    memory_high_mib: u64,
+    memory_critical_mib: u64,
+    connection_memory_mib: u64,
     max_subscriptions: usize,
     max_destinations: usize,
     max_headers: usize,

@@ -70,6 +70,7 @@ impl Profile {
         for section in keys::sections() {
             self.section(&mut out, section);
         }
+        tables(&mut out, keys::destination());
         out
     }
 
@@ -90,6 +91,22 @@ impl Profile {
                 Some((_, value)) => line(out, &format!("{} = {value}", key.leaf())),
                 None => line(out, &format!("#{} = {}", key.leaf(), key.default_value())),
             }
+        }
+    }
+}
+
+/// Where tables of a kind go, with their keys explained; it sets none.
+fn tables(out: &mut String, section: &Section) {
+    out.push('\n');
+    comment(out, section.meaning);
+    line(out, &format!("#[[{}]]", section.path));
+    for key in section.keys {
+        out.push('\n');
+        comment(out, key.meaning);
+        comment(out, &facts(key));
+        match key.default {
+            "" => line(out, &format!("#{} = \"orders.>\"", key.leaf())),
+            _ => line(out, &format!("#{} = {}", key.leaf(), key.default_value())),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::error::{ConfigError, ConfigErrors, ConfigWarning, Origin};
 use super::keys;
 use super::layers::Merged;
+use super::load::EffectiveTable;
 use super::model::*;
 use super::raw::{RawConfig, RawHa};
 use super::value::{parse_address, parse_target};
@@ -31,6 +32,7 @@ pub(super) struct Identity {
 pub(super) fn validate(
     raw: &RawConfig,
     merged: &Merged,
+    tables: &[EffectiveTable],
     identity: &Identity,
 ) -> Result<(Config, Vec<ConfigWarning>), ConfigErrors> {
     let mut rules = Rules {
@@ -47,6 +49,10 @@ pub(super) fn validate(
     );
     let store = rules.store(raw);
     let limits = rules.limits(raw);
+    let destinations = tables
+        .iter()
+        .map(|table| rules.destination(mode, table))
+        .collect();
     let ha = (mode != Mode::Standalone).then(|| rules.pair(raw));
     if mode == Mode::Standalone {
         rules.unused_in_standalone();
@@ -83,6 +89,7 @@ pub(super) fn validate(
         },
         store,
         limits,
+        destinations,
         log: log(raw),
     };
     if rules.errors.is_empty() {
@@ -215,13 +222,62 @@ impl Rules<'_> {
             store.retain_mib,
             "must be at most store.retain_mib",
         );
+        for (key, value, limit_key, limit) in [
+            (
+                "store.warn_percent",
+                store.warn_percent,
+                "store.block_percent",
+                store.block_percent,
+            ),
+            (
+                "store.block_percent",
+                store.block_percent,
+                "store.refuse_percent",
+                store.refuse_percent,
+            ),
+        ] {
+            self.at_most(
+                key,
+                u64::from(value),
+                limit_key,
+                u64::from(limit).saturating_sub(1),
+                &format!("must be below {limit_key}"),
+            );
+        }
+        self.dead_log_leaves_room(raw);
         StoreConfig {
             path: PathBuf::from(&store.path),
             sync: store.sync,
             quota_bytes: store.quota_mib.saturating_mul(MIB),
+            room_percent: [
+                store.warn_percent,
+                store.block_percent,
+                store.refuse_percent,
+            ],
             retain_bytes: store.retain_mib.saturating_mul(MIB),
             checkpoint_bytes: store.checkpoint_mib.saturating_mul(MIB),
             node_path: self.node_path(raw),
+        }
+    }
+
+    /// Log that is kept although its messages are done with must not make senders wait for ever.
+    fn dead_log_leaves_room(&mut self, raw: &RawConfig) {
+        let store = &raw.store;
+        let (block, refuse) = (
+            u64::from(store.block_percent),
+            u64::from(store.refuse_percent.max(1)),
+        );
+        // The reserve of 64 MiB is not for sends; `storage::room` has it the same way.
+        let usable = store.quota_mib.saturating_sub(64);
+        let blocks_at = (store.quota_mib * block / 100).min(usable * block / refuse);
+        if store.retain_mib.saturating_add(store.checkpoint_mib) > blocks_at {
+            self.broken(
+                "store.block_percent",
+                format!(
+                    "senders would wait from {blocks_at} MiB on, and store.retain_mib and \
+                     store.checkpoint_mib together keep more log than that"
+                ),
+            );
         }
     }
 
@@ -265,8 +321,32 @@ impl Rules<'_> {
             limits.global_in_flight_bytes,
             "must be at most limits.global_in_flight_bytes",
         );
+        let memory = |mib: u64| mib.saturating_mul(MIB);
+        self.at_most(
+            "limits.connection_in_flight_bytes",
+            limits.connection_in_flight_bytes,
+            "limits.connection_memory_mib",
+            memory(limits.connection_memory_mib),
+            "must be at most limits.connection_memory_mib",
+        );
+        self.at_most(
+            "limits.memory_high_mib",
+            limits.memory_high_mib,
+            "limits.memory_critical_mib",
+            limits.memory_critical_mib,
+            "must be at most limits.memory_critical_mib",
+        );
+        let seconds = |s: u64| (s > 0).then(|| Duration::from_secs(s));
         Limits {
             max_connections: limits.max_connections,
+            max_connections_per_address: Some(limits.max_connections_per_address)
+                .filter(|bound| *bound > 0),
+            accept_rate: Some(limits.accept_rate).filter(|rate| *rate > 0),
+            idle_timeout: seconds(limits.idle_timeout_s),
+            slow_consumer: seconds(limits.slow_consumer_s),
+            memory_high_bytes: memory(limits.memory_high_mib),
+            memory_critical_bytes: memory(limits.memory_critical_mib),
+            connection_memory_bytes: memory(limits.connection_memory_mib),
             max_subscriptions: limits.max_subscriptions,
             max_destinations: limits.max_destinations,
             max_headers: limits.max_headers,
@@ -388,4 +468,5 @@ fn log(raw: &RawConfig) -> LogConfig {
     }
 }
 
+mod destination;
 mod pair;

@@ -1,5 +1,6 @@
 //! Tests of the whole way from layers to a configuration.
 
+mod destinations;
 mod docs;
 mod layers;
 mod reload;

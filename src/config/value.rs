@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::keys::Kind;
 use super::model::HostPort;
+use crate::proto::destination::{DestinationKind, DestinationName};
+use crate::proto::pattern::NamePattern;
 
 /// Longest list of addresses.
 const LIST_MAX: usize = 16;
@@ -47,9 +49,14 @@ impl Value {
                 Self::Integer(digits.parse().map_err(|_| Misfit::Type)?)
             }
             Kind::Addresses | Kind::Targets => Self::List(split_list(text)),
-            Kind::Choice(_) | Kind::Name | Kind::Ip | Kind::Host | Kind::Path | Kind::Levels => {
-                Self::Text(text.to_owned())
-            }
+            Kind::Choice(_)
+            | Kind::Name
+            | Kind::Ip
+            | Kind::Host
+            | Kind::Path
+            | Kind::Levels
+            | Kind::Pattern
+            | Kind::QueueName => Self::Text(text.to_owned()),
         };
         value.fits(kind)?;
         Ok(value)
@@ -69,6 +76,8 @@ impl Value {
             (Kind::Host, Self::Text(text)) => text.is_empty() || is_host(text),
             (Kind::Path, Self::Text(text)) => is_path(text),
             (Kind::Levels, Self::Text(text)) => is_levels(text),
+            (Kind::Pattern, Self::Text(text)) => NamePattern::parse(text).is_ok(),
+            (Kind::QueueName, Self::Text(text)) => is_queue_name(text),
             (Kind::Addresses, Self::List(items)) => {
                 items.len() <= LIST_MAX && items.iter().all(|item| parse_address(item).is_some())
             }
@@ -164,6 +173,12 @@ pub(crate) fn is_name(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+fn is_queue_name(text: &str) -> bool {
+    DestinationName::new(DestinationKind::Queue, text).is_ok()
+        && !text.starts_with('/')
+        && !text.contains(['*', '>'])
 }
 
 fn is_path(text: &str) -> bool {

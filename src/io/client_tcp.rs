@@ -153,6 +153,12 @@ impl ClientSocket {
         }
     }
 
+    /// Who is at the other end, while the system knows.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+
     /// Reads once what is there, without waiting.
     pub fn fill(&mut self, input: &mut BytesMut) -> Fill {
         input.reserve(self.read_size);

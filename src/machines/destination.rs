@@ -34,6 +34,7 @@ use self::volatile::VolatileShare;
 use crate::machines::delivery::{
     ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
 };
+use crate::machines::policy::DestinationPolicy;
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::message;
 use crate::storage::api::{
@@ -55,7 +56,7 @@ mod volatile;
 
 pub use self::vocabulary::{
     Activation, DeadLetterQueue, DestinationConfig, DestinationEffect, DestinationFigures,
-    DestinationInput, DestinationPolicy, Now, OnFull, Room, request_of, ticket,
+    DestinationInput, Now, Room, request_of, ticket,
 };
 pub use self::volatile::VolatilePool;
 
@@ -169,6 +170,10 @@ impl DestinationMachine {
                 }
             }
             DestinationInput::Deadline => {}
+            DestinationInput::PolicyChanged(policy) => {
+                self.policy = Some(policy);
+                self.redelivery.forget_queue();
+            }
         }
         self.maintain(now, effects);
         self.assert_invariants();
@@ -194,6 +199,18 @@ impl DestinationMachine {
     #[must_use]
     pub fn fetching(&self) -> usize {
         self.claims.open()
+    }
+
+    /// Bytes of the stored messages that are in memory here, but for delayed ones that are due; volatile
+    /// ones have a bound of their own.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        let aside = self.groups.waiting().1;
+        self.lanes
+            .kept_bytes()
+            .saturating_add(self.consumers.unsettled_bytes())
+            .saturating_add(aside)
+            .saturating_add(self.redelivery.kept_bytes())
     }
 
     /// Figures for `status`.
@@ -319,16 +336,6 @@ impl DestinationMachine {
             // A server may have very many idle queues.
             self.lanes.resize(self.config.idle);
             self.groups.forget_owners();
-        }
-    }
-
-    /// A consumer takes no more, but an open transaction settles some of what it has.
-    fn retire(&mut self, now: Now, key: ConsumerKey, keep: &[Lsn]) {
-        for entry in self.consumers.retire(key, keep) {
-            self.came_back(now, entry);
-        }
-        for entry in self.groups.release(key) {
-            self.put_back(entry);
         }
     }
 

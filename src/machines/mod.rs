@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod ha;
 pub mod link;
 pub mod lock;
+pub mod policy;
 pub mod replication;
 pub mod selector;
 pub mod stomp_session;

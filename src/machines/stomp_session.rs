@@ -310,6 +310,12 @@ impl StompSession {
         self.login.as_deref()
     }
 
+    /// The client has promised to send heart-beats.
+    #[must_use]
+    pub fn expects_heart_beats(&self) -> bool {
+        self.beats.read_deadline().is_some()
+    }
+
     /// Subscriptions that stand.
     #[must_use]
     pub fn subscriptions(&self) -> usize {

@@ -11,6 +11,7 @@ pub mod ids;
 pub mod lane;
 pub mod log;
 pub mod message;
+pub mod pattern;
 pub mod peer;
 pub mod peer_codec;
 pub mod record;

@@ -222,6 +222,8 @@ pub struct Committed {
     pub changes: Vec<(DestId, Change)>,
     /// Units that became committed, in log order.
     pub tickets: Vec<Ticket>,
+    /// They are on this server's disk alone: it happened under [`GatePolicy::Alone`].
+    pub alone: bool,
 }
 
 /// What a commit changed of one destination.
@@ -296,8 +298,40 @@ pub struct StoreFacts {
     pub destinations: u64,
     /// Free bytes on the store's file system.
     pub disk_free: u64,
-    /// Below the disk or quota watermark: sends are refused, acks go through.
+    /// Below the disk or quota watermark: sends are refused, acks go through. The same as
+    /// [`RoomLevel::Refuses`].
     pub refuses_sends: bool,
+    /// How full it is.
+    pub level: RoomLevel,
+    /// The share of its room in use, in percent.
+    pub filled_percent: u8,
+}
+
+/// How full a store is. Acknowledgements go through at every level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RoomLevel {
+    /// Nothing to say.
+    #[default]
+    Enough,
+    /// Worth a warning.
+    Low,
+    /// Senders wait.
+    Blocks,
+    /// Sends are refused.
+    Refuses,
+}
+
+impl RoomLevel {
+    /// As `status` spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enough => "enough",
+            Self::Low => "low",
+            Self::Blocks => "blocks",
+            Self::Refuses => "refuses",
+        }
+    }
 }
 
 /// What the store tells. `Cut` of one batch comes before its `Durable`; `Committed` are in order.
@@ -458,6 +492,8 @@ pub trait LogStore: Send + Sync {
     fn log_bytes(&self, after: Lsn) -> u64;
     /// The commit index.
     fn committed(&self) -> Lsn;
+    /// Who must hold a batch now.
+    fn gate(&self) -> GatePolicy;
     /// Every destination.
     fn destinations(&self) -> Vec<DestinationFacts>;
     /// Sizes.

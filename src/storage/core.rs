@@ -8,13 +8,14 @@ use crate::proto::ids::Epoch;
 use crate::proto::log::{Batch, EpochStart};
 use crate::proto::record::{BatchWriter, LogRecord, Record};
 
-use super::api::{Draft, GatePolicy, Job, StoreEvent, StoreFacts, Ticket, Unit};
+use super::api::{Draft, GatePolicy, Job, RoomLevel, StoreEvent, StoreFacts, Ticket, Unit};
 use super::backend::{Backend, Home, View, Write, log_key};
 use super::checkpoint;
 use super::error::StoreError;
 use super::ledger::ChunkFacts;
 use super::meta::{self, Mark};
 use super::recover::{self, Limits};
+use super::room::{self, Use};
 use super::shared::{PendingBatch, Shared};
 use super::snapshot::Receiving;
 use super::{backend, open::StoreConfig};
@@ -27,8 +28,8 @@ const BATCH_RECORDS: usize = 4096;
 const COLLECT: usize = 64;
 /// Sizes are asked for again after this many bytes of log.
 const MEASURE_EVERY: u64 = 8 << 20;
-/// Below this, or 2 % of the disk, sends are refused.
-const DISK_RESERVE: u64 = 64 << 20;
+/// The same while senders wait for room: acknowledgements are small.
+const RELIEVE_EVERY: u64 = 256 << 10;
 
 pub(crate) type HomeView<H> = <<H as Home>::Backend as Backend>::View;
 
@@ -132,7 +133,7 @@ impl<H: Home> Core<H> {
         if self.failed {
             return;
         }
-        if let Err(error) = self.measure() {
+        if let Err(error) = self.measure().and_then(|()| self.relieve()) {
             self.give_up(error);
         }
     }
@@ -165,8 +166,10 @@ impl<H: Home> Core<H> {
         if self.since_checkpoint >= self.config.checkpoint_bytes {
             self.checkpoint_if_possible()?;
         }
-        if self.since_measured >= MEASURE_EVERY {
+        let short = self.shared.level() >= RoomLevel::Blocks;
+        if self.since_measured >= if short { RELIEVE_EVERY } else { MEASURE_EVERY } {
             self.measure()?;
+            self.relieve()?;
         }
         Ok(true)
     }
@@ -314,7 +317,7 @@ impl<H: Home> Core<H> {
     }
 
     /// Says what has become durable after a commit (`wrote`), or for units without records.
-    fn committed(&mut self, wrote: bool, mark: Mark, epochs: Option<Vec<EpochStart>>) {
+    pub(super) fn committed(&mut self, wrote: bool, mark: Mark, epochs: Option<Vec<EpochStart>>) {
         if !wrote {
             if self.unsynced.is_none() {
                 self.shared.durable(mark, epochs);
@@ -333,7 +336,7 @@ impl<H: Home> Core<H> {
     }
 
     /// Adds the chunks that may go to a transaction.
-    fn collect(&mut self, writes: &mut Vec<Write>) {
+    pub(super) fn collect(&mut self, writes: &mut Vec<Write>) {
         let mut state = self.shared.state();
         if state.pinned.is_some() {
             return;
@@ -409,23 +412,23 @@ impl<H: Home> Core<H> {
         let view = self.env().view();
         let bytes = view.used_bytes()?;
         let space = self.home.space()?;
-        let reserve = DISK_RESERVE.max(space.total / 50);
-        // Below the map too, with room for pages that are free but cannot be reused yet.
-        let quota = self.config.quota_bytes.min(view.capacity() / 8 * 7);
-        let refuses_sends = space.free < reserve || bytes.saturating_add(DISK_RESERVE) > quota;
+        let now = Use {
+            bytes,
+            // Below the map too, with room for pages that are free but cannot be reused yet.
+            quota: self.config.quota_bytes.min(view.capacity() / 8 * 7),
+            space,
+        };
+        let (level, percent) = room::judge(self.config.room, self.shared.level(), now);
         let before = self.shared.set_facts(StoreFacts {
             bytes,
             disk_free: space.free,
-            refuses_sends,
+            refuses_sends: level == RoomLevel::Refuses,
+            level,
+            filled_percent: percent,
             ..StoreFacts::default()
         });
-        if refuses_sends && !before.refuses_sends {
-            tracing::error!(
-                target: "twinmq::store", bytes, quota, disk_free = space.free, reserve,
-                "too little room: sends are refused, acknowledgements go on; make room or raise the quota"
-            );
-        } else if before.refuses_sends && !refuses_sends {
-            tracing::info!(target: "twinmq::store", bytes, disk_free = space.free, "sends are taken again");
+        if level != before.level {
+            say_level(level, percent, now);
         }
         Ok(())
     }
@@ -433,6 +436,28 @@ impl<H: Home> Core<H> {
     /// Forgets a flush that is owed: what it was for has been dropped or flushed.
     pub(super) fn forget_unsynced(&mut self) {
         self.unsynced = None;
+    }
+}
+
+fn say_level(level: RoomLevel, percent: u8, now: Use) {
+    let (bytes, quota, disk_free) = (now.bytes, now.quota, now.space.free);
+    match level {
+        RoomLevel::Refuses => tracing::error!(
+            target: "twinmq::store", bytes, quota, disk_free, percent,
+            "too little room: sends are refused, acknowledgements go on; make room or raise the quota"
+        ),
+        RoomLevel::Blocks => tracing::warn!(
+            target: "twinmq::store", bytes, quota, disk_free, percent,
+            "little room: senders wait, acknowledgements go on; receive messages, make room or raise \
+             the quota"
+        ),
+        RoomLevel::Low => tracing::warn!(
+            target: "twinmq::store", bytes, quota, disk_free, percent,
+            "the store's room becomes little; sends are taken"
+        ),
+        RoomLevel::Enough => tracing::info!(
+            target: "twinmq::store", bytes, disk_free, percent, "the store has room enough again"
+        ),
     }
 }
 

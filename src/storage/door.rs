@@ -137,6 +137,11 @@ impl LogStore for DoorStore {
             .map_or(Lsn::ZERO, |store| store.set_gate(policy))
     }
 
+    fn gate(&self) -> GatePolicy {
+        self.opened()
+            .map_or(GatePolicy::Closed, |store| store.gate())
+    }
+
     fn peer_holds(&self, upto: Lsn) {
         if let Some(store) = self.opened() {
             store.peer_holds(upto);

@@ -27,6 +27,8 @@ pub mod open;
 pub mod owed;
 mod reader;
 pub mod recover;
+mod relief;
+mod room;
 pub mod runs;
 mod seek;
 mod shape;
@@ -39,6 +41,7 @@ pub use door::{ClosedStore, DoorStore, open_door};
 pub use env::SyncMode;
 pub use glance::{Glance, StoreGlance, glance, glance_identity};
 pub use open::{Cleared, OpenedStore, StoreConfig, ToClear, clear, open, open_memory};
+pub use room::RoomLevels;
 
 #[cfg(test)]
 mod tests;

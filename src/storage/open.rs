@@ -20,6 +20,7 @@ use super::inline::InlineStore;
 use super::memory::{MemoryDisk, MemoryHome};
 use super::meta::{self, Mark, Meta};
 use super::recover::{self, Limits};
+use super::room::RoomLevels;
 use super::shared::{Shared, State};
 use super::threaded::ThreadedStore;
 
@@ -40,8 +41,10 @@ pub struct StoreConfig {
     /// A checkpoint after this many bytes of log: bounds the time to open, and how long a chunk that
     /// owes nothing any more is kept.
     pub checkpoint_bytes: u64,
-    /// Above this many bytes in use (less 64 MiB) sends are refused.
+    /// The store's room at most, in bytes in use.
     pub quota_bytes: u64,
+    /// What happens as that room, or its disk, becomes full.
+    pub room: RoomLevels,
     /// The largest message with its envelope.
     pub max_record_bytes: usize,
     /// Shared mode: this server's own folder, which is not in `dir` then.
@@ -59,6 +62,7 @@ impl StoreConfig {
             retain_bytes: 256 << 20,
             checkpoint_bytes: 64 << 20,
             quota_bytes: u64::MAX,
+            room: RoomLevels::default(),
             max_record_bytes: 16 << 20,
             node_dir: None,
         }

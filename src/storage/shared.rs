@@ -9,7 +9,9 @@ use crate::proto::ids::{Lsn, StoreId};
 use crate::proto::log::EpochStart;
 use crate::proto::record::LogRecord;
 
-use super::api::{Committed, GatePolicy, LogFacts, StoreEvent, StoreFacts, StoreSink, Ticket};
+use super::api::{
+    Committed, GatePolicy, LogFacts, RoomLevel, StoreEvent, StoreFacts, StoreSink, Ticket,
+};
 use super::error::StoreError;
 use super::index::{Index, Notes};
 use super::ledger::ChunkFacts;
@@ -90,6 +92,7 @@ impl State {
             let mut event = Committed {
                 upto: self.commit,
                 tickets,
+                alone: self.gate == GatePolicy::Alone,
                 ..Committed::default()
             };
             notes.into_event(&mut event);
@@ -181,6 +184,11 @@ impl<V: Clone> Shared<V> {
             destinations,
             ..*lock(&self.facts)
         }
+    }
+
+    /// How full the store was when it was measured last.
+    pub(crate) fn level(&self) -> RoomLevel {
+        lock(&self.facts).level
     }
 
     /// The sizes; counts are taken from the index when they are asked for.

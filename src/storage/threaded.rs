@@ -208,6 +208,10 @@ impl<H: Home> LogStore for ThreadedStore<H> {
         self.shared.state().commit
     }
 
+    fn gate(&self) -> GatePolicy {
+        self.shared.state().gate
+    }
+
     fn destinations(&self) -> Vec<DestinationFacts> {
         self.shared.state().index.facts()
     }

@@ -136,6 +136,8 @@ fn await_refusing(server: &mut Server, refuses: bool) {
 
 fn serving(scene: &Scene, settings: &[(&str, &str)]) -> Server {
     let mut server = Server::standalone(scene.address, scene.path());
+    // A send waits before it is refused.
+    server.set("limits.block_timeout_ms", "200");
     for (key, value) in settings {
         server.set(key, value);
     }

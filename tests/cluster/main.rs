@@ -21,6 +21,7 @@ mod failover;
 mod fence;
 mod harness;
 mod life;
+mod limits;
 mod lock;
 mod nemesis;
 mod operate;

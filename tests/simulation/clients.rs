@@ -276,6 +276,10 @@ impl LogStore for AskingStore {
         self.store().set_gate(policy)
     }
 
+    fn gate(&self) -> GatePolicy {
+        self.store().gate()
+    }
+
     fn peer_holds(&self, upto: Lsn) {
         self.store().peer_holds(upto);
     }

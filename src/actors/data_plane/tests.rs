@@ -16,6 +16,7 @@ use crate::proto::stomp::Limits;
 use crate::storage::api::{StoreEvent, StoreSink};
 use crate::time::SystemClock;
 
+mod limits;
 mod transactions;
 
 /// Far beyond anything that is waited for: only a failing test reaches it.
@@ -38,7 +39,11 @@ impl StoreSink for Sink {
 fn config() -> DataPlaneConfig {
     DataPlaneConfig {
         listen: vec!["127.9.2.1:0".parse().unwrap()],
-        connections_max: 4,
+        admission: AdmissionBounds {
+            connections: 4,
+            per_address: None,
+            per_second: None,
+        },
         directory: DirectoryConfig {
             connection_permits: PermitLimit {
                 messages: 10,
@@ -46,6 +51,7 @@ fn config() -> DataPlaneConfig {
             },
             ..DirectoryConfig::default()
         },
+        policies: Arc::default(),
         session: SessionConfig {
             stomp: Arc::new(StompSessionConfig {
                 limits: Limits::default(),
@@ -66,6 +72,8 @@ fn config() -> DataPlaneConfig {
             output_bytes_max: 64 << 10,
             linger: Duration::from_secs(5),
             block_timeout: Duration::from_secs(60),
+            idle_timeout: None,
+            slow_consumer: None,
         },
     }
 }
@@ -487,7 +495,7 @@ fn without_the_lease_nothing_leaves() {
 fn one_connection_too_many_is_told_so() {
     real(async {
         let mut few = config();
-        few.connections_max = 1;
+        few.admission.connections = 1;
         let server = Server::start(few).await;
         let _first = server.client().await;
         let mut second = Client::connect(server.address).await;

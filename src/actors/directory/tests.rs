@@ -3,6 +3,8 @@ use std::sync::Mutex;
 use super::*;
 use crate::actors::testkit::{FakeStore, TestClock, local};
 use crate::machines::delivery::{ConsumerKey, ConsumerTraits, Outcome};
+use crate::machines::policy::DestinationPolicy;
+use crate::proto::pattern::NamePattern;
 use crate::storage::api::{LogStore, StoreEvent, StoreSink};
 
 /// Keeps what the store tells until the test passes it on.
@@ -272,14 +274,17 @@ fn permits_of_a_session_that_ended_come_back_with_its_answers() {
 fn a_message_refused_too_often_is_in_the_dead_message_queue() {
     local(async {
         let world = World::serving();
-        world.directory.set_policies(Box::new(|_| {
-            Some(Arc::new(DestinationPolicy {
-                redelivery_limit: Some(0),
-                ..DestinationPolicy::default()
-            }))
-        }));
-        let (session, inbox) = world.directory.open_session();
         let orders = world.port("orders");
+        // It is awake already: other policies hold for it, too.
+        let policy = DestinationPolicy {
+            redelivery_limit: Some(0),
+            ..DestinationPolicy::default()
+        };
+        let tables = vec![(NamePattern::parse("orders").unwrap(), policy)];
+        world
+            .directory
+            .set_policies(Arc::new(Policies::new(tables)));
+        let (session, inbox) = world.directory.open_session();
         world.attach(&orders, session);
         world.publish(&orders, session, &[1]);
         world.settle_down().await;

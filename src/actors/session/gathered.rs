@@ -45,6 +45,9 @@ impl Gathered {
         request: RequestNumber,
         message: Bytes,
     ) -> Result<(), Unavailable> {
+        if self.directory.check_copies(name)? {
+            self.directory.demand_both(session, request);
+        }
         let commands = self.commands(name)?;
         if let Some(DestinationCommand::Publish { messages, .. }) = commands.last_mut() {
             messages.push((request, message));

@@ -1,15 +1,25 @@
 //! The table itself.
 
+pub(super) use destination::DESTINATION;
 use pair::{HA, HA_CONNECTION, HA_GATEWAY, HA_LOCK, HA_REPLICATION, HA_TLS};
 
 use super::{Applies, Key, Kind, Section};
 use crate::config::model::Limits;
 
+mod destination;
 mod pair;
 
 const fn ms(min: i64, max: i64) -> Kind {
     Kind::Integer {
         unit: "ms",
+        min,
+        max,
+    }
+}
+
+const fn seconds(min: i64, max: i64) -> Kind {
+    Kind::Integer {
+        unit: "s",
         min,
         max,
     }
@@ -34,6 +44,12 @@ const fn mib(min: i64, max: i64) -> Kind {
 const fn count(min: i64, max: i64) -> Kind {
     Kind::Integer { unit: "", min, max }
 }
+
+const PERCENT: Kind = Kind::Integer {
+    unit: "%",
+    min: 1,
+    max: 99,
+};
 
 const PORT: Kind = Kind::Integer {
     unit: "",
@@ -223,10 +239,33 @@ const STORE: Section = Section {
             "store.quota_mib",
             mib(128, 524_288),
             "102400",
-            "Sends are refused, and say so, when the store holds this much, less 64 MiB. \
-             Acknowledgements always go through.",
-            "a small disk refuses sends earlier, and so does a system that gives the store less \
-             than its 1 TiB of address space",
+            "The store's room, at most; its disk may leave it less: what it holds and what is free \
+             there. So does a system that gives the store less than its 1 TiB of address space.",
+            "",
+        ),
+        key(
+            "store.warn_percent",
+            PERCENT,
+            "80",
+            "Share of the room at which the log and status warn.",
+            "below block_percent",
+        ),
+        key(
+            "store.block_percent",
+            PERCENT,
+            "90",
+            "Share of the room at which senders wait, up to limits.block_timeout_ms, while messages are \
+             received and acknowledged.",
+            "below refuse_percent",
+        ),
+        key(
+            "store.refuse_percent",
+            PERCENT,
+            "95",
+            "Share of the room at which sends are refused, and say so. Acknowledgements always go \
+             through: the last 64 MiB of the room, or 2 % of the disk, are theirs, and where that is \
+             more, all three levels are lower in proportion.",
+            "",
         ),
         key(
             "store.retain_mib",
@@ -264,6 +303,70 @@ const LIMITS: Section = Section {
             "1024",
             "Client connections at once. The system's limit on open files must allow them.",
             "",
+        )
+        .on_reload(),
+        key(
+            "limits.max_connections_per_address",
+            count(0, 1_000_000),
+            "0",
+            "Of them from one address. 0: no bound but max_connections. Clients behind one NAT or proxy \
+             have one address.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.accept_rate",
+            count(0, 1_000_000),
+            "0",
+            "New connections in a second, with as many at once after a quiet second. Others wait in the \
+             system's queue, and are not refused. 0: no bound. After a failover every client comes at once.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.idle_timeout_s",
+            seconds(0, 604_800),
+            "0",
+            "A connection that has no heart-beats from its client, no subscription and no answer to wait \
+             for is closed after this long without a sign. 0: never; a client whose host is gone is \
+             noticed by the system within three minutes.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.slow_consumer_s",
+            seconds(0, 86_400),
+            "60",
+            "A client that is sent something and reads nothing of it for this long is closed; what it \
+             had not acknowledged goes to others. 0: never.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.memory_high_mib",
+            mib(8, 1_048_576),
+            "768",
+            "Memory for messages at which nothing more is read from senders until an eighth of it is \
+             free; what is received, acknowledged and subscribed goes on. Counted: messages that are not \
+             stored yet, those kept for delivery, those on the way to clients, and buffers.",
+            "at most memory_critical_mib",
+        )
+        .on_reload(),
+        key(
+            "limits.memory_critical_mib",
+            mib(16, 1_048_576),
+            "1024",
+            "Memory for messages at which the connection that holds most of it is closed with an ERROR, \
+             one after the other until it is less.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.connection_memory_mib",
+            mib(8, 1_048_576),
+            "256",
+            "The same for one connection: it is closed with an ERROR when it holds more.",
+            "at least connection_in_flight_bytes",
         )
         .on_reload(),
         key(

@@ -18,6 +18,11 @@ fn reference() -> String {
             out += &format!("* **`{}`**: {} {}\n", key.leaf(), key.meaning, facts(key));
         }
     }
+    let tables = keys::destination();
+    out += &format!("\n### `[[{}]]`\n\n{}\n\n", tables.path, tables.meaning);
+    for key in tables.keys {
+        out += &format!("* **`{}`**: {} {}\n", key.leaf(), key.meaning, facts(key));
+    }
     out += "\n### Names in the reference\n\n| reference | here |\n|---|---|\n";
     for key in keys::all() {
         for name in key.reference {

@@ -190,7 +190,14 @@ fn wrong_type(kind: Kind) -> &'static str {
     match kind {
         Kind::Bool => "\"true\"",
         Kind::Integer { .. } => "1.5",
-        Kind::Choice(_) | Kind::Name | Kind::Ip | Kind::Host | Kind::Path | Kind::Levels => "7",
+        Kind::Choice(_)
+        | Kind::Name
+        | Kind::Ip
+        | Kind::Host
+        | Kind::Path
+        | Kind::Levels
+        | Kind::Pattern
+        | Kind::QueueName => "7",
         Kind::Addresses | Kind::Targets => "[1, 2]",
     }
 }
@@ -208,6 +215,8 @@ fn out_of_range(kind: Kind) -> Option<String> {
         Kind::Levels => "\"inof\"".to_owned(),
         Kind::Addresses => "[\"localhost:1\"]".to_owned(),
         Kind::Targets => "[\"host\"]".to_owned(),
+        Kind::Pattern => "\"a.>.b\"".to_owned(),
+        Kind::QueueName => "\"/queue/a\"".to_owned(),
     })
 }
 

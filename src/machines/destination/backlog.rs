@@ -72,6 +72,7 @@ pub(super) struct Backlog {
     room: Room,
     /// Came back; mostly below the window.
     returned: BTreeMap<Lsn, Entry>,
+    returned_bytes: usize,
     pub(super) window: Kept,
     /// Everything owed up to here is in this machine (or was settled).
     pub(super) cursor: Lsn,
@@ -92,6 +93,7 @@ impl Backlog {
         Self {
             room,
             returned: BTreeMap::new(),
+            returned_bytes: 0,
             window: Kept::default(),
             cursor: if facts.depth == 0 {
                 facts.tail
@@ -129,7 +131,7 @@ impl Backlog {
     /// Takes the next message.
     pub(super) fn pop(&mut self) -> Option<Entry> {
         let next = self.next()?;
-        if let Some(entry) = self.returned.remove(&next) {
+        if let Some(entry) = self.take_returned(next) {
             return Some(entry);
         }
         let mut entry = self.window.pop_front()?;
@@ -139,15 +141,27 @@ impl Backlog {
 
     /// A message comes back to its old place.
     pub(super) fn put_back(&mut self, entry: Entry) {
+        self.returned_bytes = self.returned_bytes.saturating_add(entry.message.len());
         self.returned.insert(entry.lsn, entry);
     }
 
     /// Takes a message out, if it is in memory.
     pub(super) fn remove(&mut self, lsn: Lsn) -> Option<Entry> {
-        self.returned
-            .remove(&lsn)
+        self.take_returned(lsn)
             .or_else(|| self.window.remove(lsn))
             .or_else(|| self.recent.remove(lsn))
+    }
+
+    fn take_returned(&mut self, lsn: Lsn) -> Option<Entry> {
+        let entry = self.returned.remove(&lsn)?;
+        self.returned_bytes = self.returned_bytes.saturating_sub(entry.message.len());
+        Some(entry)
+    }
+
+    /// Bytes of the messages here.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let windows = self.window.bytes.saturating_add(self.recent.bytes);
+        windows.saturating_add(self.returned_bytes)
     }
 
     /// A new message; those that the activation knew already are passed over. Whether it is new.

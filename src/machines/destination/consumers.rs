@@ -54,6 +54,8 @@ pub(super) struct Consumers {
     /// Those that want to be alone, in the order of their coming: the first one gets everything.
     exclusive: VecDeque<ConsumerKey>,
     unsettled: usize,
+    /// Bytes of what they hold, and of what transactions hold of theirs.
+    unsettled_bytes: usize,
 }
 
 impl Consumers {
@@ -64,6 +66,7 @@ impl Consumers {
             ring: VecDeque::new(),
             exclusive: VecDeque::new(),
             unsettled: 0,
+            unsettled_bytes: 0,
         }
     }
 
@@ -78,6 +81,11 @@ impl Consumers {
     /// Deliveries that are not settled.
     pub(super) fn unsettled(&self) -> usize {
         self.unsettled
+    }
+
+    /// Bytes of them.
+    pub(super) fn unsettled_bytes(&self) -> usize {
+        self.unsettled_bytes
     }
 
     /// What one may hold, in bytes.
@@ -131,8 +139,11 @@ impl Consumers {
 
     /// Ends a consumer; gives what it held, in order.
     pub(super) fn detach(&mut self, key: ConsumerKey) -> impl Iterator<Item = Entry> + use<> {
-        let held = self.all.remove(&key).map(|consumer| consumer.unsettled);
-        let held = held.unwrap_or_default();
+        let mut held = BTreeMap::new();
+        if let Some(consumer) = self.all.remove(&key) {
+            self.free(consumer.unsettled_bytes);
+            held = consumer.unsettled;
+        }
         self.ring.retain(|other| *other != key);
         self.exclusive.retain(|other| *other != key);
         self.unsettled = self.unsettled.saturating_sub(held.len());
@@ -150,10 +161,12 @@ impl Consumers {
             lsns.clear();
             return;
         };
-        let held = consumer.unsettled.len();
+        let (held, bytes) = (consumer.unsettled.len(), consumer.unsettled_bytes);
         lsns.retain(|lsn| consumer.take(*lsn).is_some_and(&mut keep));
         let settled = held.saturating_sub(consumer.unsettled.len());
         self.unsettled = self.unsettled.saturating_sub(settled);
+        let freed = bytes.saturating_sub(consumer.unsettled_bytes);
+        self.unsettled_bytes = self.unsettled_bytes.saturating_sub(freed);
         if !consumer.in_ring && consumer.has_credit(self.bytes_max) {
             consumer.in_ring = true;
             self.ring.push_back(key);
@@ -177,6 +190,7 @@ impl Consumers {
             back = std::mem::replace(&mut consumer.unsettled, kept);
             let bytes: usize = back.values().map(|entry| entry.message.len()).sum();
             consumer.unsettled_bytes = consumer.unsettled_bytes.saturating_sub(bytes);
+            self.free(bytes);
         }
         self.ring.retain(|other| *other != key);
         self.exclusive.retain(|other| *other != key);
@@ -210,6 +224,7 @@ impl Consumers {
         };
         let bytes: usize = held.iter().map(|entry| entry.message.len()).sum();
         consumer.unsettled_bytes = consumer.unsettled_bytes.saturating_sub(bytes);
+        self.unsettled_bytes = self.unsettled_bytes.saturating_sub(bytes);
         consumer.held = consumer.held.saturating_sub(held.len());
         if !consumer.in_ring && consumer.has_credit(self.bytes_max) {
             consumer.in_ring = true;
@@ -248,9 +263,10 @@ impl Consumers {
         self.all.get_mut(&key)
     }
 
-    /// The consumer was given so many.
-    pub(super) fn served(&mut self, key: ConsumerKey, count: usize) {
+    /// The consumer was given so many, of so many bytes.
+    pub(super) fn served(&mut self, key: ConsumerKey, count: usize, bytes: usize) {
         self.unsettled = self.unsettled.saturating_add(count);
+        self.unsettled_bytes = self.unsettled_bytes.saturating_add(bytes);
         let bytes_max = self.bytes_max;
         let Some(consumer) = self.all.get_mut(&key) else {
             return;
@@ -266,12 +282,17 @@ impl Consumers {
         let Some(consumer) = self.all.get_mut(&key) else {
             return;
         };
+        self.unsettled_bytes = self.unsettled_bytes.saturating_add(entry.message.len());
         consumer.hold(entry);
         self.unsettled = self.unsettled.saturating_add(1);
         if consumer.in_ring && !consumer.has_credit(self.bytes_max) {
             consumer.in_ring = false;
             self.ring.retain(|other| *other != key);
         }
+    }
+
+    fn free(&mut self, bytes: usize) {
+        self.unsettled_bytes = self.unsettled_bytes.saturating_sub(bytes);
     }
 
     /// Where in the ring the one stands whose turn it is.

@@ -89,7 +89,8 @@ impl DestinationMachine {
             deliveries.push(Delivery::from(&entry));
             consumer.hold(entry);
         }
-        self.consumers.served(key, deliveries.len());
+        let bytes = deliveries.iter().map(|delivery| delivery.message.len());
+        self.consumers.served(key, deliveries.len(), bytes.sum());
         if !deliveries.is_empty() {
             effects.push(DestinationEffect::Deliver {
                 consumer: key,

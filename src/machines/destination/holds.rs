@@ -105,6 +105,16 @@ impl DestinationMachine {
         }
     }
 
+    /// A consumer takes no more, but an open transaction settles some of what it has.
+    pub(super) fn retire(&mut self, now: Now, key: ConsumerKey, keep: &[Lsn]) {
+        for entry in self.consumers.retire(key, keep) {
+            self.came_back(now, entry);
+        }
+        for entry in self.groups.release(key) {
+            self.put_back(entry);
+        }
+    }
+
     /// The transaction's unit was submitted, after so many ack records of this destination's own, or
     /// it never will be.
     pub(super) fn finish(&mut self, now: Now, transaction: TransactionKey, submitted: Option<u64>) {

@@ -277,6 +277,12 @@ impl Lanes {
             .fold(0, |sum, state| sum.saturating_add(state.ready()))
     }
 
+    /// Bytes of the stored messages in memory here.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let all = self.all.iter().map(|state| state.backlog.kept_bytes());
+        all.fold(0, usize::saturating_add)
+    }
+
     /// The lane whose turn it is.
     pub(super) fn highest(&self) -> Option<Lane> {
         let first = self.all.iter().find(|state| state.ready() > 0)?;

@@ -70,6 +70,17 @@ impl Redelivery {
         Some(entry)
     }
 
+    /// Bytes of what waits for its redelivery.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Other rules: the dead message queue may be another one.
+    pub(super) fn forget_queue(&mut self) {
+        self.queue = None;
+        self.ask_at = None;
+    }
+
     /// As much waits aside as may, together with `others` (messages and bytes).
     pub(super) fn is_full(&self, others: (usize, usize), room: Room) -> bool {
         let messages = self.waiting.len().saturating_add(self.dead.len());

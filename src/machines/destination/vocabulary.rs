@@ -1,7 +1,6 @@
 //! What goes into a destination's machine and what comes out of it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -9,6 +8,7 @@ use crate::machines::delivery::{
     ConsumerKey, Delivery, DestinationCommand, RequestNumber, SessionEvent, SessionKey, Share,
     TransactionKey,
 };
+use crate::machines::policy::DestinationPolicy;
 use crate::proto::ids::{DestId, Lsn};
 use crate::storage::api::{
     Change, DestinationFacts, Fetched, Lane, LaneFacts, Seek, Ticket, Times, Unit,
@@ -71,56 +71,6 @@ impl Default for DestinationConfig {
                 bytes: 64 << 10,
             },
             consumer_bytes_max: 64 << 20,
-        }
-    }
-}
-
-/// What becomes of messages that are refused too often, expire, or are too many. By destination, from
-/// the profile.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DestinationPolicy {
-    /// Deliveries that may fail after the first one; the next failure moves the message away. `None`:
-    /// a message is delivered again for ever.
-    pub redelivery_limit: Option<u32>,
-    /// How long a message that was refused waits before it is delivered again.
-    pub redelivery_delay: Duration,
-    /// The queue (`NAME`, without `/queue/`) that takes what is refused too often; `None`: it is
-    /// acknowledged and gone.
-    pub dead_letter: Option<String>,
-    /// Expired messages go to `dead_letter`, too.
-    pub expired_to_dead_letter: bool,
-    /// Bound of messages owed.
-    pub max_messages: Option<u64>,
-    /// Bound of the bytes owed.
-    pub max_bytes: Option<u64>,
-    /// What happens at a bound.
-    pub on_full: OnFull,
-}
-
-/// What happens when a destination is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnFull {
-    /// A SEND is refused.
-    #[default]
-    Reject,
-    /// A SEND waits.
-    Block,
-    /// The oldest messages go.
-    DropOldest,
-    /// The oldest messages go to the dead message queue.
-    DeadLetter,
-}
-
-impl Default for DestinationPolicy {
-    fn default() -> Self {
-        Self {
-            redelivery_limit: None,
-            redelivery_delay: Duration::ZERO,
-            dead_letter: Some("DMQ".to_owned()),
-            expired_to_dead_letter: false,
-            max_messages: None,
-            max_bytes: None,
-            on_full: OnFull::Reject,
         }
     }
 }
@@ -234,6 +184,8 @@ pub enum DestinationInput {
     DeadLetterFound(Option<DeadLetterQueue>),
     /// Time has passed.
     Deadline,
+    /// Other rules from now on.
+    PolicyChanged(Arc<DestinationPolicy>),
 }
 
 /// The queue that takes dead messages.

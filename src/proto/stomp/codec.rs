@@ -109,6 +109,27 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// The frame may be sound, but it is beyond one of the [`Limits`].
+    #[must_use]
+    pub fn is_limit(&self) -> bool {
+        match self {
+            Self::HeaderCount { .. }
+            | Self::HeaderBytes { .. }
+            | Self::BodyBytes { .. }
+            | Self::FrameBytes { .. } => true,
+            Self::UnknownCommand(_)
+            | Self::NoColon { .. }
+            | Self::NoName { .. }
+            | Self::NulInHeaders { .. }
+            | Self::Encoding { .. }
+            | Self::Escape { .. }
+            | Self::ContentLength(_)
+            | Self::NoNul { .. } => false,
+        }
+    }
+}
+
 /// Makes frames of bytes that arrive in any pieces, and follows the version that CONNECT (or
 /// CONNECTED) settles.
 #[derive(Debug)]

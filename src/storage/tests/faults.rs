@@ -146,6 +146,39 @@ fn sends_are_refused_on_a_full_disk_and_taken_again_when_there_is_room() {
 }
 
 #[test]
+fn a_store_that_was_full_takes_sends_again_once_its_messages_are_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let medium = Medium::Inline(folder.path().to_owned());
+    let rig = Rig::open_with(&medium, |config| {
+        config.quota_bytes = 128 << 20;
+        config.retain_bytes = 1 << 20;
+    });
+    rig.serve(1);
+    rig.store.submit(vec![unit(1, vec![define(1)])]);
+    let body = "x".repeat(1 << 20);
+    let mut sent = 0;
+    while rig.store.facts().level < RoomLevel::Blocks {
+        rig.store
+            .submit(vec![unit(1, vec![put(&[1], body.clone())])]);
+        rig.flush();
+        sent += 1;
+        assert!(sent < 100, "{:?}", rig.store.facts());
+    }
+    let lsns = rig.owed(1).into_iter().map(|(lsn, _)| Lsn(lsn)).collect();
+    let dest = crate::proto::ids::DestId(1);
+    rig.store
+        .submit(vec![unit(1, vec![Draft::Ack { dest, lsns }])]);
+    rig.flush();
+    // Little more is written, as where senders wait: it looks again.
+    let little = "x".repeat(300 << 10);
+    rig.store.submit(vec![unit(1, vec![put(&[1], little)])]);
+    rig.flush();
+    let facts = rig.store.facts();
+    assert_eq!(facts.level, RoomLevel::Enough, "{facts:?}");
+    assert_eq!(rig.owed(1).len(), 1);
+}
+
+#[test]
 fn a_damaged_chunk_is_found_by_the_check_and_refused_by_reading() {
     let medium = memory(1);
     let rig = Rig::open_with(&medium, |config| config.checkpoint_bytes = 1);

@@ -1,0 +1,39 @@
+//! A store that is short of room gives back at once what it owes nobody.
+//!
+//! Chunks go when they owed nothing at the last checkpoint, and a checkpoint comes with bytes of log.
+//! Where senders wait for room no such bytes come: what consumers acknowledge would keep its room, and
+//! senders would wait for ever.
+
+use super::api::RoomLevel;
+use super::backend::{Backend, Home};
+use super::core::Core;
+use super::error::StoreError;
+
+/// Transactions of one relief, so that others have their turn.
+const COMMITS: usize = 64;
+
+impl<H: Home> Core<H> {
+    /// Checkpoints and collects while senders wait or are refused.
+    pub(super) fn relieve(&mut self) -> Result<(), StoreError> {
+        if self.shared.level() < RoomLevel::Blocks || !self.checkpoint_if_possible()? {
+            return Ok(());
+        }
+        let mut any = false;
+        for _ in 0..COMMITS {
+            let mut writes = Vec::new();
+            self.collect(&mut writes);
+            if writes.is_empty() {
+                break;
+            }
+            any = true;
+            self.env().commit(&writes)?;
+            self.committed(true, self.end, None);
+        }
+        if any {
+            // Pages of a transaction are free for use only after the one that follows it.
+            self.sync()?;
+            self.measure()?;
+        }
+        Ok(())
+    }
+}
