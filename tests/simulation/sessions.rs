@@ -195,7 +195,7 @@ async fn turns_of_producer(session: &mut Session, producer: usize) {
             flow,
             ..
         } = &session.setting;
-        if idle && !homes.heard(producer, *life) {
+        if idle && !homes.heard(producer, *life) || !homes.has(producer, *life) {
             return;
         }
         if session.inbox.ordered() == Order::Run && flow.load(Ordering::Relaxed) {
