@@ -3,12 +3,23 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use twinmq::proto::message::{Message, MessageWriter};
+use twinmq::proto::message::{Field, Message, MessageWriter, PropertyValue};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(message) = Message::read(bytes) else {
         return;
     };
+    for field in [Field::MessageId, Field::CreationTime, Field::GroupId] {
+        if let Some(PropertyValue::Text(text)) = message.field(field) {
+            assert!(text.len() <= bytes.len());
+        }
+    }
+    for (name, _) in message.headers().take(16) {
+        // One of another type may come first.
+        if let Some(PropertyValue::Text(text)) = message.property(name) {
+            assert!(message.headers().any(|header| header == (name, text)));
+        }
+    }
     let properties = message.properties();
     let mut writer = MessageWriter::new(message.envelope(), &properties, message.body().len());
     for (name, value) in message.headers() {

@@ -8,6 +8,8 @@ pub mod ha;
 pub mod link;
 pub mod lock;
 pub mod replication;
+pub mod selector;
 pub mod stomp_session;
 pub mod transaction;
+pub mod topics;
 pub mod watchdog;

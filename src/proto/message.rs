@@ -78,6 +78,50 @@ pub struct Properties<'a> {
     pub content_type: Option<&'a str>,
 }
 
+/// What a property is. Types that JMS has no counterpart for (binaries, UUIDs, decimals, characters,
+/// anything compound) are none of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PropertyValue<'a> {
+    /// True or false.
+    Boolean(bool),
+    /// A whole number of any width, or a time in milliseconds since 1970.
+    Integer(i64),
+    /// A whole number above `i64::MAX`.
+    Unsigned(u64),
+    /// A float or a double.
+    Float(f64),
+    /// A string or a symbol.
+    Text(&'a str),
+}
+
+/// Fields of the AMQP properties section that [`Message::field`] reads as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// message-id
+    MessageId,
+    /// subject, JMS's type
+    Subject,
+    /// correlation-id
+    CorrelationId,
+    /// creation-time, milliseconds since 1970
+    CreationTime,
+    /// group-id
+    GroupId,
+}
+
+impl Field {
+    /// Its place in the list.
+    fn index(self) -> usize {
+        match self {
+            Self::MessageId => 0,
+            Self::Subject => 3,
+            Self::CorrelationId => 5,
+            Self::CreationTime => 9,
+            Self::GroupId => 10,
+        }
+    }
+}
+
 /// The message would exceed [`MESSAGE_BYTES_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the message exceeds {MESSAGE_BYTES_MAX} bytes")]
@@ -249,6 +293,26 @@ impl<'a> Message<'a> {
                 }
             }
         })
+    }
+
+    /// The application property of this name, the first of them; nothing if there is none, if it is
+    /// null or of a type that [`PropertyValue`] does not have. Only this one is decoded.
+    #[must_use]
+    pub fn property(&self, name: &str) -> Option<PropertyValue<'a>> {
+        let mut values = self.headers;
+        while let (Some(key), Some(value)) = (values.next(), values.next()) {
+            if key.is_text(name) {
+                return value.property();
+            }
+        }
+        None
+    }
+
+    /// A field of the properties section; nothing as with [`Self::property`].
+    #[must_use]
+    pub fn field(&self, field: Field) -> Option<PropertyValue<'a>> {
+        let mut values = self.properties;
+        values.nth(field.index())?.property()
     }
 
     /// The content of the data section; of the last one, where AMQP sent several.

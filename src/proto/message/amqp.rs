@@ -3,10 +3,30 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{MessageError, Properties};
+use super::{MessageError, Properties, PropertyValue};
 
 const NULL: u8 = 0x40;
+const TRUE: u8 = 0x41;
+const FALSE: u8 = 0x42;
+const UINT0: u8 = 0x43;
+const ULONG0: u8 = 0x44;
 const LIST0: u8 = 0x45;
+const UBYTE: u8 = 0x50;
+const BYTE: u8 = 0x51;
+const SMALL_UINT: u8 = 0x52;
+const SMALL_ULONG: u8 = 0x53;
+const SMALL_INT: u8 = 0x54;
+const SMALL_LONG: u8 = 0x55;
+const BOOLEAN: u8 = 0x56;
+const USHORT: u8 = 0x60;
+const SHORT: u8 = 0x61;
+const UINT: u8 = 0x70;
+const INT: u8 = 0x71;
+const FLOAT: u8 = 0x72;
+const ULONG: u8 = 0x80;
+const LONG: u8 = 0x81;
+const DOUBLE: u8 = 0x82;
+const TIMESTAMP: u8 = 0x83;
 const VBIN8: u8 = 0xa0;
 const STR8: u8 = 0xa1;
 const SYM8: u8 = 0xa3;
@@ -232,6 +252,57 @@ impl<'a> Value<'a> {
             STR8 | STR32 | SYM8 | SYM32 => std::str::from_utf8(self.content).ok(),
             _ => None,
         }
+    }
+
+    /// Whether it is a string or symbol of these bytes.
+    pub(super) fn is_text(self, text: &str) -> bool {
+        matches!(self.code, STR8 | STR32 | SYM8 | SYM32) && self.content == text.as_bytes()
+    }
+
+    /// What it says, if it is of a type that a property may have.
+    pub(super) fn property(self) -> Option<PropertyValue<'a>> {
+        if let Some(text) = self.text() {
+            return Some(PropertyValue::Text(text));
+        }
+        match self.code {
+            TRUE => return Some(PropertyValue::Boolean(true)),
+            FALSE => return Some(PropertyValue::Boolean(false)),
+            FLOAT => {
+                let number = f32::from_be_bytes(self.content.try_into().ok()?);
+                return Some(PropertyValue::Float(f64::from(number)));
+            }
+            DOUBLE => {
+                let number = f64::from_be_bytes(self.content.try_into().ok()?);
+                return Some(PropertyValue::Float(number));
+            }
+            BOOLEAN => {
+                return match self.content {
+                    [0] => Some(PropertyValue::Boolean(false)),
+                    [1] => Some(PropertyValue::Boolean(true)),
+                    _ => None,
+                };
+            }
+            _ => {}
+        }
+        let number = match (self.code, self.content) {
+            (UINT0 | ULONG0, []) => 0,
+            (UBYTE | SMALL_UINT | SMALL_ULONG, [byte]) => i64::from(*byte),
+            (BYTE | SMALL_INT | SMALL_LONG, [byte]) => i64::from(byte.cast_signed()),
+            (USHORT, bytes) => i64::from(u16::from_be_bytes(bytes.try_into().ok()?)),
+            (SHORT, bytes) => i64::from(i16::from_be_bytes(bytes.try_into().ok()?)),
+            (UINT, bytes) => i64::from(u32::from_be_bytes(bytes.try_into().ok()?)),
+            (INT, bytes) => i64::from(i32::from_be_bytes(bytes.try_into().ok()?)),
+            (LONG | TIMESTAMP, bytes) => i64::from_be_bytes(bytes.try_into().ok()?),
+            (ULONG, bytes) => {
+                let number = u64::from_be_bytes(bytes.try_into().ok()?);
+                match i64::try_from(number) {
+                    Ok(number) => number,
+                    Err(_) => return Some(PropertyValue::Unsigned(number)),
+                }
+            }
+            _ => return None,
+        };
+        Some(PropertyValue::Integer(number))
     }
 
     fn binary(self) -> Option<&'a [u8]> {

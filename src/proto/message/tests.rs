@@ -106,11 +106,26 @@ proptest! {
     }
 }
 
+const FIELDS: [Field; 5] = [
+    Field::MessageId,
+    Field::Subject,
+    Field::CorrelationId,
+    Field::CreationTime,
+    Field::GroupId,
+];
+
 fn walk(bytes: &[u8]) {
     if let Ok(message) = Message::read(bytes) {
         assert!(message.headers().count() <= bytes.len());
         assert!(message.body().len() <= bytes.len());
         let properties = message.properties();
+        let names = message.headers().map(|(name, _)| name).chain(["", "a"]);
+        let found = names.take(50).map(|name| message.property(name));
+        for value in found.chain(FIELDS.map(|field| message.field(field))) {
+            if let Some(PropertyValue::Text(text)) = value {
+                assert!(text.len() <= bytes.len());
+            }
+        }
         assert!(properties.to.is_none_or(|to| to.len() <= bytes.len()));
     }
 }
@@ -216,4 +231,115 @@ fn sections_and_values_of_amqp_clients_are_passed_over() {
     let message = Message::read(&bytes).unwrap();
     assert_eq!(message.headers().collect::<Vec<_>>(), [("t", "v")]);
     assert_eq!(message.body(), b"x");
+}
+
+/// A message with one application property `p`, whose value is these bytes.
+fn with_property(value: &[u8]) -> Vec<u8> {
+    let size = u8::try_from(value.len() + 4).unwrap();
+    let head = [1, 1, 4, 0x00, 0x53, 0x74, 0xc1, size, 2, 0xa1, 1, b'p'];
+    [&head[..], value].concat()
+}
+
+#[test]
+fn every_type_of_property_is_read() {
+    use PropertyValue::{Boolean, Float, Integer, Text, Unsigned};
+    let cases: &[(&[u8], Option<PropertyValue<'_>>)] = &[
+        (&[0x40], None),
+        (&[0x41], Some(Boolean(true))),
+        (&[0x42], Some(Boolean(false))),
+        (&[0x56, 0], Some(Boolean(false))),
+        (&[0x56, 1], Some(Boolean(true))),
+        (&[0x56, 2], None),
+        (&[0x43], Some(Integer(0))),
+        (&[0x44], Some(Integer(0))),
+        (&[0x50, 0xff], Some(Integer(255))),
+        (&[0x51, 0xff], Some(Integer(-1))),
+        (&[0x52, 0xff], Some(Integer(255))),
+        (&[0x53, 0xff], Some(Integer(255))),
+        (&[0x54, 0x80], Some(Integer(-128))),
+        (&[0x55, 0x7f], Some(Integer(127))),
+        (&[0x60, 0xff, 0xfe], Some(Integer(0xfffe))),
+        (&[0x61, 0xff, 0xfe], Some(Integer(-2))),
+        (&[0x70, 0xff, 0xff, 0xff, 0xff], Some(Integer(0xffff_ffff))),
+        (&[0x71, 0xff, 0xff, 0xff, 0xff], Some(Integer(-1))),
+        (&[0x80, 0, 0, 0, 0, 0, 0, 1, 0], Some(Integer(256))),
+        (
+            &[0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            Some(Unsigned(u64::MAX)),
+        ),
+        (&[0x81, 0x80, 0, 0, 0, 0, 0, 0, 0], Some(Integer(i64::MIN))),
+        (&[0x83, 0, 0, 0, 0, 0, 0, 0, 7], Some(Integer(7))),
+        (&[0x72, 0x3f, 0xc0, 0, 0], Some(Float(1.5))),
+        (&[0x82, 0xbf, 0xf8, 0, 0, 0, 0, 0, 0], Some(Float(-1.5))),
+        (&[0xa1, 2, b'h', b'i'], Some(Text("hi"))),
+        (&[0xb1, 0, 0, 0, 1, b'x'], Some(Text("x"))),
+        (&[0xa3, 1, b's'], Some(Text("s"))),
+        (&[0xa1, 1, 0xff], None),
+        // a described text: what it is called does not matter
+        (&[0x00, 0x53, 1, 0xa1, 1, b'd'], Some(Text("d"))),
+        // binary, character, uuid, decimal32, list, array
+        (&[0xa0, 1, b'b'], None),
+        (&[0x73, 0, 0, 0, b'c'], None),
+        (
+            &[0x98, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+            None,
+        ),
+        (&[0x74, 0, 0, 0, 0], None),
+        (&[0x45], None),
+        (&[0xe0, 2, 1, 0x50], None),
+        // codes that AMQP does not have
+        (&[0x4f], None),
+        (&[0x5f, 1], None),
+        // ends too early
+        (&[0x81, 0, 0], None),
+        (&[], None),
+    ];
+    for (value, expected) in cases {
+        let bytes = with_property(value);
+        let message = Message::read(&bytes).unwrap();
+        assert_eq!(message.property("p"), *expected, "{value:x?}");
+        assert_eq!(message.property("P"), None);
+    }
+}
+
+#[test]
+fn the_first_property_of_a_name_counts() {
+    let mut writer = MessageWriter::new(&Envelope::default(), &Properties::default(), 0);
+    writer.header("a", "1");
+    writer.header("b", "2");
+    writer.header("a", "3");
+    let bytes = writer.finish(b"").unwrap();
+    let message = Message::read(&bytes).unwrap();
+    assert_eq!(message.property("a"), Some(PropertyValue::Text("1")));
+    assert_eq!(message.property("b"), Some(PropertyValue::Text("2")));
+    assert_eq!(message.property("c"), None);
+}
+
+#[test]
+fn fields_of_the_properties_section_are_read_as_they_are() {
+    // message-id ulong, user-id, to, subject, reply-to, correlation-id, content-type,
+    // content-encoding, absolute-expiry-time, creation-time, group-id
+    let fields = [
+        &[0x53, 9][..],
+        &[0x40, 0x40],
+        &[0xa1, 1, b's'],
+        &[0x40],
+        &[0xa1, 1, b'c'],
+        &[0x40, 0x40, 0x40],
+        &[0x83, 0, 0, 0, 0, 0, 0, 1, 0],
+        &[0xa1, 1, b'g'],
+    ]
+    .concat();
+    let size = u8::try_from(fields.len() + 1).unwrap();
+    let head = [1, 1, 4, 0x00, 0x53, 0x73, 0xc0, size, 11];
+    let bytes = [&head[..], &fields].concat();
+    let message = Message::read(&bytes).unwrap();
+    let read = FIELDS.map(|field| message.field(field));
+    use PropertyValue::{Integer, Text};
+    assert_eq!(
+        read,
+        [Integer(9), Text("s"), Text("c"), Integer(256), Text("g")].map(Some)
+    );
+    let bare = Message::read(&[1, 1, 4]).unwrap();
+    assert_eq!(FIELDS.map(|field| bare.field(field)), [None; 5]);
 }
