@@ -34,6 +34,7 @@ mod schedule;
 mod shared;
 mod shared_disk;
 mod starts;
+mod transactions;
 mod troubleshooting;
 mod two_hosts;
 mod watchdog;

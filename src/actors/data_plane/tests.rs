@@ -16,6 +16,8 @@ use crate::proto::stomp::Limits;
 use crate::storage::api::{StoreEvent, StoreSink};
 use crate::time::SystemClock;
 
+mod transactions;
+
 /// Far beyond anything that is waited for: only a failing test reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
 

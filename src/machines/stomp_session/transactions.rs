@@ -119,7 +119,8 @@ impl Transactions {
         limits: TransactionLimits,
     ) -> Result<(), Problem> {
         let at = self.find(id, "SEND")?;
-        self.charge(at, 1, message.len(), limits)?;
+        let bytes = message.len().saturating_add(destination.spelling().len());
+        self.charge(at, 1, bytes, limits)?;
         self.open[at].sends.push((destination, message));
         Ok(())
     }

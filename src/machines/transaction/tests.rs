@@ -2,6 +2,8 @@ use super::*;
 use crate::machines::delivery::{ConsumerKey, Outcome, RequestNumber};
 use crate::proto::ids::Lsn;
 
+mod random;
+
 const TX: TransactionKey = TransactionKey {
     session: SessionKey(3),
     request: RequestNumber(9),
