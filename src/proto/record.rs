@@ -12,6 +12,7 @@
 //! | CRC of the chunk before, own CRC | 4, 4 | | | |
 
 mod encode;
+mod find;
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use crate::proto::lane::Lane;
 
 pub(crate) use encode::put_varint;
 pub use encode::{BatchWriter, Placed};
+pub use find::Messages;
 
 /// Bytes of a chunk's header.
 pub const CHUNK_HEADER: usize = 52;

@@ -16,7 +16,7 @@ use super::backend::{Backend, View};
 use super::common_dir;
 use super::data_dir::DataDir;
 use super::error::StoreError;
-use super::index::{Index, Notes, Slot};
+use super::index::{Index, Notes};
 use super::meta::{self, Meta};
 use super::recover::{self, Limits, each_chunk};
 
@@ -151,11 +151,18 @@ impl CheckReport {
 /// What the records say, kept for comparison with the index.
 #[derive(Default)]
 struct Walked {
-    puts: BTreeMap<Lsn, (Slot, Vec<DestId>)>,
+    chunks: BTreeSet<Lsn>,
+    puts: BTreeMap<Lsn, Put>,
     /// Acknowledged pairs above the floor.
     acked: BTreeSet<(DestId, Lsn)>,
     /// Destinations that are defined or removed above the floor.
     defined: BTreeSet<DestId>,
+}
+
+struct Put {
+    chunk: Lsn,
+    times: Times,
+    targets: Vec<DestId>,
 }
 
 fn walk<V: View>(view: &V, meta: &Meta, report: &mut CheckReport) -> Result<Walked, StoreError> {
@@ -173,6 +180,7 @@ fn walk<V: View>(view: &V, meta: &Meta, report: &mut CheckReport) -> Result<Walk
                 return Ok(ControlFlow::Continue(()));
             }
         };
+        walked.chunks.insert(lsn);
         let header = chunk.header;
         if header.first != lsn {
             report.find(
@@ -275,18 +283,14 @@ impl Walked {
     ) {
         match record {
             LogRecord::Put {
-                targets,
-                message,
-                offset,
+                targets, message, ..
             } => {
-                let slot = Slot {
-                    lsn,
+                let put = Put {
                     chunk,
-                    offset,
-                    len: u32::try_from(message.len()).unwrap_or(u32::MAX),
                     times: Times::of(&message),
+                    targets,
                 };
-                self.puts.insert(lsn, (slot, targets));
+                self.puts.insert(lsn, put);
             }
             LogRecord::Ack { dest, lsns } if lsn > floor => {
                 self.acked.extend(lsns.into_iter().map(|lsn| (dest, lsn)));
@@ -310,20 +314,37 @@ impl Walked {
 fn recount(index: &Index, walked: &Walked, report: &mut CheckReport) {
     let mut live: BTreeMap<Lsn, u64> = BTreeMap::new();
     for facts in index.facts() {
-        let owed = index.destination(facts.id);
-        for slot in owed.iter().flat_map(|dest| dest.owed_after(Lsn::ZERO)) {
-            *live.entry(slot.chunk).or_default() += 1;
-            let sound = walked
-                .puts
-                .get(&slot.lsn)
-                .is_some_and(|(put, targets)| put == slot && targets.contains(&facts.id));
+        let Some(owed) = index.destination(facts.id) else {
+            continue;
+        };
+        let lanes = owed.lanes().iter();
+        let all = lanes.flat_map(|lane| lane.runs.lsns().map(|lsn| (lane.lane, lsn)));
+        for (lane, lsn) in all {
+            let put = walked.puts.get(&lsn);
+            if let Some(put) = put {
+                *live.entry(put.chunk).or_default() += 1;
+            }
+            let due = owed.due_of(lsn);
+            let sound = put.is_some_and(|put| {
+                put.targets.contains(&facts.id) && (put.times.lane, put.times.due_ms) == (lane, due)
+            });
             if !sound {
                 let what = format!(
-                    "destination {} owes {}, which is not there",
-                    facts.id.0, slot.lsn
+                    "destination {} owes it in lane {lane}, where it is not",
+                    facts.id.0
                 );
-                report.find("log", slot.chunk, what);
+                report.find("log", lsn, what);
             }
+        }
+    }
+    // The ledger may still have chunks that were deleted since the checkpoint.
+    for chunk in &walked.chunks {
+        if index
+            .ledger
+            .chunk_of(*chunk)
+            .is_none_or(|facts| facts.first != *chunk)
+        {
+            report.find("log", chunk, "is not in the ledger");
         }
     }
     for (chunk, count) in index.ledger.iter() {
@@ -356,12 +377,7 @@ fn replay<V: View>(view: &V, index: &Index, report: &mut CheckReport) -> Result<
     for facts in shown.iter().chain(&replayed) {
         let (one, other) = (index.destination(facts.id), fresh.destination(facts.id));
         let same = match (one, other) {
-            (Some(one), Some(other)) => {
-                let all = Lsn::ZERO;
-                one.owed_after(all).eq(other.owed_after(all))
-                    && (&one.definition, one.marks, one.tail, &one.known)
-                        == (&other.definition, other.marks, other.tail, &other.known)
-            }
+            (Some(one), Some(other)) => one.same_as(other),
             _ => false,
         };
         if !same {
@@ -375,8 +391,8 @@ fn replay<V: View>(view: &V, index: &Index, report: &mut CheckReport) -> Result<
 /// Part of the log is gone: what was put and acknowledged in the rest must agree with the index, for
 /// destinations that were there all the time.
 fn compare_owed(index: &Index, walked: &Walked, floor: Lsn, report: &mut CheckReport) {
-    for (lsn, (_, targets)) in walked.puts.range(floor.next()..) {
-        for target in targets.iter().filter(|id| !walked.defined.contains(id)) {
+    for (lsn, put) in walked.puts.range(floor.next()..) {
+        for target in put.targets.iter().filter(|id| !walked.defined.contains(id)) {
             let Some(dest) = index.destination(*target) else {
                 continue;
             };

@@ -1,58 +1,77 @@
-//! The index as it was at a point of the log, in pages: a head and pages of entries for each
-//! destination, one value for each other definition. Only what changed is written again. Every value
-//! carries a CRC-32C.
-
-use std::collections::{BTreeMap, VecDeque};
+//! The index as it was at a point of the log, in pages: for each destination a head, a page for each
+//! run of each lane, and pages of what is known of single messages; one value for each other
+//! definition. Only what changed is written again. Every value carries a CRC-32C.
+//!
+//! | key | value, after its checksum |
+//! |---|---|
+//! | `c`, page | chunks that begin in these 4,096 LSNs: distance, records, bytes |
+//! | `d`, destination, 0, 0 | tail, depth, lanes with their marks, definition |
+//! | `d`, destination, 1 + lane, run | the run; in the delayed lane, when each message is due |
+//! | `d`, destination, 32, run | LSN, whether marked, failures |
+//! | `k`, space, key | the definition |
 
 use bytes::Bytes;
 
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::record::{DecodeError, KEY_BYTES_MAX, Reader, put_varint};
 
-use super::api::{Lane, Times};
+use super::api::Lane;
 use super::backend::{Table, View, Write};
 use super::error::StoreError;
-use super::index::{Destination, Index, Known, Slot};
+use super::index::{Changed, Index};
+use super::ledger::ChunkFacts;
+use super::owed::{Destination, Known};
+use super::runs::{Run, run_of};
 
+/// Below the others: what is owed lies in chunks that are known then.
+const CHUNKS: u8 = b'c';
 const DESTINATION: u8 = b'd';
 const DEFINITION: u8 = b'k';
-/// Entries of one page: about 20 KiB.
-const PAGE: usize = 2048;
+/// Sections of a destination's pages: its head, its lanes from 1 on, what is known of messages.
+const HEAD: u8 = 0;
+const LANES: u8 = 1;
+const KNOWN: u8 = 32;
 
-/// What has to be written so that the `ckpt` table shows the index as it is now. `view` shows what is
-/// there, to find the pages that go.
-///
-/// # Errors
-/// When the table cannot be read.
-pub fn changes<V: View>(index: &mut Index, view: &V) -> Result<Vec<Write>, StoreError> {
-    let changed = index.take_changed();
+/// What has to be written so that the `ckpt` table shows the index as it is now.
+#[must_use]
+pub fn changes(index: &mut Index) -> Vec<Write> {
+    let Changed {
+        destinations,
+        definitions,
+        gone,
+        known,
+    } = index.take_changed();
     let mut writes = Vec::new();
-    for id in changed.destinations {
-        let had = match view.get(Table::Checkpoint, &page_key(id, 0))? {
-            Some(head) => {
-                decode_head(&head)
-                    .map_err(|error| damaged(view, &page_key(id, 0), &error))?
-                    .pages
+    for page in index.ledger.take_changed() {
+        writes.push(chunks_page(page, index.ledger.page(page)));
+    }
+    // First: a run may have come again.
+    for (id, lane, run) in gone {
+        let key = page_key(id, LANES + lane.0, run);
+        writes.push(Write::Delete(Table::Checkpoint, key));
+    }
+    for id in destinations {
+        match index.destination_mut(id) {
+            Some(destination) => {
+                destination.dirty = false;
+                put(&mut writes, page_key(id, HEAD, 0), encode_head(destination));
+                put_runs(&mut writes, id, destination);
             }
-            None => 0,
-        };
-        let mut pages = 0;
-        if let Some(destination) = index.destination(id) {
-            let slots: Vec<&Slot> = destination.owed_after(Lsn::ZERO).collect();
-            for (number, page) in (1u32..).zip(slots.chunks(PAGE)) {
-                put(&mut writes, page_key(id, number), encode_page(page));
-                pages = number;
-            }
-            let head = encode_head(destination, pages);
-            put(&mut writes, page_key(id, 0), head);
-        } else {
-            writes.push(Write::Delete(Table::Checkpoint, page_key(id, 0)));
-        }
-        for number in pages + 1..=had {
-            writes.push(Write::Delete(Table::Checkpoint, page_key(id, number)));
+            None => writes.push(Write::Delete(Table::Checkpoint, page_key(id, HEAD, 0))),
         }
     }
-    for name in changed.definitions {
+    for (id, run) in known {
+        let key = page_key(id, KNOWN, run);
+        let page = index
+            .destination(id)
+            .map_or_else(Vec::new, |destination| encode_known(destination, run));
+        if page.is_empty() {
+            writes.push(Write::Delete(Table::Checkpoint, key));
+        } else {
+            put(&mut writes, key, page);
+        }
+    }
+    for name in definitions {
         let mut key = vec![DEFINITION, name.0];
         key.extend_from_slice(&name.1);
         match index.definition(&name) {
@@ -60,37 +79,84 @@ pub fn changes<V: View>(index: &mut Index, view: &V) -> Result<Vec<Write>, Store
             None => writes.push(Write::Delete(Table::Checkpoint, key)),
         }
     }
-    Ok(writes)
+    writes
 }
 
-/// Reads the whole table into an index whose ledger knows the chunks already.
+/// Whether a key is of a page that tells which chunks there are: another copy has others.
+#[must_use]
+pub fn is_of_chunks(key: &[u8]) -> bool {
+    key.first() == Some(&CHUNKS)
+}
+
+/// The page of these chunks, which are in order.
+pub fn chunks_page(page: u64, chunks: impl Iterator<Item = ChunkFacts>) -> Write {
+    let mut key = vec![CHUNKS];
+    key.extend_from_slice(&page.to_be_bytes());
+    let mut body = Vec::new();
+    let mut before = Lsn::ZERO;
+    for chunk in chunks {
+        put_varint(&mut body, chunk.first.0 - before.0);
+        put_varint(&mut body, chunk.last.0 - chunk.first.0);
+        put_varint(&mut body, chunk.bytes);
+        before = chunk.first;
+    }
+    if body.is_empty() {
+        return Write::Delete(Table::Checkpoint, key);
+    }
+    let mut value = crc32c::crc32c(&body).to_le_bytes().to_vec();
+    value.extend(body);
+    Write::Put(Table::Checkpoint, key, Bytes::from(value))
+}
+
+fn put_runs(writes: &mut Vec<Write>, id: DestId, destination: &mut Destination) {
+    let mut delayed = Vec::new();
+    for lane in destination.lanes_mut() {
+        for run in lane.runs.take_dirty() {
+            let mut page = Vec::new();
+            run.encode(&mut page);
+            if lane.lane == Lane::DELAYED {
+                delayed.push((run.number, page));
+            } else {
+                put(writes, page_key(id, LANES + lane.lane.0, run.number), page);
+            }
+        }
+    }
+    for (run, mut page) in delayed {
+        for due in destination.dues_of(run) {
+            put_varint(&mut page, due);
+        }
+        put(writes, page_key(id, LANES + Lane::DELAYED.0, run), page);
+    }
+}
+
+/// Reads the whole table into an empty index. `upto` is the end of the log that it shows.
 ///
 /// # Errors
 /// When it cannot be read or is not what was written.
-pub fn load<V: View>(view: &V, index: &mut Index) -> Result<(), StoreError> {
-    let mut pending: Option<(DestId, Head, VecDeque<Slot>, u32)> = None;
-    let mut outcome = Ok(());
-    view.scan(Table::Checkpoint, &[], &mut |key, value| match load_one(
+pub fn load<V: View>(view: &V, index: &mut Index, upto: Lsn) -> Result<(), StoreError> {
+    let mut loading = Loading {
         index,
-        &mut pending,
-        key,
-        value,
-    ) {
-        Ok(()) => std::ops::ControlFlow::Continue(()),
-        Err(error) => {
-            outcome = Err(damaged(view, key, &error));
-            std::ops::ControlFlow::Break(())
-        }
-    })?;
+        open: None,
+        chunks: Lsn::ZERO,
+        upto,
+    };
+    let mut outcome = Ok(());
+    view.scan(
+        Table::Checkpoint,
+        &[],
+        &mut |key, value| match loading.page(key, value) {
+            Ok(()) => std::ops::ControlFlow::Continue(()),
+            Err(error) => {
+                outcome = Err(damaged(view, key, &error));
+                std::ops::ControlFlow::Break(())
+            }
+        },
+    )?;
     outcome?;
-    match pending {
-        Some((id, head, ..)) if head.pages > 0 => Err(damaged(
-            view,
-            &page_key(id, head.pages),
-            &PageError::Missing,
-        )),
-        _ => Ok(()),
-    }
+    let last = loading.open.as_ref().map(|open| page_key(open.id, HEAD, 0));
+    loading
+        .close()
+        .map_err(|error| damaged(view, &last.unwrap_or_default(), &error))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -101,76 +167,142 @@ enum PageError {
     Checksum,
     #[error("unknown key")]
     Key,
-    #[error("a page before it is missing")]
-    Missing,
+    #[error("its destination has no head")]
+    NoHead,
+    #[error("the destination owes {said} messages and its pages have {found}")]
+    Missing { said: u64, found: u64 },
     #[error("a message of it is in no chunk of the log")]
     NoChunk,
     #[error("entries are not in order")]
     Order,
 }
 
-type Pending = Option<(DestId, Head, VecDeque<Slot>, u32)>;
+struct Loading<'a> {
+    index: &'a mut Index,
+    open: Option<Open>,
+    /// The last LSN of the last chunk.
+    chunks: Lsn,
+    upto: Lsn,
+}
 
-fn load_one(
-    index: &mut Index,
-    pending: &mut Pending,
-    key: &[u8],
-    value: &[u8],
-) -> Result<(), PageError> {
-    match key {
-        [DESTINATION, rest @ ..] => {
-            let (id, page) = rest.split_at_checked(4).ok_or(PageError::Key)?;
-            let id = DestId(be32(id).ok_or(PageError::Key)?);
-            let page = be32(page).ok_or(PageError::Key)?;
-            if page == 0 {
-                if pending.is_some() {
-                    return Err(PageError::Missing);
-                }
-                *pending = Some((id, decode_head(value)?, VecDeque::new(), 1));
-            } else {
-                match pending {
-                    Some((dest, _, slots, next)) if *dest == id && *next == page => {
-                        decode_page(value, slots)?;
-                        *next += 1;
-                    }
-                    _ => return Err(PageError::Missing),
-                }
+/// A destination whose pages are being read.
+struct Open {
+    id: DestId,
+    depth: u64,
+    destination: Destination,
+}
+
+impl Loading<'_> {
+    fn page(&mut self, key: &[u8], value: &[u8]) -> Result<(), PageError> {
+        match key {
+            [DESTINATION, rest @ ..] => {
+                let (id, rest) = rest.split_first_chunk::<4>().ok_or(PageError::Key)?;
+                let (section, number) = rest.split_first().ok_or(PageError::Key)?;
+                let number = <[u8; 8]>::try_from(number).map_err(|_| PageError::Key)?;
+                let id = DestId(u32::from_be_bytes(*id));
+                self.destination_page(id, *section, u64::from_be_bytes(number), checked(value)?)
             }
-            if pending
-                .as_ref()
-                .is_some_and(|(_, head, _, next)| *next > head.pages)
-                && let Some((id, head, slots, _)) = pending.take()
-            {
-                let destination = Destination::restored(
-                    head.definition,
-                    head.marks,
-                    head.tail,
-                    slots,
-                    head.known,
-                );
-                if !index.restore(id, destination) {
-                    return Err(PageError::NoChunk);
-                }
+            [DEFINITION, space, name @ ..] if name.len() <= KEY_BYTES_MAX => {
+                let value = Bytes::copy_from_slice(checked(value)?);
+                self.index
+                    .restore_definition(*space, Bytes::copy_from_slice(name), value);
+                Ok(())
             }
-            Ok(())
+            [CHUNKS, ..] => self.chunks_page(checked(value)?),
+            _ => Err(PageError::Key),
         }
-        [DEFINITION, space, name @ ..] if name.len() <= KEY_BYTES_MAX => {
-            let value = Bytes::copy_from_slice(checked(value)?);
-            index.restore_definition(*space, Bytes::copy_from_slice(name), value);
-            Ok(())
+    }
+
+    fn chunks_page(&mut self, body: &[u8]) -> Result<(), PageError> {
+        let mut from = Reader { bytes: body, at: 0 };
+        let mut before = Lsn::ZERO;
+        while from.at < body.len() {
+            let first = from.lsn_after(before)?;
+            let chunk = ChunkFacts {
+                first,
+                last: from.lsn_after(first)?,
+                bytes: from.varint()?,
+            };
+            if first <= self.chunks || chunk.last > self.upto {
+                return Err(PageError::Order);
+            }
+            self.index.begin_chunk(chunk);
+            self.chunks = chunk.last;
+            before = first;
         }
-        _ => Err(PageError::Key),
+        Ok(())
+    }
+
+    fn destination_page(
+        &mut self,
+        id: DestId,
+        section: u8,
+        number: u64,
+        body: &[u8],
+    ) -> Result<(), PageError> {
+        if section == HEAD {
+            self.close()?;
+            let (destination, depth) = decode_head(body)?;
+            self.open = Some(Open {
+                id,
+                depth,
+                destination,
+            });
+            return Ok(());
+        }
+        let destination = match &mut self.open {
+            Some(open) if open.id == id => &mut open.destination,
+            _ => return Err(PageError::NoHead),
+        };
+        let mut from = Reader { bytes: body, at: 0 };
+        if section == KNOWN {
+            return decode_known(destination, number, &mut from);
+        }
+        let lane = section.checked_sub(LANES).and_then(Lane::from_number);
+        let lane = lane.ok_or(PageError::Key)?;
+        let run = Run::decode(number, &mut from)?;
+        let lsns: Vec<Lsn> = if lane == Lane::DELAYED {
+            run.lsns().collect()
+        } else {
+            Vec::new()
+        };
+        if !destination.lane_mut(lane).runs.restore(run) {
+            return Err(PageError::Order);
+        }
+        for lsn in lsns {
+            destination.delay(lsn, from.varint()?);
+        }
+        if from.at < body.len() {
+            return Err(PageError::Decode(DecodeError::Trailing));
+        }
+        Ok(())
+    }
+
+    /// No more pages of the destination that is open.
+    fn close(&mut self) -> Result<(), PageError> {
+        let Some(open) = self.open.take() else {
+            return Ok(());
+        };
+        let found = open.destination.depth();
+        if found != open.depth {
+            return Err(PageError::Missing {
+                said: open.depth,
+                found,
+            });
+        }
+        if self.index.restore(open.id, open.destination) {
+            Ok(())
+        } else {
+            Err(PageError::NoChunk)
+        }
     }
 }
 
-fn be32(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(bytes.try_into().ok()?))
-}
-
-fn page_key(id: DestId, page: u32) -> Vec<u8> {
+fn page_key(id: DestId, section: u8, number: u64) -> Vec<u8> {
     let mut key = vec![DESTINATION];
     key.extend_from_slice(&id.0.to_be_bytes());
-    key.extend_from_slice(&page.to_be_bytes());
+    key.push(section);
+    key.extend_from_slice(&number.to_be_bytes());
     key
 }
 
@@ -182,9 +314,18 @@ fn damaged<V: View>(view: &V, key: &[u8], error: &PageError) -> StoreError {
 #[must_use]
 pub fn name_key(key: &[u8]) -> String {
     match key {
-        [DESTINATION, rest @ ..] if rest.len() == 8 => {
-            let part = |bytes: &[u8]| be32(bytes).unwrap_or_default();
-            format!("destination {} page {}", part(&rest[..4]), part(&rest[4..]))
+        [DESTINATION, rest @ ..] if rest.len() == 13 => {
+            let id = rest.first_chunk().map_or(0, |id| u32::from_be_bytes(*id));
+            let number = rest.last_chunk().map_or(0, |at| u64::from_be_bytes(*at));
+            match rest[4] {
+                HEAD => format!("destination {id}"),
+                KNOWN => format!("destination {id} notes {number}"),
+                section => format!("destination {id} lane {} run {number}", section - LANES),
+            }
+        }
+        [CHUNKS, page @ ..] => {
+            let page = page.first_chunk().map_or(0, |at| u64::from_be_bytes(*at));
+            format!("chunks {page}")
         }
         [DEFINITION, space, name @ ..] => {
             format!("definition {space}/{}", String::from_utf8_lossy(name))
@@ -210,103 +351,59 @@ fn checked(value: &[u8]) -> Result<&[u8], PageError> {
     }
 }
 
-struct Head {
-    definition: Bytes,
-    marks: [Lsn; Lane::COUNT],
-    tail: Lsn,
-    pages: u32,
-    known: BTreeMap<Lsn, Known>,
-}
-
-fn encode_head(destination: &Destination, pages: u32) -> Vec<u8> {
+fn encode_head(destination: &Destination) -> Vec<u8> {
     let mut body = Vec::with_capacity(destination.definition.len() + 24);
-    for mark in destination.marks {
-        put_varint(&mut body, mark.0);
-    }
     put_varint(&mut body, destination.tail.0);
-    put_varint(&mut body, u64::from(pages));
-    put_varint(&mut body, destination.known.len() as u64);
-    for (lsn, known) in &destination.known {
-        put_varint(&mut body, lsn.0);
-        body.push(u8::from(known.marked));
-        put_varint(&mut body, u64::from(known.failures));
+    put_varint(&mut body, destination.depth());
+    let marked = |lane: &&super::owed::LaneIndex| lane.mark > Lsn::ZERO;
+    let lanes = destination.lanes();
+    put_varint(&mut body, lanes.iter().filter(marked).count() as u64);
+    for lane in lanes.iter().filter(marked) {
+        body.push(lane.lane.0);
+        put_varint(&mut body, lane.mark.0);
     }
     body.extend_from_slice(&destination.definition);
     body
 }
 
-fn decode_head(value: &[u8]) -> Result<Head, PageError> {
-    let body = checked(value)?;
+fn decode_head(body: &[u8]) -> Result<(Destination, u64), PageError> {
     let mut from = Reader { bytes: body, at: 0 };
-    let mut marks = [Lsn::ZERO; Lane::COUNT];
-    for mark in &mut marks {
-        *mark = Lsn(from.varint()?);
-    }
-    let tail = Lsn(from.varint()?);
-    let pages = from.u32()?;
-    let mut known = BTreeMap::new();
+    let mut destination = Destination::default();
+    destination.tail = Lsn(from.varint()?);
+    let depth = from.varint()?;
     for _ in 0..from.length()? {
-        let lsn = Lsn(from.varint()?);
-        let marked = from.u8()? != 0;
-        let failures = from.u32()?;
-        known.insert(lsn, Known { marked, failures });
+        let lane = Lane::from_number(from.u8()?).ok_or(DecodeError::Number)?;
+        destination.lane_mut(lane).mark = Lsn(from.varint()?);
     }
-    let at = from.at;
-    Ok(Head {
-        definition: Bytes::copy_from_slice(&body[at..]),
-        marks,
-        tail,
-        pages,
-        known,
-    })
+    destination.definition = Bytes::copy_from_slice(&body[from.at..]);
+    Ok((destination, depth))
 }
 
-fn encode_page(slots: &[&Slot]) -> Vec<u8> {
-    let mut body = Vec::with_capacity(slots.len() * 10);
-    let mut last = Lsn::ZERO;
-    for slot in slots {
-        put_varint(&mut body, slot.lsn.0 - last.0);
-        put_varint(&mut body, slot.lsn.0 - slot.chunk.0);
-        put_varint(&mut body, u64::from(slot.offset));
-        put_varint(&mut body, u64::from(slot.len));
-        body.push(slot.times.lane.0);
-        put_varint(
-            &mut body,
-            slot.times.due_ms.map_or(0, |at| at.saturating_add(1)),
-        );
-        put_varint(
-            &mut body,
-            slot.times.expiry_ms.map_or(0, |at| at.saturating_add(1)),
-        );
-        last = slot.lsn;
+fn encode_known(destination: &Destination, run: u64) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (lsn, known) in destination.known_of(run) {
+        put_varint(&mut body, lsn.0);
+        body.push(u8::from(known.marked));
+        put_varint(&mut body, u64::from(known.failures));
     }
     body
 }
 
-fn decode_page(value: &[u8], slots: &mut VecDeque<Slot>) -> Result<(), PageError> {
-    let body = checked(value)?;
-    let mut from = Reader { bytes: body, at: 0 };
-    let mut last = Lsn::ZERO;
-    while from.at < body.len() {
-        let lsn = last.0.checked_add(from.varint()?);
-        let lsn = Lsn(lsn.ok_or(DecodeError::Number)?);
-        let chunk = lsn.0.checked_sub(from.varint()?);
-        let slot = Slot {
-            lsn,
-            chunk: Lsn(chunk.ok_or(DecodeError::Number)?),
-            offset: from.u32()?,
-            len: from.u32()?,
-            times: Times {
-                lane: Lane::from_number(from.u8()?).ok_or(DecodeError::Number)?,
-                due_ms: from.varint()?.checked_sub(1),
-                expiry_ms: from.varint()?.checked_sub(1),
-            },
+fn decode_known(
+    destination: &mut Destination,
+    run: u64,
+    from: &mut Reader<'_>,
+) -> Result<(), PageError> {
+    while from.at < from.bytes.len() {
+        let lsn = Lsn(from.varint()?);
+        let known = Known {
+            marked: from.u8()? != 0,
+            failures: from.u32()?,
         };
-        if !slot.live() || slots.back().is_some_and(|before| before.lsn >= lsn) {
+        if run_of(lsn) != run || !destination.owes(lsn) {
             return Err(PageError::Order);
         }
-        slots.push_back(slot);
-        last = lsn;
+        destination.know(lsn, |own| *own = known);
     }
     Ok(())
 }

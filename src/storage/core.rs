@@ -375,7 +375,6 @@ impl<H: Home> Core<H> {
 
     /// Writes a checkpoint where the index shows nothing beyond the commit index.
     pub(super) fn checkpoint_if_possible(&mut self) -> Result<bool, StoreError> {
-        let view = self.env().view();
         let (mut writes, mark) = {
             let mut state = self.shared.state();
             let mark = state.applied;
@@ -385,7 +384,7 @@ impl<H: Home> Core<H> {
             if mark == state.checkpoint {
                 return Ok(true);
             }
-            let writes = checkpoint::changes(&mut state.index, &view)?;
+            let writes = checkpoint::changes(&mut state.index);
             state.index.ledger.checkpointed();
             (writes, mark)
         };

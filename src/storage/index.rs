@@ -1,183 +1,18 @@
-//! The index: what each destination owes, in LSN order, and every definition. [`Index::apply`] is the
+//! The index: what each destination owes, and every definition. [`Index::apply`] is the
 //! only way it changes: on the active when a batch is committed on both servers, on the passive the
 //! same way, and in recovery. Same records, same index.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::record::LogRecord;
 
-use super::api::{
-    Change, Committed, DestinationFacts, Entry, Lane, LaneFacts, SPACE_DESTINATION, Times,
-};
+use super::api::{Change, Committed, DestinationFacts, Entry, Lane, SPACE_DESTINATION, Times};
 use super::ledger::{ChunkFacts, Ledger};
-
-/// Where a message stands in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// Its position.
-    pub lsn: Lsn,
-    /// The first LSN of its chunk.
-    pub chunk: Lsn,
-    /// Where its bytes begin in the chunk; 0, where no message can be, once it is acknowledged.
-    pub offset: u32,
-    /// How many bytes.
-    pub len: u32,
-    /// Where and how long it waits.
-    pub times: Times,
-}
-
-impl Slot {
-    /// No message begins here: the header of the chunk does.
-    const GONE: u32 = 0;
-
-    /// Still owed.
-    #[must_use]
-    pub fn live(&self) -> bool {
-        self.offset != Self::GONE
-    }
-}
-
-/// What one destination owes.
-#[derive(Clone, Debug, Default)]
-pub struct Destination {
-    /// Kind byte and name.
-    pub definition: Bytes,
-    /// In LSN order, the first one live; acknowledged ones in between are marked.
-    slots: VecDeque<Slot>,
-    live: usize,
-    /// The delivery mark of each lane.
-    pub marks: [Lsn; Lane::COUNT],
-    /// See [`DestinationFacts::tail`].
-    pub tail: Lsn,
-    /// What is known of single owed messages.
-    pub known: BTreeMap<Lsn, Known>,
-}
-
-/// What is known of an owed message besides its place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Known {
-    /// See [`Entry::marked`].
-    pub marked: bool,
-    /// See [`Entry::failures`].
-    pub failures: u32,
-}
-
-impl Destination {
-    /// As it was at a checkpoint.
-    #[must_use]
-    pub fn restored(
-        definition: Bytes,
-        marks: [Lsn; Lane::COUNT],
-        tail: Lsn,
-        slots: VecDeque<Slot>,
-        known: BTreeMap<Lsn, Known>,
-    ) -> Self {
-        Self {
-            definition,
-            live: slots.len(),
-            slots,
-            marks,
-            tail,
-            known,
-        }
-    }
-
-    /// Messages owed.
-    #[must_use]
-    pub fn depth(&self) -> usize {
-        self.live
-    }
-
-    /// Those owed after an LSN, in order.
-    pub fn owed_after(&self, after: Lsn) -> impl Iterator<Item = &Slot> + '_ {
-        let start = self.slots.partition_point(|slot| slot.lsn <= after);
-        self.slots.range(start..).filter(|slot| slot.live())
-    }
-
-    /// Still owes this message.
-    #[must_use]
-    pub fn owes(&self, lsn: Lsn) -> bool {
-        self.slots
-            .binary_search_by_key(&lsn, |slot| slot.lsn)
-            .is_ok_and(|at| self.slots[at].live())
-    }
-
-    /// Marks a message as done with; gives the chunk that it was in, if it was owed.
-    fn settle(&mut self, lsn: Lsn) -> Option<Lsn> {
-        let at = if self.slots.front()?.lsn == lsn {
-            0
-        } else {
-            self.slots
-                .binary_search_by_key(&lsn, |slot| slot.lsn)
-                .ok()?
-        };
-        let slot = &mut self.slots[at];
-        if !slot.live() {
-            return None;
-        }
-        slot.offset = Slot::GONE;
-        let chunk = slot.chunk;
-        self.live -= 1;
-        if !self.known.is_empty() {
-            self.known.remove(&lsn);
-        }
-        while self.slots.front().is_some_and(|slot| !slot.live()) {
-            self.slots.pop_front();
-        }
-        if self.slots.len() > 64 && self.slots.len() > self.live * 2 {
-            self.slots.retain(Slot::live);
-        }
-        Some(chunk)
-    }
-
-    /// A message that is about to be told of.
-    #[must_use]
-    pub fn entry(&self, lsn: Lsn, message: Bytes) -> Entry {
-        let known = self.known.get(&lsn).copied().unwrap_or_default();
-        Entry {
-            lsn,
-            message,
-            marked: known.marked,
-            failures: known.failures,
-        }
-    }
-
-    fn facts(&self, id: DestId) -> DestinationFacts {
-        let mut lanes: Vec<LaneFacts> = (0..=Lane::DELAYED.0)
-            .map(|lane| LaneFacts {
-                lane: Lane(lane),
-                depth: 0,
-                tail: Lsn::ZERO,
-                mark: self.marks[Lane(lane).place()],
-            })
-            .collect();
-        let (mut next_due_ms, mut next_expiry_ms) = (None, None);
-        let sooner = |next: &mut Option<u64>, at: Option<u64>| {
-            if let Some(at) = at {
-                *next = Some(next.map_or(at, |next| next.min(at)));
-            }
-        };
-        for slot in self.owed_after(Lsn::ZERO) {
-            let lane = &mut lanes[slot.times.lane.place()];
-            lane.depth += 1;
-            lane.tail = slot.lsn;
-            sooner(&mut next_due_ms, slot.times.due_ms);
-            sooner(&mut next_expiry_ms, slot.times.expiry_ms);
-        }
-        lanes.retain(|lane| lane.depth > 0 || lane.mark > Lsn::ZERO);
-        DestinationFacts {
-            id,
-            definition: self.definition.clone(),
-            lanes,
-            tail: self.tail,
-            next_due_ms,
-            next_expiry_ms,
-        }
-    }
-}
+use super::owed::{Destination, Known};
+use super::runs::run_of;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -192,13 +27,25 @@ pub struct Index {
     changed: Changed,
 }
 
-/// What a checkpoint has to write again.
+/// What a checkpoint has to write again, besides the runs that are marked themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
     /// Destinations: changed, new or gone.
     pub destinations: BTreeSet<DestId>,
     /// Definitions: changed, new or gone.
     pub definitions: BTreeSet<(u8, Bytes)>,
+    /// Runs that have pages and are gone.
+    pub gone: BTreeSet<(DestId, Lane, u64)>,
+    /// Runs with messages of which something else is known than before.
+    pub known: BTreeSet<(DestId, u64)>,
+}
+
+impl Changed {
+    fn destination(&mut self, id: DestId, destination: &mut Destination) {
+        if !std::mem::replace(&mut destination.dirty, true) {
+            self.destinations.insert(id);
+        }
+    }
 }
 
 /// Takes note of what the data threads are to be told.
@@ -262,18 +109,9 @@ impl Index {
     pub fn apply(&mut self, lsn: Lsn, chunk: Lsn, record: &LogRecord, notes: &mut Notes) {
         match record {
             LogRecord::Put {
-                targets,
-                message,
-                offset,
+                targets, message, ..
             } => {
-                let len = u32::try_from(message.len()).expect("chunks are smaller than 4 GiB");
-                let slot = Slot {
-                    lsn,
-                    chunk,
-                    offset: *offset,
-                    len,
-                    times: Times::of(message),
-                };
+                let times = Times::of(message);
                 let mut pairs = 0;
                 for target in targets {
                     let Some(dest) = self.destinations.get_mut(target) else {
@@ -282,11 +120,9 @@ impl Index {
                     if dest.tail >= lsn {
                         continue;
                     }
-                    dest.slots.push_back(slot);
-                    dest.live += 1;
-                    dest.tail = lsn;
+                    dest.push(lsn, times);
                     pairs += 1;
-                    self.changed.destinations.insert(*target);
+                    self.changed.destination(*target, dest);
                     if let Some(change) = notes.of(*target) {
                         change.entries.push(Entry::new(lsn, message.clone()));
                     }
@@ -295,32 +131,14 @@ impl Index {
                 let known = self.ledger.owe(chunk, pairs);
                 assert!(known, "a chunk begins before its records");
             }
-            LogRecord::Ack { dest, lsns } => {
-                let Some(destination) = self.destinations.get_mut(dest) else {
-                    return;
-                };
-                let mut settled = 0;
-                for lsn in lsns {
-                    if let Some(chunk) = destination.settle(*lsn) {
-                        self.ledger.settle(chunk);
-                        settled += 1;
-                    }
-                }
-                self.messages -= u64::from(settled);
-                self.changed.destinations.insert(*dest);
-                if settled > 0
-                    && let Some(change) = notes.of(*dest)
-                {
-                    change.settled += settled;
-                }
-            }
+            LogRecord::Ack { dest, lsns } => self.settle(*dest, lsns, notes),
             LogRecord::Delivered { dest, lane, ahead } => {
                 let mark = Lsn(lsn.0.saturating_add(u64::from(*ahead)));
                 if let Some(destination) = self.destinations.get_mut(dest)
-                    && mark > destination.marks[lane.place()]
+                    && mark > destination.lane_mut(*lane).mark
                 {
-                    destination.marks[lane.place()] = mark;
-                    self.changed.destinations.insert(*dest);
+                    destination.lane_mut(*lane).mark = mark;
+                    self.changed.destination(*dest, destination);
                     if let Some(change) = notes.of(*dest) {
                         change.marks.push((*lane, mark));
                     }
@@ -334,12 +152,12 @@ impl Index {
                     if !destination.owes(*lsn) {
                         continue;
                     }
-                    destination.known.entry(*lsn).or_default().marked = true;
+                    destination.know(*lsn, |known| known.marked = true);
+                    self.changed.known.insert((*dest, run_of(*lsn)));
                     if let Some(change) = notes.of(*dest) {
                         change.marked.push(*lsn);
                     }
                 }
-                self.changed.destinations.insert(*dest);
             }
             LogRecord::Failed { dest, counts } => {
                 let Some(destination) = self.destinations.get_mut(dest) else {
@@ -349,16 +167,44 @@ impl Index {
                     if !destination.owes(*lsn) {
                         continue;
                     }
-                    destination.known.entry(*lsn).or_default().failures = *count;
+                    destination.know(*lsn, |known| known.failures = *count);
+                    self.changed.known.insert((*dest, run_of(*lsn)));
                     if let Some(change) = notes.of(*dest) {
                         change.failed.push((*lsn, *count));
                     }
                 }
-                self.changed.destinations.insert(*dest);
             }
             LogRecord::Kv { space, key, value } => self.define(*space, key, value),
             // The epoch table is kept by the writer.
             LogRecord::Epoch(_) => {}
+        }
+    }
+
+    fn settle(&mut self, id: DestId, lsns: &[Lsn], notes: &mut Notes) {
+        let Some(destination) = self.destinations.get_mut(&id) else {
+            return;
+        };
+        let mut count = 0;
+        for lsn in lsns {
+            let Some(settled) = destination.settle(*lsn) else {
+                continue;
+            };
+            self.ledger.settle(*lsn);
+            count += 1;
+            if let Some(run) = settled.run_gone {
+                self.changed.gone.insert((id, settled.lane, run));
+            }
+            if settled.was_known {
+                self.changed.known.insert((id, run_of(*lsn)));
+            }
+        }
+        if count == 0 {
+            return;
+        }
+        self.messages -= u64::from(count);
+        self.changed.destination(id, destination);
+        if let Some(change) = notes.of(id) {
+            change.settled += count;
         }
     }
 
@@ -381,23 +227,32 @@ impl Index {
         self.changed.destinations.insert(id);
         if value.is_empty() {
             if let Some(gone) = self.destinations.remove(&id) {
-                for slot in gone.slots.iter().filter(|slot| slot.live()) {
-                    self.ledger.settle(slot.chunk);
-                    self.messages -= 1;
+                for lane in gone.lanes() {
+                    for lsn in lane.runs.lsns() {
+                        self.ledger.settle(lsn);
+                        self.messages -= 1;
+                    }
+                    let stored = lane.runs.stored();
+                    let stored = stored.map(|run| (id, lane.lane, run));
+                    self.changed.gone.extend(stored);
                 }
+                let known = gone.all_known().map(|lsn| (id, run_of(lsn)));
+                self.changed.known.extend(known);
             }
         } else {
-            self.destinations.entry(id).or_default().definition = Bytes::copy_from_slice(value);
+            let destination = self.destinations.entry(id).or_default();
+            destination.definition = Bytes::copy_from_slice(value);
+            destination.dirty = true;
         }
     }
 
     /// A destination as it was at a checkpoint. False when one of its messages is in no chunk.
     pub fn restore(&mut self, id: DestId, destination: Destination) -> bool {
         let found = destination
-            .slots
+            .lanes()
             .iter()
-            .all(|slot| self.ledger.owe(slot.chunk, 1));
-        self.messages += destination.live as u64;
+            .all(|lane| self.ledger.owe_each(lane.runs.lsns()));
+        self.messages += destination.depth();
         self.destinations.insert(id, destination);
         found
     }
@@ -411,6 +266,34 @@ impl Index {
     #[must_use]
     pub fn destination(&self, id: DestId) -> Option<&Destination> {
         self.destinations.get(&id)
+    }
+
+    /// The chunks of owed messages, and what is known of them; those of ascending LSNs are found
+    /// quickly.
+    pub(super) fn places<'a>(
+        &'a self,
+        owed: &'a Destination,
+        lsns: &'a [Lsn],
+    ) -> impl Iterator<Item = (Lsn, Lsn, Known)> + 'a {
+        let mut chunk = ChunkFacts {
+            first: Lsn(1),
+            last: Lsn::ZERO,
+            bytes: 0,
+        };
+        lsns.iter().map(move |lsn| {
+            if *lsn < chunk.first || *lsn > chunk.last {
+                chunk = self
+                    .ledger
+                    .chunk_of(*lsn)
+                    .expect("a chunk stays while a message in it is owed");
+            }
+            (*lsn, chunk.first, owed.known(*lsn))
+        })
+    }
+
+    /// The same, to take note that it was written or read.
+    pub(super) fn destination_mut(&mut self, id: DestId) -> Option<&mut Destination> {
+        self.destinations.get_mut(&id)
     }
 
     /// A definition of another space than destinations.
@@ -435,6 +318,13 @@ impl Index {
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.messages
+    }
+
+    /// Bytes of memory for what is owed and for the chunks that it lies in, about.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let owed: usize = self.destinations.values().map(Destination::memory).sum();
+        owed + self.ledger.memory()
     }
 
     /// Destinations defined.

@@ -37,6 +37,17 @@ pub struct Ledger {
     young: u64,
     retain: u64,
     bytes: u64,
+    /// Pages of the checkpoint that show other chunks than there are.
+    changed: BTreeSet<u64>,
+}
+
+/// First LSNs of the chunks that are in one page of the checkpoint: a power of two.
+const PAGE_LSNS_BITS: u32 = 12;
+
+/// The page of the checkpoint that a chunk is in, by its first LSN.
+#[must_use]
+pub fn page_of(first: Lsn) -> u64 {
+    first.0 >> PAGE_LSNS_BITS
 }
 
 impl Ledger {
@@ -56,6 +67,7 @@ impl Ledger {
             bytes: chunk.bytes,
             live: 0,
         };
+        self.changed.insert(page_of(chunk.first));
         self.chunks.insert(chunk.first, kept);
         self.dead.insert(chunk.first);
         self.bytes += chunk.bytes;
@@ -81,25 +93,77 @@ impl Ledger {
         true
     }
 
-    /// One pair of a chunk is done with.
+    /// The chunk that an LSN lies in.
+    #[must_use]
+    pub fn chunk_of(&self, lsn: Lsn) -> Option<ChunkFacts> {
+        let (first, kept) = self.chunks.range(..=lsn).next_back()?;
+        (lsn <= kept.last).then_some(ChunkFacts {
+            first: *first,
+            last: kept.last,
+            bytes: kept.bytes,
+        })
+    }
+
+    /// A pair more is owed of each of these, which are in order. False when one is in no chunk.
+    pub fn owe_each(&mut self, lsns: impl Iterator<Item = Lsn>) -> bool {
+        let mut lsns = lsns.peekable();
+        while let Some(lsn) = lsns.next() {
+            let Some((&first, kept)) = self.chunks.range_mut(..=lsn).next_back() else {
+                return false;
+            };
+            if lsn > kept.last {
+                return false;
+            }
+            if kept.live == 0 {
+                self.dead.remove(&first);
+            }
+            kept.live += 1;
+            while lsns.next_if(|lsn| *lsn <= kept.last).is_some() {
+                kept.live += 1;
+            }
+        }
+        true
+    }
+
+    /// One pair of a message is done with.
     ///
     /// # Panics
     /// When none was owed: the index and the ledger would contradict each other.
-    pub fn settle(&mut self, chunk: Lsn) {
-        let kept = self
+    pub fn settle(&mut self, lsn: Lsn) {
+        let (first, kept) = self
             .chunks
-            .get_mut(&chunk)
+            .range_mut(..=lsn)
+            .next_back()
             .expect("a chunk stays while a message in it is owed");
-        assert!(kept.live > 0, "a pair is settled once");
+        assert!(kept.live > 0 && lsn <= kept.last, "a pair is settled once");
         kept.live -= 1;
         if kept.live == 0 {
-            self.dead.insert(chunk);
+            let first = *first;
+            self.dead.insert(first);
         }
     }
 
     /// A checkpoint shows the ledger as it is now.
     pub fn checkpointed(&mut self) {
         self.free.append(&mut self.dead);
+    }
+
+    /// Pages of the checkpoint that have to be written again since this was asked last.
+    pub fn take_changed(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The chunks of one page, in order.
+    pub fn page(&self, page: u64) -> impl Iterator<Item = ChunkFacts> + '_ {
+        let first = Lsn(page << PAGE_LSNS_BITS);
+        let last = Lsn(first.0 | ((1 << PAGE_LSNS_BITS) - 1));
+        self.chunks
+            .range(first..=last)
+            .map(|(&first, kept)| ChunkFacts {
+                first,
+                last: kept.last,
+                bytes: kept.bytes,
+            })
     }
 
     /// Takes out up to `count` chunks, oldest first, that owed nothing at the last checkpoint and are
@@ -116,10 +180,17 @@ impl Ledger {
             self.free.remove(&first);
             if let Some(kept) = self.chunks.remove(&first) {
                 self.bytes -= kept.bytes;
+                self.changed.insert(page_of(first));
                 gone.push((first, kept.last));
             }
         }
         gone
+    }
+
+    /// Bytes of memory, about.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.chunks.len() * (size_of::<Lsn>() + size_of::<Kept>()) * 3 / 2
     }
 
     /// Bytes of all chunks.

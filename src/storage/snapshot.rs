@@ -14,13 +14,16 @@ use crate::proto::log::EpochStart;
 use crate::proto::record::{Chunk, DecodeError, Reader, put_varint};
 
 use super::backend::{Backend, Table, View, Write, log_key};
+use super::checkpoint;
 use super::error::StoreError;
+use super::ledger::{ChunkFacts, page_of};
 use super::meta::{Mark, Meta};
+use super::recover;
 
 /// A piece is closed when it has this many bytes.
 const PIECE_BYTES: usize = 1 << 20;
 const MAGIC: [u8; 4] = *b"TMQs";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 const MANIFEST: u8 = 1;
 const PAGE: u8 = 2;
@@ -130,6 +133,9 @@ impl Cursor {
                 next = Some(key.to_vec());
                 return ControlFlow::Break(());
             }
+            if checkpoint::is_of_chunks(key) {
+                return ControlFlow::Continue(());
+            }
             piece.push(PAGE);
             put_bytes(piece, key);
             put_bytes(piece, value);
@@ -147,6 +153,8 @@ pub(crate) struct Receiving<B> {
     number: u64,
     items: u64,
     last_chunk: Lsn,
+    /// The chunks of the page that is not complete yet.
+    page: Vec<ChunkFacts>,
     ended: bool,
 }
 
@@ -158,6 +166,7 @@ impl<B: Backend> Receiving<B> {
             number: 0,
             items: 0,
             last_chunk: Lsn::ZERO,
+            page: Vec::new(),
             ended: false,
         }
     }
@@ -192,10 +201,11 @@ impl<B: Backend> Receiving<B> {
         let mut writes = Vec::new();
         let (mut manifest, mut count) = (self.manifest.take(), self.items);
         let (mut last_chunk, mut ended) = (self.last_chunk, false);
+        let mut page = self.page.clone();
         for item in items {
             match (item, &manifest) {
                 (Item::Manifest(found), None) => manifest = Some(found),
-                (Item::Page(key, value), Some(_)) => {
+                (Item::Page(key, value), Some(_)) if !checkpoint::is_of_chunks(&key) => {
                     writes.push(Write::Put(Table::Checkpoint, key.to_vec(), value));
                     count += 1;
                 }
@@ -207,16 +217,28 @@ impl<B: Backend> Receiving<B> {
                         return Err(format!("chunk {} is out of order", chunk.header.first));
                     }
                     last_chunk = chunk.header.last();
+                    let facts = recover::facts(&chunk.header, chunk.bytes.len());
+                    if page
+                        .last()
+                        .is_some_and(|last| page_of(last.first) != page_of(facts.first))
+                    {
+                        writes.extend(put_page(&mut page));
+                    }
+                    page.push(facts);
                     writes.push(Write::Append(chunk.header.first, chunk.bytes));
                     count += 1;
                 }
-                (Item::End(total), Some(_)) if total == count && !ended => ended = true,
+                (Item::End(total), Some(_)) if total == count && !ended => {
+                    writes.extend(put_page(&mut page));
+                    ended = true;
+                }
                 _ => return Err("an item where none may be".to_owned()),
             }
         }
         self.manifest = manifest;
         self.items = count;
         self.last_chunk = last_chunk;
+        self.page = page;
         self.ended = ended;
         self.number += 1;
         Ok(writes)
@@ -241,6 +263,13 @@ impl<B: Backend> Receiving<B> {
             _ => Err("it is not complete".to_owned()),
         }
     }
+}
+
+/// The page of the checkpoint for these chunks, none for none.
+fn put_page(chunks: &mut Vec<ChunkFacts>) -> Option<Write> {
+    let number = page_of(chunks.first()?.first);
+    let chunks = std::mem::take(chunks);
+    Some(checkpoint::chunks_page(number, chunks.into_iter()))
 }
 
 fn put_bytes(to: &mut Vec<u8>, bytes: &[u8]) {

@@ -1,10 +1,12 @@
 //! The store as a whole, on both media.
 
+mod deep;
 mod directory;
 mod door;
 mod faults;
 mod pair;
 mod properties;
+mod reference;
 mod resync;
 mod rig;
 

@@ -9,6 +9,7 @@ use twinmq::io::arbiter_file::read_record;
 use twinmq::proto::arbiter_codec::decode_record;
 use twinmq::proto::ids::{Lsn, NodeId, StoreId};
 use twinmq::proto::message::Message;
+use twinmq::proto::record::{ChunkHeader, Messages};
 use twinmq::storage::api::{StoreEvent, StoreSink};
 use twinmq::storage::backend::{Backend as _, Table, View, log_key};
 use twinmq::storage::check::check_view;
@@ -119,16 +120,26 @@ fn look_into<V: View>(view: &V) -> Result<FoundStore, String> {
     let mut owed = BTreeSet::new();
     for facts in index.facts() {
         let destination = index.destination(facts.id);
-        for slot in destination.iter().flat_map(|it| it.owed_after(Lsn::ZERO)) {
+        let lanes = destination.iter().flat_map(|it| it.lanes());
+        for lsn in lanes.flat_map(|lane| lane.runs.lsns()) {
+            let place = index.ledger.chunk_of(lsn);
+            let first = place
+                .ok_or_else(|| format!("message {lsn} is in no chunk"))?
+                .first;
             let chunk = view
-                .get(Table::Log, &log_key(slot.chunk))
+                .get(Table::Log, &log_key(first))
                 .map_err(failed)?
-                .ok_or_else(|| format!("chunk {} is missing", slot.chunk))?;
-            let (offset, len) = (slot.offset as usize, slot.len as usize);
-            let message = Message::read(&chunk[offset..offset + len])
-                .map_err(|error| format!("message {}: {error}", slot.lsn))?;
-            let name = name_in(message.body())
-                .ok_or_else(|| format!("message {} is not whole", slot.lsn))?;
+                .ok_or_else(|| format!("chunk {first} is missing"))?;
+            let header = ChunkHeader::decode(&chunk, chunk.len())
+                .map_err(|error| format!("chunk {first}: {error}"))?;
+            let range = Messages::new(&chunk, &header)
+                .find(lsn)
+                .map_err(|error| format!("chunk {first}: {error}"))?
+                .ok_or_else(|| format!("message {lsn} is not in chunk {first}"))?;
+            let message =
+                Message::read(&chunk[range]).map_err(|error| format!("message {lsn}: {error}"))?;
+            let name =
+                name_in(message.body()).ok_or_else(|| format!("message {lsn} is not whole"))?;
             if !owed.insert(name.clone()) {
                 return Err(format!("{name} is owed twice"));
             }

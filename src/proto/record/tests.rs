@@ -205,7 +205,7 @@ fn the_format_is_what_it_was() {
         lsns: &[Lsn(4), Lsn(2)],
     });
     let (batch, chain) = writer.finish().unwrap();
-    let mut expected = b"TMQc\x01\x00\x00\x00".to_vec();
+    let mut expected = b"TMQc\x02\x00\x00\x00".to_vec();
     expected.extend_from_slice(&2u64.to_le_bytes());
     expected.extend_from_slice(&5u64.to_le_bytes());
     expected.extend_from_slice(&5u64.to_le_bytes());

@@ -1,14 +1,15 @@
 //! Random histories against a reference in memory, killed and opened again between any two steps.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::proto::ids::{DestId, Lsn};
+use crate::proto::message::{Envelope, MessageWriter, Properties};
 use crate::storage::api::*;
 use crate::storage::check::{check, check_view};
 
+use super::reference::Reference;
+use super::resync::full_copy;
 use super::rig::*;
 
 #[derive(Clone, Debug)]
@@ -18,17 +19,68 @@ enum Op {
     Put {
         targets: Vec<u32>,
         size: usize,
+        kind: Kind,
     },
-    Ack {
+    Pick {
         dest: u32,
         picks: Vec<prop::sample::Index>,
+        what: What,
     },
-    Delivered(u32),
+    Delivered(u32, u8),
     Other(u8, bool),
+    /// Records of nobody, so that what follows is in another run.
+    Skip(usize),
     Pump(usize),
     Flush,
     /// And what was not flushed is lost.
     Kill(bool),
+}
+
+/// What the envelope of a message says.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    priority: u8,
+    due: Option<u64>,
+    expiry: Option<u64>,
+}
+
+/// What becomes of messages that are owed.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Acknowledged,
+    Delivered,
+    Failed(u32),
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    let rarely = || prop_oneof![4 => Just(None), 1 => (1u64..60).prop_map(Some)];
+    let priority = prop_oneof![3 => Just(4u8), 1 => 0u8..10];
+    (priority, rarely(), rarely()).prop_map(|(priority, due, expiry)| Kind {
+        priority,
+        due,
+        expiry,
+    })
+}
+
+fn what() -> impl Strategy<Value = What> {
+    prop_oneof![
+        6 => Just(What::Acknowledged),
+        1 => Just(What::Delivered),
+        1 => (1u32..5).prop_map(What::Failed),
+    ]
+}
+
+fn message(kind: Kind, size: usize) -> Bytes {
+    let envelope = Envelope {
+        priority: kind.priority,
+        due_ms: kind.due,
+        expiry_ms: kind.expiry,
+        ..Envelope::default()
+    };
+    let writer = MessageWriter::new(&envelope, &Properties::default(), size);
+    writer
+        .finish(&vec![u8::try_from(size % 251).unwrap(); size])
+        .unwrap()
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -36,82 +88,17 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         2 => dest().prop_map(Op::Define),
         1 => dest().prop_map(Op::Remove),
-        12 => (prop::collection::vec(dest(), 1..3), 0usize..2000)
-            .prop_map(|(targets, size)| Op::Put { targets, size }),
-        8 => (dest(), prop::collection::vec(any::<prop::sample::Index>(), 1..6))
-            .prop_map(|(dest, picks)| Op::Ack { dest, picks }),
-        1 => dest().prop_map(Op::Delivered),
+        12 => (prop::collection::vec(dest(), 1..3), 0usize..2000, kind())
+            .prop_map(|(targets, size, kind)| Op::Put { targets, size, kind }),
+        10 => (dest(), prop::collection::vec(any::<prop::sample::Index>(), 1..6), what())
+            .prop_map(|(dest, picks, what)| Op::Pick { dest, picks, what }),
+        2 => (dest(), 0u8..11).prop_map(|(dest, lane)| Op::Delivered(dest, lane)),
         1 => (0u8..4, any::<bool>()).prop_map(|(key, on)| Op::Other(key, on)),
+        1 => (500usize..4500).prop_map(Op::Skip),
         6 => (1usize..4).prop_map(Op::Pump),
         3 => Just(Op::Flush),
         1 => any::<bool>().prop_map(Op::Kill),
     ]
-}
-
-/// What a destination owes, and its mark.
-type Owed = BTreeMap<u32, (BTreeMap<u64, Bytes>, u64)>;
-
-/// The plainest possible store: a list of records and what they amount to.
-#[derive(Default)]
-struct Reference {
-    /// By LSN from 1; none is the beginning of an epoch.
-    log: Vec<Option<Draft>>,
-    /// Last LSN of each unit.
-    unit_ends: Vec<u64>,
-}
-
-impl Reference {
-    fn push(&mut self, records: Vec<Option<Draft>>) {
-        self.log.extend(records);
-        self.unit_ends.push(self.log.len() as u64);
-    }
-
-    fn truncate(&mut self, end: u64) {
-        assert!(
-            end == 0 || self.unit_ends.contains(&end),
-            "half a unit survived"
-        );
-        self.log.truncate(usize::try_from(end).unwrap());
-        self.unit_ends.retain(|unit| *unit <= end);
-    }
-
-    fn owed(&self) -> Owed {
-        let mut owed = Owed::new();
-        for (lsn, record) in (1u64..).zip(&self.log) {
-            match record {
-                Some(Draft::Kv { space, key, value }) if *space == SPACE_DESTINATION => {
-                    let id = u32::from_be_bytes(key[..].try_into().unwrap());
-                    if value.is_empty() {
-                        owed.remove(&id);
-                    } else {
-                        owed.entry(id).or_default();
-                    }
-                }
-                Some(Draft::Put { targets, message }) => {
-                    for target in targets {
-                        if let Some((messages, _)) = owed.get_mut(&target.0) {
-                            messages.insert(lsn, message.clone());
-                        }
-                    }
-                }
-                Some(Draft::Ack { dest, lsns }) => {
-                    if let Some((messages, _)) = owed.get_mut(&dest.0) {
-                        for lsn in lsns {
-                            messages.remove(&lsn.0);
-                        }
-                    }
-                }
-                Some(Draft::Delivered { dest, ahead, .. }) => {
-                    if let Some((_, mark)) = owed.get_mut(&dest.0) {
-                        *mark = (*mark).max(lsn + u64::from(*ahead));
-                    }
-                }
-                Some(Draft::Kv { .. } | Draft::DeliveredEach { .. } | Draft::Failed { .. })
-                | None => {}
-            }
-        }
-        owed
-    }
 }
 
 struct Run {
@@ -193,17 +180,12 @@ impl Run {
         assert_eq!(rig.end().0, self.reference.log.len() as u64);
         assert_eq!(rig.store.committed(), rig.end());
         let expected = self.reference.owed();
-        let found: Owed = rig
-            .store
-            .destinations()
-            .into_iter()
-            .map(|facts| {
-                let owed: BTreeMap<u64, Bytes> = rig.owed(facts.id.0).into_iter().collect();
-                assert_eq!(facts.depth(), owed.len() as u64);
-                (facts.id.0, (owed, facts.mark(Lane::DEFAULT).0))
-            })
-            .collect();
-        assert_eq!(found, expected);
+        let found = rig.store.destinations();
+        let ids: Vec<u32> = found.iter().map(|facts| facts.id.0).collect();
+        assert!(expected.keys().eq(&ids), "{ids:?}");
+        for facts in found {
+            expected[&facts.id.0].compare(rig, &facts);
+        }
     }
 
     fn submit(&mut self, records: Vec<Draft>) {
@@ -219,27 +201,40 @@ impl Run {
                 key: Bytes::copy_from_slice(&dest.to_be_bytes()),
                 value: Bytes::new(),
             }]),
-            Op::Put { targets, size } => {
-                let body = vec![u8::try_from(size % 251).unwrap(); size];
-                self.submit(vec![put(&targets, body.clone()), put(&targets[..1], body)]);
+            Op::Put {
+                targets,
+                size,
+                kind,
+            } => {
+                let message = message(kind, size);
+                let again = put(&targets[..1], message.clone());
+                self.submit(vec![put(&targets, message), again]);
             }
-            Op::Ack { dest, picks } => {
+            Op::Pick { dest, picks, what } => {
                 let owed = self.reference.owed();
-                let Some((messages, _)) = owed.get(&dest) else {
+                let Some(owing) = owed.get(&dest) else {
                     return;
                 };
-                let lsns: Vec<u64> = messages.keys().copied().collect();
-                if !lsns.is_empty() {
-                    let picked: Vec<u64> = picks
-                        .iter()
-                        .map(|pick| lsns[pick.index(lsns.len())])
-                        .collect();
-                    self.submit(vec![ack(dest, &picked)]);
+                let owed: Vec<u64> = owing.messages.keys().copied().collect();
+                if owed.is_empty() {
+                    return;
                 }
+                let picks = picks.iter().map(|pick| Lsn(owed[pick.index(owed.len())]));
+                let lsns: Vec<Lsn> = picks.collect();
+                let dest = DestId(dest);
+                self.submit(vec![match what {
+                    What::Acknowledged => Draft::Ack { dest, lsns },
+                    What::Delivered => Draft::DeliveredEach { dest, lsns },
+                    What::Failed(count) => {
+                        let all: std::collections::BTreeSet<Lsn> = lsns.into_iter().collect();
+                        let counts = all.into_iter().map(|lsn| (lsn, count)).collect();
+                        Draft::Failed { dest, counts }
+                    }
+                }]);
             }
-            Op::Delivered(dest) => self.submit(vec![Draft::Delivered {
+            Op::Delivered(dest, lane) => self.submit(vec![Draft::Delivered {
                 dest: DestId(dest),
-                lane: Lane::DEFAULT,
+                lane: Lane(lane),
                 ahead: 16,
             }]),
             Op::Other(key, on) => self.submit(vec![Draft::Kv {
@@ -247,6 +242,7 @@ impl Run {
                 key: Bytes::from(vec![key]),
                 value: Bytes::from(vec![1; usize::from(on)]),
             }]),
+            Op::Skip(count) => self.submit(vec![ack(99, &[]); count]),
             Op::Pump(steps) => {
                 for _ in 0..steps {
                     self.rig().pump_one();
@@ -262,6 +258,18 @@ impl Run {
 
     fn finish(mut self) {
         self.compare();
+        // A copy of it by pieces shows the same.
+        let copy = Rig::open(&memory(9));
+        full_copy(self.rig(), &copy);
+        self.note();
+        let expected = self.reference.owed();
+        for facts in copy.store.destinations() {
+            expected[&facts.id.0].compare(&copy, &facts);
+        }
+        assert_eq!(
+            copy.store.facts().messages,
+            self.rig().store.facts().messages
+        );
         self.kill(true);
         let report = match &self.medium {
             Medium::Memory(disk) => check_view(&disk.present().unwrap()).unwrap(),
@@ -271,7 +279,7 @@ impl Run {
         assert_eq!(report.end.lsn, Lsn(self.reference.log.len() as u64));
         let owed = self.reference.owed();
         assert_eq!(report.destinations, owed.len() as u64);
-        let messages: usize = owed.values().map(|(messages, _)| messages.len()).sum();
+        let messages: usize = owed.values().map(|owing| owing.messages.len()).sum();
         assert_eq!(report.messages, messages as u64);
     }
 }

@@ -139,6 +139,24 @@ fn truncation_is_refused_inside_a_batch_and_below_the_checkpoint() {
 }
 
 /// As the two Replicators do it. Gives the number of pieces.
+/// A copy by pieces of what a store shows, and nothing after it.
+pub(super) fn full_copy(from: &Rig, to: &Rig) {
+    from.job(Job::PinSnapshot).unwrap();
+    to.job(Job::BeginSync).unwrap();
+    to.job(Job::BeginSnapshot).unwrap();
+    loop {
+        let Ok(JobOutcome::Piece(piece)) = from.job(Job::ReadSnapshot) else {
+            panic!("no piece");
+        };
+        if piece.is_empty() {
+            break;
+        }
+        to.job(Job::WriteSnapshot(piece)).unwrap();
+    }
+    to.job(Job::EndSnapshot).unwrap();
+    from.job(Job::UnpinSnapshot).unwrap();
+}
+
 pub(super) fn full_resync(active: &Rig, to: &Rig) -> usize {
     let Ok(JobOutcome::Snapshot { at, .. }) = active.job(Job::PinSnapshot) else {
         panic!("no snapshot");

@@ -182,18 +182,26 @@ impl Rig {
         assert_eq!(self.job(Job::Flush), Ok(JobOutcome::Durable));
     }
 
+    pub(crate) fn ask(&self, dest: DestId, seek: Seek, count: usize, bytes: usize) -> Fetched {
+        let asked = u32::try_from(self.request()).unwrap();
+        self.store.fetch(dest, asked, seek, count, bytes);
+        self.pump();
+        self.probe.wait(|event| match event {
+            StoreEvent::Fetched(found) if found.tag == asked => {
+                assert_eq!(found.dest, dest);
+                Some(found.clone())
+            }
+            _ => None,
+        })
+    }
+
     pub(crate) fn owed(&self, dest: u32) -> Vec<(u64, Bytes)> {
         let mut owed = Vec::new();
         let mut after = Lsn::ZERO;
         loop {
             // Small answers, so that their seams are tested too.
-            self.store
-                .fetch(DestId(dest), 0, Seek::All { after }, 7, 3000);
-            self.pump();
-            let (entries, scanned) = self.probe.wait(|event| match event {
-                StoreEvent::Fetched(found) => Some((found.entries.clone(), found.scanned)),
-                _ => None,
-            });
+            let found = self.ask(DestId(dest), Seek::All { after }, 7, 3000);
+            let (entries, scanned) = (found.entries, found.scanned);
             assert!(entries.last().is_none_or(|last| last.lsn <= scanned));
             let more = !entries.is_empty();
             owed.extend(

@@ -1,0 +1,90 @@
+//! Messages in a chunk by their LSNs, without reading what lies between them.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::proto::ids::Lsn;
+
+use super::{CHUNK_HEADER, ChunkHeader, DecodeError, PUT, Reader};
+
+/// Walks a chunk whose checksum is good.
+#[derive(Debug)]
+pub struct Messages<'a> {
+    chunk: &'a Bytes,
+    first: Lsn,
+    last: Lsn,
+    at: usize,
+    next: Lsn,
+}
+
+impl<'a> Messages<'a> {
+    /// Of a whole chunk with this header.
+    #[must_use]
+    pub fn new(chunk: &'a Bytes, header: &ChunkHeader) -> Self {
+        Self {
+            chunk,
+            first: header.first,
+            last: header.last(),
+            at: CHUNK_HEADER,
+            next: header.first,
+        }
+    }
+
+    /// Goes on where [`Messages::place`] said, in the same chunk.
+    #[must_use]
+    pub fn resumed(chunk: &'a Bytes, header: &ChunkHeader, next: Lsn, at: usize) -> Self {
+        Self {
+            next,
+            at,
+            ..Self::new(chunk, header)
+        }
+    }
+
+    /// The LSN of the next record, and where it begins.
+    #[must_use]
+    pub fn place(&self) -> (Lsn, usize) {
+        (self.next, self.at)
+    }
+
+    /// Where the message of the PUT with this LSN stands in the chunk; none when there is no such
+    /// record, or it is no PUT. Quick when LSNs are asked for in ascending order.
+    ///
+    /// # Errors
+    /// When the records are not sound.
+    pub fn find(&mut self, lsn: Lsn) -> Result<Option<Range<usize>>, DecodeError> {
+        if lsn < self.first || lsn > self.last {
+            return Ok(None);
+        }
+        if lsn < self.next {
+            self.at = CHUNK_HEADER;
+            self.next = self.first;
+        }
+        loop {
+            let mut from = Reader {
+                bytes: self.chunk,
+                at: self.at,
+            };
+            let kind = from.u8()?;
+            let len = from.length()?;
+            let end = from.at.checked_add(len).ok_or(DecodeError::Number)?;
+            let found = self.next == lsn;
+            self.at = end;
+            self.next = self.next.next();
+            if !found {
+                continue;
+            }
+            if kind != PUT {
+                return Ok(None);
+            }
+            for _ in 0..from.length()? {
+                from.u32()?;
+            }
+            return if from.at <= end {
+                Ok(Some(from.at..end))
+            } else {
+                Err(DecodeError::Short)
+            };
+        }
+    }
+}
