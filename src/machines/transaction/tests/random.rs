@@ -483,6 +483,10 @@ impl World {
                     request,
                     operations,
                 } => self.give_commit(who, request, operations),
+                SessionEffect::Subscribe { .. }
+                | SessionEffect::Forget { .. }
+                | SessionEffect::MakeTemporary { .. }
+                | SessionEffect::Browse { .. } => panic!("nobody asked for it"),
                 SessionEffect::Close => {}
             }
         }
@@ -609,10 +613,7 @@ impl World {
         };
         let owed = self.owed[queue].range(after.next()..).take(count);
         let entries: Vec<Entry> = owed
-            .map(|(lsn, message)| Entry {
-                lsn: *lsn,
-                message: message.clone(),
-            })
+            .map(|(lsn, message)| Entry::new(*lsn, message.clone()))
             .collect();
         let scanned = if entries.len() == count {
             entries.last().map_or(after, |entry| entry.lsn)
@@ -634,13 +635,13 @@ impl World {
             for record in unit.records {
                 self.end = self.end.next();
                 let lsn = self.end;
-                match record {
+                match record.clone() {
                     Draft::Put { targets, message } => {
                         let queue = queue_of(targets[0]);
                         assert!(self.defined[queue], "a PUT before its definition");
                         done.sends.push((queue, body_of(&message)));
                         self.owed[queue].insert(lsn, message.clone());
-                        entries[queue].push(Entry { lsn, message });
+                        entries[queue].push(Entry::new(lsn, message));
                     }
                     Draft::Ack { dest, lsns } => {
                         for lsn in lsns {
@@ -649,10 +650,13 @@ impl World {
                             done.acks.insert(body_of(&message));
                         }
                     }
-                    Draft::Delivered { dest, ahead } => {
+                    Draft::Delivered { dest, ahead, .. } => {
                         marks[queue_of(dest)] = Some(Lsn(lsn.0 + u64::from(ahead)));
                     }
                     Draft::Kv { key, .. } => self.defined[usize::from(key[3]) - 1] = true,
+                    Draft::DeliveredEach { .. } | Draft::Failed { .. } => {
+                        panic!("nothing here writes it: {record:?}")
+                    }
                 }
             }
             if let Some((session, request)) = request_of(unit.ticket) {
