@@ -259,6 +259,7 @@ mod tests {
                 },
                 fetching: true,
             },
+            subscription: None,
         };
         let expected = json!({
             "name": "/queue/q", "depth": 5, "consumers": 2, "in_flight": 3, "arrived": 9,

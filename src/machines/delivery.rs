@@ -170,6 +170,18 @@ pub enum SessionEvent {
         /// In words.
         reason: String,
     },
+    /// Answer to an attempt to consume that cannot be.
+    NotAttached {
+        /// `ConsumerKey::number`.
+        consumer: u32,
+        /// In words for the client.
+        reason: String,
+    },
+    /// A browser was given everything; comes in order with what was delivered.
+    Browsed {
+        /// `ConsumerKey::number`.
+        consumer: u32,
+    },
     /// The unit of this transaction has its place in the log: what the session does now comes after
     /// it. `Committed` follows when it is durable.
     Submitted {

@@ -39,7 +39,8 @@ const AHEAD_MAX: u64 = 1 << 20;
 /// Own messages that one mark is meant to last for.
 const MARK_MESSAGES: u64 = 1024;
 
-const REFUSED: &str = "the server's store is almost full, by its quota or by its disk: the message \
+/// Why a message is not taken while the store is almost full.
+pub const REFUSED: &str = "the server's store is almost full, by its quota or by its disk: the message \
     was not stored; receive messages or free disk space, then send again";
 
 /// Memory that one destination may use for messages.

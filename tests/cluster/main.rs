@@ -34,6 +34,8 @@ mod schedule;
 mod shared;
 mod shared_disk;
 mod starts;
+mod stomp_session;
+mod topics;
 mod transactions;
 mod troubleshooting;
 mod two_hosts;

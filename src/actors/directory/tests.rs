@@ -162,7 +162,7 @@ fn what_cannot_be_used_is_refused_with_its_reason() {
         assert_eq!(refused(&queue("a")), Unavailable::NotServing);
         world.directory.activate();
         let topic = DestinationName::new(DestinationKind::Topic, "news").unwrap();
-        assert_eq!(refused(&topic), Unavailable::Topic);
+        assert_eq!(refused(&topic), Unavailable::Gone);
         world.port("a");
         assert_eq!(refused(&queue("b")), Unavailable::TooMany(1));
         assert!(world.directory.resolve(&queue("a")).is_ok());
