@@ -12,7 +12,9 @@ use crate::actors::destination::{Destination, DestinationPorts, DestinationRepor
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::permits::{Ledger, PermitLimit, PermitPool};
 use crate::actors::post::{Port, post};
-use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionEvent, SessionKey};
+use crate::machines::delivery::{
+    DestinationCommand, OPERATOR, RequestNumber, SessionEvent, SessionKey,
+};
 use crate::machines::destination::{
     Activation, DestinationConfig, DestinationFigures, DestinationInput, request_of,
 };
@@ -23,9 +25,14 @@ use crate::proto::ids::{DestId, Lsn};
 use crate::storage::api::{Change, Committed, Entry, Fetched, Lane, SharedStore, Ticket, Unit};
 use crate::time::Clock;
 
+pub use administration::{
+    Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
+    MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
+};
 pub use topics::TopicSend;
 pub use transactions::TransactionOperations;
 
+mod administration;
 mod browse;
 mod temporary;
 mod topics;
@@ -120,6 +127,7 @@ struct Term {
     topics: topics::Topics,
     temporaries: HashMap<SessionKey, Vec<DestinationName>>,
     browsers: browse::Browsers,
+    works: administration::Works,
 }
 
 /// See the module.
@@ -134,6 +142,7 @@ pub struct Directory {
     sessions: RefCell<HashMap<SessionKey, Rc<Inbox>>>,
     next_session: Cell<u32>,
     next_browser: Cell<u32>,
+    next_work: Cell<u32>,
     upto: Cell<Lsn>,
 }
 
@@ -151,6 +160,7 @@ impl Directory {
             sessions: RefCell::default(),
             next_session: Cell::new(1),
             next_browser: Cell::new(0),
+            next_work: Cell::new(1),
             upto: Cell::new(Lsn::ZERO),
         })
     }
@@ -177,6 +187,7 @@ impl Directory {
             topics: topics::Topics::default(),
             temporaries: HashMap::new(),
             browsers: browse::Browsers::default(),
+            works: administration::Works::default(),
         };
         let mut leftovers = Vec::new();
         for facts in self.store.destinations() {
@@ -361,6 +372,10 @@ impl Directory {
                 self.subscription_defined(request);
                 continue;
             }
+            if session == OPERATOR {
+                self.work_committed(request);
+                continue;
+            }
             if let Some(before) = whose.replace(session)
                 && before != session
             {
@@ -388,7 +403,7 @@ impl Directory {
     }
 
     /// The store's answer to a fetch.
-    pub fn fetched(&self, fetched: Fetched) {
+    pub fn fetched(self: &Rc<Self>, fetched: Fetched) {
         let Fetched {
             dest: id,
             tag,
@@ -400,6 +415,9 @@ impl Directory {
             self.browser_fetched(tag, entries, scanned);
             return;
         }
+        let Some(entries) = self.work_fetched((id, tag), entries, scanned) else {
+            return;
+        };
         let mut stale = self.stale_fetches.borrow_mut();
         if let Some(count) = stale.get_mut(&id) {
             *count = count.saturating_sub(1);
@@ -466,25 +484,6 @@ impl Directory {
         &self.pool
     }
 
-    /// Every destination, by name.
-    #[must_use]
-    pub fn describe(&self) -> Vec<DestinationDescription> {
-        let term = self.term.borrow();
-        let known = term.iter().flat_map(|term| {
-            let known = term.known.iter();
-            known.map(move |(id, known)| (term, id, known))
-        });
-        let mut all: Vec<DestinationDescription> = known
-            .map(|(term, id, known)| DestinationDescription {
-                name: known.name.spelling().to_owned(),
-                report: known.state.report(),
-                subscription: term.topics.table.view(*id),
-            })
-            .collect();
-        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        all
-    }
-
     /// Gives a new queue its id. Its definition goes with its first unit.
     fn define(&self, term: &mut Term, name: &DestinationName) -> Result<DestId, Unavailable> {
         let id = self.next_id(term)?;
@@ -522,6 +521,7 @@ impl Directory {
         }]);
         if let Some(known) = term.known.remove(&id) {
             term.by_name.remove(&known.name);
+            term.works.forget(id);
             self.end(id, known);
         }
     }

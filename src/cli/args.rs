@@ -9,11 +9,16 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod drill;
 mod look;
 mod operator;
+mod queues;
 
 pub use drill::DrillArgs;
 pub use look::{CheckArgs, ExplainArgs, HistoryArgs, StoreCheckArgs};
 pub use operator::{
     DivergenceCommand, DivergenceListArgs, DivergenceTailArgs, PromoteArgs, SwitchoverArgs,
+};
+pub use queues::{
+    BrowseArgs, DeleteArgs, ListArgs, MoveArgs, PurgeArgs, QueueArgs, QueueCommand, RetryArgs,
+    SubscriptionCommand, TopicCommand, WhichArgs,
 };
 
 use super::CliError;
@@ -86,6 +91,15 @@ pub enum Command {
     /// See what a server had that the pair gave up, and export it
     #[command(subcommand)]
     Divergence(DivergenceCommand),
+    /// Look at a running server's queues, and purge, move, retry or delete
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Look at what is subscribed to
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Look at subscriptions, or delete one
+    #[command(subcommand)]
+    Subscription(SubscriptionCommand),
     /// Watch the server that started this process
     #[command(hide = true)]
     Watchdog,

@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod load;
 pub mod pair;
 pub mod promote;
+pub mod queue;
 pub mod receive;
 pub mod run;
 mod scratch;
@@ -109,6 +110,9 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Drill(args) => drill::run(&args),
         Command::Watchdog => watchdog::run(),
         Command::Check(args) => check::run(&args),
+        Command::Queue(command) => queue::run(&command),
+        Command::Topic(command) => queue::run_topic(&command),
+        Command::Subscription(command) => queue::run_subscription(&command),
         Command::Store(StoreCommand::Check(args)) => store_check::run(&args),
     }
 }

@@ -12,6 +12,7 @@ pub mod replication;
 pub mod selector;
 pub mod stomp_session;
 pub mod subscriptions;
+pub mod sweep;
 pub mod topics;
 pub mod transaction;
 pub mod watchdog;

@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin_queues;
 mod commands;
 mod crash_points;
 mod disk;

@@ -589,6 +589,7 @@ impl World {
                     dest: destination(queue),
                     answer,
                 }),
+                DestinationEffect::Removed { .. } => panic!("no operator works here"),
             }
         }
     }
