@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::Sleep;
 
 use self::gathered::Gathered;
-use crate::actors::directory::{Directory, TopicSend, Unavailable};
+use crate::actors::directory::Directory;
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::lease::ServingLease;
 use crate::io::client_tcp::{ClientSocket, Fill};
@@ -28,7 +28,7 @@ use crate::machines::delivery::{
 use crate::machines::stomp_session::{
     SessionEffect, SessionInput, StompSession, StompSessionConfig,
 };
-use crate::proto::destination::{DestinationKind, DestinationName};
+use crate::proto::destination::DestinationName;
 use crate::proto::ids::Lsn;
 use crate::proto::stomp::Decoder;
 use crate::time::{Clock, Moment};
@@ -417,31 +417,6 @@ impl Session {
         }
     }
 
-    fn publish(&mut self, name: &DestinationName, request: RequestNumber, message: Bytes) {
-        if name.kind() == DestinationKind::Topic {
-            let topic = name.clone();
-            self.gathered.publish_to_topic(TopicSend {
-                request,
-                topic,
-                message,
-            });
-            return;
-        }
-        let outcome = self.gathered.publish(self.key, name, request, message);
-        match outcome {
-            Ok(()) => {}
-            Err(Unavailable::Gone) if name.kind() == DestinationKind::TemporaryQueue => {
-                // Nobody waits for the answer any more, which is nothing that its sender could mend.
-                let requests = vec![request];
-                self.inbox.put(SessionEvent::Committed { requests });
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                self.inbox.put(SessionEvent::Refused { request, reason });
-            }
-        }
-    }
-
     fn attach(&mut self, name: DestinationName, number: u32, prefetch: u32) {
         let consumer = self.consumer(number);
         let attach = DestinationCommand::Attach { consumer, prefetch };
@@ -486,8 +461,16 @@ impl Session {
 
     /// Queues a command of a consumer. A destination that is no more has given everything back.
     fn queue(&mut self, name: &DestinationName, command: DestinationCommand) {
+        let answer = match &command {
+            DestinationCommand::Settle { request, .. } if request.0 != 0 => Some(*request),
+            _ => None,
+        };
         if let Err(error) = self.gathered.push(name, command) {
             tracing::trace!(target: "twinmq::data", session = self.key.0, %error, "too late");
+            if let Some(request) = answer {
+                let requests = vec![request];
+                self.inbox.put(SessionEvent::Committed { requests });
+            }
         }
     }
 

@@ -158,6 +158,12 @@ impl State {
             Draft::Kv { space, key, value } => {
                 assert_eq!(space, SPACE_DESTINATION);
                 let id = DestId(u32::from_be_bytes(key[..].try_into().unwrap()));
+                if value.is_empty() {
+                    self.definitions.remove(&id);
+                    self.owed.remove(&id);
+                    self.marks.remove(&id);
+                    return;
+                }
                 assert!(
                     self.definitions.insert(id, value).is_none(),
                     "defined twice"
