@@ -22,17 +22,15 @@ use crate::actors::directory::Directory;
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::lease::ServingLease;
 use crate::io::client_tcp::{ClientSocket, Fill};
-use crate::machines::delivery::{
-    ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
-};
+use crate::machines::delivery::{ConsumerKey, DestinationCommand, SessionEvent, SessionKey};
 use crate::machines::stomp_session::{
     SessionEffect, SessionInput, StompSession, StompSessionConfig,
 };
 use crate::proto::destination::DestinationName;
-use crate::proto::ids::Lsn;
 use crate::proto::stomp::Decoder;
 use crate::time::{Clock, Moment};
 
+mod consumers;
 mod gathered;
 mod topics;
 mod transactions;
@@ -427,49 +425,6 @@ impl Session {
             Err(error) => {
                 let reason = error.to_string();
                 self.inbox.put(SessionEvent::Closing { reason });
-            }
-        }
-    }
-
-    fn settle(&mut self, number: u32, lsns: Vec<Lsn>, outcome: Outcome, request: RequestNumber) {
-        if self.browsers.contains(&number) {
-            let consumer = self.consumer(number);
-            let directory = &self.context.directory;
-            directory.browser_settled(consumer, lsns.len());
-            return;
-        }
-        let Some(name) = self.consumers.get(&number).cloned() else {
-            // Its consumer is gone, and what it held is back in the queue: nothing is left to do.
-            if request.0 != 0 {
-                self.inbox.put(SessionEvent::Committed {
-                    requests: vec![request],
-                });
-            }
-            return;
-        };
-        let consumer = self.consumer(number);
-        self.queue(
-            &name,
-            DestinationCommand::Settle {
-                consumer,
-                lsns,
-                outcome,
-                request,
-            },
-        );
-    }
-
-    /// Queues a command of a consumer. A destination that is no more has given everything back.
-    fn queue(&mut self, name: &DestinationName, command: DestinationCommand) {
-        let answer = match &command {
-            DestinationCommand::Settle { request, .. } if request.0 != 0 => Some(*request),
-            _ => None,
-        };
-        if let Err(error) = self.gathered.push(name, command) {
-            tracing::trace!(target: "twinmq::data", session = self.key.0, %error, "too late");
-            if let Some(request) = answer {
-                let requests = vec![request];
-                self.inbox.put(SessionEvent::Committed { requests });
             }
         }
     }
