@@ -148,9 +148,10 @@ impl State {
             Draft::Kv { space, key, value } => {
                 assert_eq!(space, SPACE_DESTINATION);
                 let id = DestId(u32::from_be_bytes(key[..].try_into().unwrap()));
+                let before = self.definitions.insert(id, value.clone());
                 assert!(
-                    self.definitions.insert(id, value).is_none(),
-                    "defined twice"
+                    before.is_none_or(|before| before == value),
+                    "defined otherwise"
                 );
             }
         }
