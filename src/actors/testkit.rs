@@ -164,9 +164,10 @@ impl State {
                     self.marks.remove(&id);
                     return;
                 }
+                let before = self.definitions.insert(id, value.clone());
                 assert!(
-                    self.definitions.insert(id, value).is_none(),
-                    "defined twice"
+                    before.is_none_or(|before| before == value),
+                    "defined otherwise"
                 );
             }
         }
