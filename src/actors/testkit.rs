@@ -298,12 +298,12 @@ impl LogStore for FakeStore {
                     .map(|(lsn, message)| (*lsn, Times::of(message)))
                     .collect();
                 let lanes = (0..=Lane::DELAYED.0).map(Lane).map(|lane| {
-                    let of = owed.iter().filter(|(_, times)| times.lane == lane);
+                    let mut of = owed.iter().filter(|(_, times)| times.lane == lane);
                     let marks = state.marks.get(id);
                     LaneFacts {
                         lane,
                         depth: u64::try_from(of.clone().count()).unwrap(),
-                        tail: of.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn),
+                        tail: of.next_back().map_or(Lsn::ZERO, |(lsn, _)| *lsn),
                         mark: marks
                             .and_then(|marks| marks.get(&lane))
                             .copied()
