@@ -103,6 +103,10 @@ impl LogStore for NullStore {
 
     fn run(&self, _: u64, _: Job) {}
 
+    fn log_bytes(&self, _: Lsn) -> u64 {
+        0
+    }
+
     fn log_facts(&self) -> LogFacts {
         LogFacts {
             store: StoreId::default(),

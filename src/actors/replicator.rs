@@ -198,11 +198,14 @@ impl Shelled for Replicator {
     fn step(&mut self, now: Moment, input: ReplicationInput, effects: &mut Vec<ReplicationEffect>) {
         self.machine.step(now, input, effects);
         // What the machine wants to know of the log, it is told at once.
-        while effects.contains(&ReplicationEffect::DescribeLog) {
-            effects.retain(|effect| *effect != ReplicationEffect::DescribeLog);
-            let facts = self.store.log_facts();
-            self.machine
-                .step(now, ReplicationInput::Log(facts), effects);
+        while let Some(asked) = effects.iter().position(ReplicationEffect::asks_of_the_log) {
+            let answer = match effects.remove(asked) {
+                ReplicationEffect::MeasureLog { after } => {
+                    ReplicationInput::LogBytes(self.store.log_bytes(after))
+                }
+                _ => ReplicationInput::Log(self.store.log_facts()),
+            };
+            self.machine.step(now, answer, effects);
         }
         let mut view = self.board.replication();
         view.follower = self.machine.follower_position();
@@ -212,7 +215,9 @@ impl Shelled for Replicator {
 
     fn run(&mut self, _: &mut Context<Self>, effect: ReplicationEffect) {
         match effect {
-            ReplicationEffect::DescribeLog => unreachable!("answered within the step"),
+            ReplicationEffect::DescribeLog | ReplicationEffect::MeasureLog { .. } => {
+                unreachable!("answered within the step")
+            }
             ReplicationEffect::Send { session, body } => {
                 tell_resync(&body);
                 self.send(session, body);

@@ -265,6 +265,10 @@ impl LogStore for FakeStore {
         }));
     }
 
+    fn log_bytes(&self, _: Lsn) -> u64 {
+        0
+    }
+
     fn log_facts(&self) -> LogFacts {
         let lsn = self.committed();
         LogFacts {

@@ -3,11 +3,13 @@
 //! of a server that does not run.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::actors::ha_chronicle::{Age, Explained};
+use crate::io::arbiter_file::record_folder;
 use crate::machines::ha::{Checked, Event as Opening, Explanation, Fact, FactValue, Source, Truth};
 use crate::proto::history::Event;
 use crate::proto::ids::Epoch;
@@ -100,6 +102,7 @@ pub struct FactDocument {
 pub struct Profiles {
     own: String,
     other: String,
+    record: Option<String>,
 }
 
 impl Profiles {
@@ -115,14 +118,28 @@ impl Profiles {
             other: swapped("primary", "secondary")
                 .or_else(|| swapped("secondary", "primary"))
                 .unwrap_or_else(|| format!("{own} (on the other machine)")),
+            record: None,
         }
     }
 
-    /// A text with the profiles put in.
+    /// The same, with the lock file, beside which the record's folder is.
+    #[must_use]
+    pub fn beside(self, lock_file: Option<&Path>) -> Self {
+        let record = lock_file.map(|lock| record_folder(lock).display().to_string());
+        Self { record, ..self }
+    }
+
+    /// A text with the profiles put in, and the record's folder for `LockFile.d`, as the protocol calls
+    /// it.
     #[must_use]
     pub fn put_into(&self, text: &str) -> String {
-        text.replace("{own}", &self.own)
-            .replace("{other}", &self.other)
+        let text = text
+            .replace("{own}", &self.own)
+            .replace("{other}", &self.other);
+        match &self.record {
+            Some(record) => text.replace("LockFile.d", record),
+            None => text,
+        }
     }
 }
 
@@ -137,6 +154,8 @@ pub struct Explaining {
     pub mode: String,
     /// Its epoch.
     pub epoch: Epoch,
+    /// The lock file as configured; none in standalone mode.
+    pub lock_file: Option<PathBuf>,
     /// Its last events.
     pub events: Vec<Event>,
 }
@@ -155,7 +174,7 @@ impl ExplainDocument {
     /// Of an explanation, with the ages of what it rests on.
     #[must_use]
     pub fn of(of: Explaining, explanation: &Explanation, ages: &BTreeMap<Source, Age>) -> Self {
-        let profiles = Profiles::of(&of.profile);
+        let profiles = Profiles::of(&of.profile).beside(of.lock_file.as_deref());
         let write = Writer {
             profiles: &profiles,
             ages,
@@ -265,5 +284,17 @@ mod tests {
             let put = Profiles::of(own).put_into("twinmq run -p {other} -p {own}");
             assert_eq!(put, format!("twinmq run -p {other} -p {own}"));
         }
+    }
+
+    #[test]
+    fn the_records_folder_is_called_by_its_path() {
+        let text = "put rec.N back into LockFile.d";
+        let profiles = Profiles::of("replicated/primary");
+        assert_eq!(profiles.put_into(text), text);
+        let profiles = profiles.beside(Some(Path::new("/mnt/share/pair.lck")));
+        assert_eq!(
+            profiles.put_into(text),
+            "put rec.N back into /mnt/share/pair.lck.d"
+        );
     }
 }

@@ -104,6 +104,7 @@ async fn get_explain(state: web::Data<AdminState>) -> HttpResponse {
         profile: state.status.profile.clone(),
         mode: state.status.mode.to_owned(),
         epoch: role.epoch,
+        lock_file: state.status.lock_path.as_ref().map(PathBuf::from),
         events: events.unwrap_or_default(),
     };
     let since = rfc3339(role.since_ms);

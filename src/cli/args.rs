@@ -437,6 +437,9 @@ pub struct BenchArgs {
 /// Arguments of `twinmq demo`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
+    /// Which kind of pair: a copy on each server, or one store that both share
+    #[arg(long, value_enum, default_value_t = PairMode::Replicated)]
+    pub mode: PairMode,
     /// Keep the scratch folder, with both servers' stores and logs
     #[arg(long)]
     pub keep: bool,
@@ -479,6 +482,13 @@ pub struct PairInitArgs {
     /// The machine that exports the lock file; without it the lock file's mount is asked
     #[arg(long, value_name = "HOST")]
     pub gateway: Option<String>,
+    /// Which kind of pair. Shared: one store, in --db-path
+    #[arg(long, value_enum, default_value_t = PairMode::Replicated)]
+    pub mode: PairMode,
+    /// Shared mode: the folder of the one store, on a share that both servers mount (NFSv4) at the
+    /// same path: an absolute path
+    #[arg(long, value_name = "DIR", required_if_eq("mode", "shared"))]
+    pub db_path: Option<String>,
     /// What the servers run on: virtual machines are paused by snapshots and get slower intervals
     #[arg(long, value_enum, default_value_t = Platform::Metal)]
     pub on: Platform,
@@ -489,6 +499,26 @@ pub struct PairInitArgs {
     /// users yet: without it each server listens to its own machine only
     #[arg(long)]
     pub allow_anonymous: bool,
+}
+
+/// The kinds of pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PairMode {
+    /// A full copy of the data on each server.
+    Replicated,
+    /// One store on a share, open on the server that serves.
+    Shared,
+}
+
+impl PairMode {
+    /// As profiles spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Replicated => Mode::Replicated.name(),
+            Self::Shared => Mode::Shared.name(),
+        }
+    }
 }
 
 /// What servers run on.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::config::{Config, HaConfig, Mode, read_secret};
 use crate::exit::ExitCode;
-use crate::io::arbiter_file::{read_record, replace_record};
+use crate::io::arbiter_file::{read_record, record_folder, replace_record};
 use crate::proto::arbiter::ArbiterRecord;
 use crate::proto::auth::PairSecret;
 use crate::proto::ids::StoreId;
@@ -22,32 +22,42 @@ const TRIES: usize = 5;
 #[derive(Debug, thiserror::Error)]
 enum ClearError {
     #[error(
-        "{dir} holds the only copy that has every confirmed message (record {seq}, epoch {epoch}): \
-         start the other server and wait until both are in sync (twinmq wait --in-sync), or give \
+        "{dir} holds the only copy that has every confirmed message (rec.{seq} in {folder}, epoch \
+         {epoch}): start the other server and wait until both are in sync (twinmq wait --in-sync), or give \
          these messages up with --force"
     )]
-    OnlyCopy { dir: String, seq: u64, epoch: u64 },
+    OnlyCopy {
+        dir: String,
+        seq: u64,
+        epoch: u64,
+        folder: String,
+    },
     #[error(
-        "{dir} is the only store of the pair (record {seq}, epoch {epoch}), for both servers: give its \
+        "{dir} is the only store of the pair (rec.{seq} in {folder}, epoch {epoch}), for both servers: give its \
          messages up with --force"
     )]
-    OneStore { dir: String, seq: u64, epoch: u64 },
+    OneStore {
+        dir: String,
+        seq: u64,
+        epoch: u64,
+        folder: String,
+    },
     #[error(
-        "{dir} was cleared, but the record beside {lock_file} still names the store that was there: \
+        "{dir} was cleared, but the highest rec.N in {folder} still names the store that was there: \
          {why}; mend that, then clear it again"
     )]
     StillNamed {
         dir: String,
-        lock_file: String,
+        folder: String,
         why: String,
     },
     #[error(
         "whether {dir} is the only copy that has every confirmed message is not known: the record \
-         beside {lock_file} {why}; mend that, or give up what only this copy may hold with --force"
+         (the highest rec.N in {folder}) {why}; mend that, or give up what only this copy may hold with --force"
     )]
     Unknown {
         dir: String,
-        lock_file: String,
+        folder: String,
         why: String,
     },
 }
@@ -118,16 +128,21 @@ fn judge(config: &Config, found: ToClear, force: bool) -> Result<(), CliError> {
         return Ok(());
     }
     let dir = config.store.path.display().to_string();
+    let folder = record_folder(&pair.lock_file).display().to_string();
     let error = match why {
-        Doubt::OnlyCopy { seq, epoch } if config.mode == Mode::Shared => {
-            ClearError::OneStore { dir, seq, epoch }
-        }
-        Doubt::OnlyCopy { seq, epoch } => ClearError::OnlyCopy { dir, seq, epoch },
-        Doubt::Unknown(why) => ClearError::Unknown {
+        Doubt::OnlyCopy { seq, epoch } if config.mode == Mode::Shared => ClearError::OneStore {
             dir,
-            lock_file: pair.lock_file.display().to_string(),
-            why,
+            seq,
+            epoch,
+            folder,
         },
+        Doubt::OnlyCopy { seq, epoch } => ClearError::OnlyCopy {
+            dir,
+            seq,
+            epoch,
+            folder,
+        },
+        Doubt::Unknown(why) => ClearError::Unknown { dir, folder, why },
     };
     Err(CliError::of(ExitCode::Failed, error))
 }
@@ -139,7 +154,7 @@ fn name_in_record(pair: &HaConfig, dir: &Path, store: StoreId) -> Result<(), Cli
             ExitCode::Failed,
             ClearError::StillNamed {
                 dir: dir.display().to_string(),
-                lock_file: pair.lock_file.display().to_string(),
+                folder: record_folder(&pair.lock_file).display().to_string(),
                 why,
             },
         )

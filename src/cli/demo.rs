@@ -1,6 +1,6 @@
-//! `twinmq demo`: the main job in one command. Two servers from the stock profiles in a scratch
-//! folder, load through both addresses, `kill -9` of the active, failover, the dead one's return and
-//! resync, and the ledger at the end.
+//! `twinmq demo`: the main job in one command. Two servers from the stock profiles of either mode in a
+//! scratch folder, load through both addresses, `kill -9` of the active, failover, the dead one's return
+//! (and resync, where there are two copies), and the ledger at the end.
 //!
 //! Every server process ends with this one, however it ends (`scratch`); an interrupt ends it in
 //! order (`interrupt`).
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::args::DemoArgs;
+use super::args::{DemoArgs, PairMode};
 use super::interrupt::Interrupt;
 use super::load::{Load, LoadOutcome, LoadPlan};
 use super::scratch::{Pair, Role, Scratch};
@@ -50,8 +50,11 @@ struct DemoFailed {
 struct Shown {
     /// The longest time that a producer had to wait between two receipts, over the kill.
     failover_ms: u64,
-    /// From the restart of the dead server to both being in sync again.
-    resync_ms: u64,
+    /// Which kind of pair it was.
+    mode: &'static str,
+    /// From the restart of the dead server to both being in sync again; replicated mode only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resync_ms: Option<u64>,
     /// Which server was killed.
     killed: &'static str,
     #[serde(flatten)]
@@ -91,9 +94,9 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, CliError> {
     }
 }
 
-fn stock_profiles() -> [(String, Profile); 2] {
+fn stock_profiles(mode: PairMode) -> [(String, Profile); 2] {
     [Role::Primary, Role::Secondary].map(|role| {
-        let name = format!("replicated/{}", role.name());
+        let name = format!("{}/{}", mode.name(), role.name());
         let profile = stock(&name).expect("the stock profiles are built in");
         (name, profile)
     })
@@ -137,9 +140,12 @@ fn ledger_text(shown: &Shown) -> String {
     ] {
         text.push_str(&format!("  {count:>9}  {name}\n"));
     }
+    let resync = shown
+        .resync_ms
+        .map_or_else(String::new, |ms| format!(", resync {ms} ms"));
     text.push_str(&format!(
-        "\nfailover {} ms (longest gap between receipts of one producer), resync {} ms\n",
-        shown.failover_ms, shown.resync_ms
+        "\nfailover {} ms (longest gap between receipts of one producer){resync}\n",
+        shown.failover_ms
     ));
     text.push_str(match (&shown.outcome.failure, ledger.holds()) {
         (Some(_), _) => "FAILED: a client could not go on: ",
@@ -161,14 +167,18 @@ struct Demo<'a> {
 impl Demo<'_> {
     fn show(&self, folder: &Scratch) -> Result<Shown, StageError> {
         let clock = SystemClock;
-        let mut pair = Pair::prepare(folder, stock_profiles())?;
+        let mut pair = Pair::prepare(folder, stock_profiles(self.args.mode))?;
         self.stage
             .say("starting two servers from the stock profiles");
         pair.start(Role::Primary)?;
         pair.start(Role::Secondary)?;
         let active = self.stage.in_sync(&mut pair, None)?;
+        let (begun, again) = match self.args.mode {
+            PairMode::Replicated => ("in sync", "in sync again"),
+            PairMode::Shared => ("both share one store", "it stands by again"),
+        };
         self.stage.say(&format!(
-            "in sync: the {} is active, the {} passive",
+            "{begun}: the {} is active, the {} passive",
             active.name(),
             active.other().name()
         ));
@@ -180,8 +190,8 @@ impl Demo<'_> {
         self.run_on(&mut pair, &load, begin, 1)?;
 
         load.watch_gaps();
-        pair.kill(active);
         let killed_at = clock.now();
+        pair.kill(active);
         self.stage
             .say(&format!("kill -9 to the active, the {}", active.name()));
         self.stage
@@ -207,7 +217,7 @@ impl Demo<'_> {
         self.stage.in_sync(&mut pair, Some(&load))?;
         let resync = clock.now().since(restarted_at);
         self.stage
-            .say(&format!("in sync again after {} ms", resync.as_millis()));
+            .say(&format!("{again} after {} ms", resync.as_millis()));
         self.run_on(&mut pair, &load, begin, 3)?;
 
         load.stop_sending();
@@ -221,7 +231,11 @@ impl Demo<'_> {
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Ok(Shown {
             failover_ms: ms(failover),
-            resync_ms: ms(resync),
+            mode: self.args.mode.name(),
+            resync_ms: match self.args.mode {
+                PairMode::Replicated => Some(ms(resync)),
+                PairMode::Shared => None,
+            },
             killed: active.name(),
             outcome,
         })
@@ -284,7 +298,8 @@ mod tests {
     fn shown(lost: u64) -> Shown {
         Shown {
             failover_ms: 640,
-            resync_ms: 900,
+            mode: "replicated",
+            resync_ms: Some(900),
             killed: "primary",
             outcome: LoadOutcome {
                 ledger: LedgerReport {

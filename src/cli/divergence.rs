@@ -167,11 +167,18 @@ fn show(args: &DivergenceTailArgs) -> Result<ExitCode, CliError> {
 fn export(args: &DivergenceTailArgs) -> Result<ExitCode, CliError> {
     let tail = find(args)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    read(&tail, &mut |kept| {
+    let written = read(&tail, &mut |kept| {
         writeln!(out, "{}", kept_json(&kept)).map_err(CliError::Output)
-    })?;
-    out.flush().map_err(CliError::Output)?;
-    Ok(ExitCode::Done)
+    });
+    match written.and_then(|()| out.flush().map_err(CliError::Output)) {
+        // Its reader has seen enough (`| head`).
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            // What is still in the buffer is nobody's; its drop would try again.
+            drop(out.into_parts());
+            Ok(ExitCode::Done)
+        }
+        other => other.map(|()| ExitCode::Done),
+    }
 }
 
 fn kept_json(kept: &Kept) -> Value {

@@ -24,7 +24,7 @@ use super::{CliError, print, print_json};
 use crate::config::{HaConfig, Loaded};
 use crate::exit::ExitCode;
 use crate::time::{Clock, SystemClock};
-use ledger::{Drilled, Row};
+use ledger::{Drilled, Early, Row};
 use profiles::{Places, profiles};
 
 /// What a phase may take besides the pair's own intervals.
@@ -94,6 +94,11 @@ pub fn run(args: &DrillArgs) -> Result<ExitCode, CliError> {
     if ended.is_err() || !drilled.holds() {
         folder.keep();
     }
+    drilled.ended_early = ended.as_ref().err().map(|(during, error)| Early {
+        during: during.clone(),
+        interrupted: matches!(error, StageError::Interrupted),
+        planned: schedule(args, seed).len(),
+    });
     conclude(args, &drilled, &folder)?;
     match ended {
         Ok(()) if drilled.holds() => Ok(ExitCode::Done),
@@ -108,6 +113,10 @@ pub fn run(args: &DrillArgs) -> Result<ExitCode, CliError> {
             Err(CliError::of(ExitCode::Failed, failed))
         }
     }
+}
+
+fn schedule(args: &DrillArgs, seed: u64) -> Vec<Fault> {
+    fault::schedule(&args.faults, args.rounds, seed)
 }
 
 fn places(args: &DrillArgs) -> Result<Places, CliError> {
@@ -199,7 +208,7 @@ impl Drill<'_> {
         drilled: &mut Drilled,
     ) -> Result<(), (String, StageError)> {
         let starting = |error| ("starting the scratch pair".to_owned(), error);
-        let faults = fault::schedule(&self.args.faults, self.args.rounds, self.seed);
+        let faults = schedule(self.args, self.seed);
         self.stage.say(&format!(
             "drill of {} ({}): {} faults, --seed {}",
             drilled.profile,

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::args::PairInitArgs;
+use super::args::{PairInitArgs, PairMode};
 use super::{CliError, print};
 use crate::config::{ConfigErrors, SecretError, is_host, is_name, load_text, new_secret};
 use crate::exit::ExitCode;
@@ -35,6 +35,14 @@ pub enum PairError {
     /// The lock file's path cannot be used.
     #[error("--lock-file {path}: {why}")]
     LockFile {
+        /// As given.
+        path: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The shared store's path cannot be used.
+    #[error("--db-path {path}: {why}")]
+    DbPath {
         /// As given.
         path: String,
         /// What is wrong with it.
@@ -79,6 +87,7 @@ impl PairError {
         match self {
             Self::Host { .. }
             | Self::LockFile { .. }
+            | Self::DbPath { .. }
             | Self::NoGateway { .. }
             | Self::Cluster(_)
             | Self::Profile(_) => ExitCode::Usage,
@@ -197,13 +206,53 @@ fn check(args: &PairInitArgs) -> Result<(), PairError> {
     if args.cluster.is_empty() || !is_name(&args.cluster) {
         return Err(PairError::Cluster(args.cluster.clone()));
     }
-    check_lock_file(&args.lock_file)
+    check_lock_file(&args.lock_file)?;
+    check_db_path(args)
+}
+
+/// Not to be put into a systemd unit.
+fn awkward(letter: char) -> bool {
+    letter.is_whitespace() || letter.is_control() || matches!(letter, '"' | '\'' | '\\' | '%')
+}
+
+fn check_db_path(args: &PairInitArgs) -> Result<(), PairError> {
+    let path = match (args.mode, &args.db_path) {
+        (PairMode::Shared, Some(path)) => path,
+        (PairMode::Replicated, None) => return Ok(()),
+        (PairMode::Shared, None) => {
+            return Err(PairError::DbPath {
+                path: String::new(),
+                why: "shared mode needs the folder of the one store",
+            });
+        }
+        (PairMode::Replicated, Some(path)) => {
+            return Err(PairError::DbPath {
+                path: path.clone(),
+                why: "goes with --mode shared: in replicated mode each server has a store of its own, in \
+                      /var/lib/twinmq",
+            });
+        }
+    };
+    let why = if !path.starts_with('/') {
+        "expected an absolute path"
+    } else if Path::new(path).file_name().is_none()
+        || Path::new(path).parent() == Some(Path::new("/"))
+    {
+        "expected a folder in the share, not in /"
+    } else if Path::new(path).starts_with(texts::STORE) {
+        "is below /var/lib/twinmq, each server's own disk: name a folder on the share"
+    } else if path.contains(awkward) {
+        "use a path without spaces, quotes, % and backslashes: it goes into a systemd unit"
+    } else {
+        return Ok(());
+    };
+    Err(PairError::DbPath {
+        path: path.clone(),
+        why,
+    })
 }
 
 fn check_lock_file(path: &str) -> Result<(), PairError> {
-    let awkward = |letter: char| {
-        letter.is_whitespace() || letter.is_control() || matches!(letter, '"' | '\'' | '\\' | '%')
-    };
     let why = if !path.starts_with('/') {
         "expected an absolute path"
     } else if path.ends_with('/') || Path::new(path).file_name().is_none() {
@@ -251,7 +300,7 @@ fn plan(args: &PairInitArgs, gateway: &str, steps: &str) -> Result<Vec<NewFile>,
         add(&format!("{folder}/admin.token"), token.clone(), true);
         add(
             &format!("{folder}/twinmq.service"),
-            texts::unit(&args.lock_file),
+            texts::unit(args),
             false,
         );
     }

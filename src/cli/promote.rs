@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::admin_client::{AdminClient, AdminError, Status};
-use super::args::PromoteArgs;
+use super::args::{PromoteArgs, ServerArgs};
 use super::switchover::{Found, list, reasons};
 use super::{CliError, print, print_json};
 use crate::exit::ExitCode;
@@ -104,10 +104,16 @@ pub fn run(args: &PromoteArgs) -> Result<ExitCode, CliError> {
             reasons: reasons(&found.conditions),
         }));
     }
+    let epoch = found.epoch;
     if !args.accept_loss {
+        if !args.json {
+            print(&format!(
+                "Nothing was changed. To promote {name}, and give that up:\n  {}",
+                next_command(args, epoch)
+            ))?;
+        }
         return Ok(ExitCode::Done);
     }
-    let epoch = found.epoch;
     let typed = match args.epoch {
         Some(typed) => typed.to_string(),
         None => have_typed(epoch).map_err(fail)?,
@@ -136,6 +142,29 @@ pub fn run(args: &PromoteArgs) -> Result<ExitCode, CliError> {
         ))?;
     }
     Ok(ExitCode::Done)
+}
+
+/// The command that does it, to be copied.
+fn next_command(args: &PromoteArgs, epoch: u64) -> String {
+    let mut command = "twinmq promote".to_owned();
+    let mut add = |option: &str, value: &str| {
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-:=+,@".contains(letter);
+        let value = match value.chars().all(plain) && !value.is_empty() {
+            true => value.to_owned(),
+            false => format!("'{}'", value.replace('\'', r"'\''")),
+        };
+        write!(command, " {option} {value}").expect("a string takes every text");
+    };
+    let ServerArgs { profile, url } = &args.server;
+    for (option, value) in [("--url", url), ("-p", &profile.profile)] {
+        if let Some(value) = value {
+            add(option, value);
+        }
+    }
+    for setting in &profile.set {
+        add("--set", setting);
+    }
+    format!("{command} --accept-loss --epoch {epoch}")
 }
 
 fn ask(server: &AdminClient, what: &str) -> Result<Answer, CliError> {
@@ -281,4 +310,31 @@ fn as_json(server: &str, answer: &Answer, promoted: bool) -> serde_json::Value {
         "lost_at_least": answer.lost_at_least,
         "copy": answer.copy,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+
+    #[test]
+    fn the_next_command_is_the_one_that_was_given_with_what_it_lacked() {
+        let line = [
+            "twinmq",
+            "promote",
+            "-p",
+            "a b/it's.toml",
+            "--set",
+            "log.level=info",
+        ];
+        let Command::Promote(args) = Cli::try_parse_from(line).unwrap().command else {
+            panic!("another command")
+        };
+        assert_eq!(
+            next_command(&args, 7),
+            r"twinmq promote -p 'a b/it'\''s.toml' --set log.level=info --accept-loss --epoch 7"
+        );
+    }
 }

@@ -58,7 +58,9 @@ pub fn intervals(
         } else if watchdog(line)
             && let Some(mut ended) = open.take()
         {
-            ended.end = Moment(field("boot_ns=")?);
+            // It may speak of a later life, which hung without ever serving.
+            let told = Moment(field("boot_ns=")?);
+            ended.end = killed(&ended).map_or(told, |kill| kill.min(told));
             found.push(ended);
         }
     }
@@ -155,6 +157,14 @@ mod tests {
         assert_eq!(found[1], interval("a", 5, 400, 470));
         let idle = "watchdog: the server has not turned and is killed boot_ns=470";
         assert_eq!(intervals("a", idle, &[], Moment(9)), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_watchdog_of_a_later_life_does_not_lengthen_one_that_was_killed() {
+        let passive =
+            format!("{LOG}\nwatchdog: the server has not turned and is killed boot_ns=800");
+        let found = intervals("a", &passive, &[Moment(450)], Moment(900)).unwrap();
+        assert_eq!(found[1], interval("a", 5, 400, 450));
     }
 
     #[test]

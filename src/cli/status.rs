@@ -122,14 +122,22 @@ pub fn table(status: &Status) -> String {
     add("server", head(status));
     if let Some(peer) = &status.peer {
         add("", servers(status, peer).trim_end().to_owned());
-        add("in sync", in_sync(status));
+        if is_shared(status) {
+            add("standby", standby(status, peer));
+        } else {
+            add("in sync", in_sync(status));
+        }
     } else {
         add("state", state(status));
         add("position", status.position.to_string());
     }
+    let closed = is_shared(status) && !status.serving;
     add(
         "epoch",
-        format!("{}, committed up to {}", status.epoch, status.committed),
+        match closed {
+            true => status.epoch.to_string(),
+            false => format!("{}, committed up to {}", status.epoch, status.committed),
+        },
     );
     if let Some(sync) = &status.sync {
         let share = percent(sync.done_bytes, sync.total_bytes);
@@ -168,12 +176,15 @@ pub fn table(status: &Status) -> String {
     let store = &status.store;
     add(
         "store",
-        format!(
-            "{} messages in {} destinations, {}",
-            store.messages,
-            store.destinations,
-            bytes(store.bytes)
-        ),
+        match closed {
+            true => "closed here: only the server that serves opens it".to_owned(),
+            false => format!(
+                "{} messages in {} destinations, {}",
+                store.messages,
+                store.destinations,
+                bytes(store.bytes)
+            ),
+        },
     );
     out.truncate(out.trim_end().len());
     out
@@ -202,10 +213,21 @@ fn state(status: &Status) -> String {
 
 /// A row for each server under a head line.
 fn servers(status: &Status, peer: &super::admin_client::PeerStatus) -> String {
-    let behind = match status.backlog() {
+    let records = |count: Option<u64>| match count {
         Some(0) => "none".to_owned(),
         Some(records) => format!("{records} records"),
         None => "unknown".to_owned(),
+    };
+    // The one that serves is not behind. What is known of it is a moment old: this one may be further.
+    let (own_behind, behind) = match matches!(&*peer.state, "ACTIVE" | "ACTIVE_SYNC" | "STANDALONE")
+    {
+        true => {
+            let count = peer
+                .position
+                .map(|theirs| theirs.saturating_sub(status.position));
+            (records(count), "-".to_owned())
+        }
+        false => ("-".to_owned(), records(status.backlog())),
     };
     let heard = match (peer.connected, peer.last_heard_ms) {
         (true, Some(ms)) => format!("linked, heard {ms} ms ago"),
@@ -218,14 +240,21 @@ fn servers(status: &Status, peer: &super::admin_client::PeerStatus) -> String {
     } else {
         "answers here"
     };
+    if is_shared(status) {
+        return rows(&[
+            ["", "state", "seen"].map(str::to_owned),
+            [status.server.clone(), status.state.clone(), own.to_owned()],
+            [peer.server.clone(), peer.state.clone(), heard],
+        ]);
+    }
     let position = |lsn: Option<u64>| lsn.map_or("unknown".to_owned(), |lsn| lsn.to_string());
-    let rows = [
+    rows(&[
         ["", "state", "position", "backlog", "seen"].map(str::to_owned),
         [
             status.server.clone(),
             status.state.clone(),
             position(Some(status.position)),
-            "-".to_owned(),
+            own_behind,
             own.to_owned(),
         ],
         [
@@ -235,19 +264,45 @@ fn servers(status: &Status, peer: &super::admin_client::PeerStatus) -> String {
             behind,
             heard,
         ],
-    ];
+    ])
+}
+
+/// The last column takes what room it needs.
+fn rows<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let mut out = String::new();
-    for (index, [name, state, position, backlog, seen]) in rows.iter().enumerate() {
+    for (index, row) in rows.iter().enumerate() {
         let margin = if index == 0 { "" } else { "          " };
-        writeln!(
-            out,
-            "{margin}{name:<12}{state:<14}{position:<14}{backlog:<14}{seen}"
-        )
-        .expect("writing to a string cannot fail");
+        let mut line = margin.to_owned();
+        for (column, text) in row.iter().enumerate() {
+            let width = match column {
+                0 => 12,
+                last if last + 1 == COLUMNS => 0,
+                _ => 14,
+            };
+            write!(line, "{text:<width$}").expect("writing to a string cannot fail");
+        }
+        out.push_str(&line);
+        out.push('\n');
     }
     out
 }
 
+/// One store for both: nothing is copied, so nothing is in sync or behind.
+fn is_shared(status: &Status) -> bool {
+    status.mode == "shared"
+}
+
+fn standby(status: &Status, peer: &super::admin_client::PeerStatus) -> String {
+    let one = "a confirmed message is on the one store that both share";
+    let standby = match (status.serving, peer.connected) {
+        (_, false) => "none that is known of: the other server is not linked".to_owned(),
+        (true, true) if peer.state == "PASSIVE" => format!("{} can take over", peer.server),
+        (true, true) => format!("the {} is {}", peer.server, peer.state),
+        (false, true) if peer.state == "ACTIVE" => format!("{} can take over", status.server),
+        (false, true) => "neither server serves".to_owned(),
+    };
+    format!("{standby}; {one}")
+}
 fn in_sync(status: &Status) -> String {
     match status.in_sync.as_slice() {
         [] => "unknown".to_owned(),
@@ -442,6 +497,57 @@ store     12 messages in 3 destinations, 1.5 MiB"
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn a_pair_with_one_store_has_a_standby_and_no_copies() {
+        let mut status = active();
+        status.mode = "shared".to_owned();
+        status.profile = "shared/primary".to_owned();
+        let text = table(&status);
+        assert!(
+            text.starts_with(
+                "\
+server    primary (shared/primary), TwinMQ 0.1.0, process 4711
+                      state         seen
+          primary     ACTIVE        answers here, serves clients
+          secondary   PASSIVE       linked, heard 120 ms ago
+standby   secondary can take over; a confirmed message is on the one store that both share
+epoch     7, committed up to 100
+"
+            ),
+            "{text}"
+        );
+        for words in ["in sync", "backlog", "position", "all of them"] {
+            assert!(!text.contains(words), "{words} in {text}");
+        }
+        status.peer.as_mut().unwrap().connected = false;
+        assert!(table(&status).contains("standby   none that is known of"));
+        status.serving = false;
+        let text = table(&status);
+        assert!(text.contains("\nepoch     7\n"), "{text}");
+        assert!(text.contains("store     closed here"), "{text}");
+    }
+
+    #[test]
+    fn the_passive_is_the_one_that_is_behind() {
+        let mut status = active();
+        status.serving = false;
+        status.state = "PASSIVE".to_owned();
+        let peer = status.peer.as_mut().unwrap();
+        peer.state = "ACTIVE".to_owned();
+        let row = |status: &Status, name: &str| {
+            let text = table(status);
+            let mut rows = text
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+            rows.find(|row| row.starts_with(name)).unwrap()
+        };
+        // This one has written more than was last heard of the other.
+        assert!(row(&status, "primary P").starts_with("primary PASSIVE 120 none"));
+        assert!(row(&status, "secondary A").starts_with("secondary ACTIVE 100 - "));
+        status.position = 70;
+        assert!(row(&status, "primary P").contains("70 30 records"));
     }
 
     #[test]

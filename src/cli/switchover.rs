@@ -60,6 +60,24 @@ enum SwitchoverError {
         seen: String,
     },
     #[error(
+        "{server} ended in the middle of the hand-over of epoch {epoch}: nobody answers there any more; \
+         {other}. Start {server} again; see both servers' status and logs"
+    )]
+    Ended {
+        server: String,
+        epoch: u64,
+        other: String,
+    },
+    #[error(
+        "{server} handed over epoch {epoch} and serves again, in epoch {now}: the other server did not \
+         take over, or did not stay; see both servers' status and logs"
+    )]
+    ServesAgain {
+        server: String,
+        epoch: u64,
+        now: u64,
+    },
+    #[error(
         "{server} handed over epoch {epoch}, and after {seconds} s the pair is not in sync with its \
          roles changed; last seen: {seen}. If the other server did not take over, {server} serves \
          again by itself; see both servers' status and logs"
@@ -117,12 +135,21 @@ pub fn run(args: &SwitchoverArgs) -> Result<ExitCode, CliError> {
     }
     let outcome = pair
         .watch(started, Duration::from_secs(args.timeout))
-        .map_err(|seen| {
-            fail(SwitchoverError::NotInTime {
-                server: status.server.clone(),
-                epoch: answer.epoch,
-                seconds: args.timeout,
-                seen,
+        .map_err(|missed| {
+            let (server, epoch) = (status.server.clone(), answer.epoch);
+            fail(match missed {
+                Missed::Ended { other } => SwitchoverError::Ended {
+                    server,
+                    epoch,
+                    other,
+                },
+                Missed::ServesAgain { now } => SwitchoverError::ServesAgain { server, epoch, now },
+                Missed::NotInTime { seen } => SwitchoverError::NotInTime {
+                    server,
+                    epoch,
+                    seconds: args.timeout,
+                    seen,
+                },
             })
         })?;
     let serves = answer.peer.unwrap_or_else(|| "the other server".to_owned());
@@ -223,9 +250,19 @@ struct Outcome {
     in_sync_ms: u128,
 }
 
+/// How it ended otherwise.
+enum Missed {
+    /// The old active's process is gone; what the other server says of itself.
+    Ended { other: String },
+    /// The old active has claimed back.
+    ServesAgain { now: u64 },
+    /// What was seen last.
+    NotInTime { seen: String },
+}
+
 impl Watched {
-    /// Err: what was seen last.
-    fn watch(&self, started: Moment, patience: Duration) -> Result<Outcome, String> {
+    /// Until the roles have changed, or it is certain that they will not by this hand-over.
+    fn watch(&self, started: Moment, patience: Duration) -> Result<Outcome, Missed> {
         let clock = SystemClock;
         let until = started.after(patience);
         let since = |now: Moment| now.since(started).as_millis();
@@ -242,13 +279,35 @@ impl Watched {
                         in_sync_ms: since(clock.now()),
                     });
                 }
+                Ok(status) if status.serving && status.epoch > self.epoch => {
+                    return Err(Missed::ServesAgain { now: status.epoch });
+                }
+                // In this mode no process ends by a switchover.
+                Err(AdminError::NotRunning { .. }) => {
+                    let other = self.word_of_the_peer();
+                    return Err(Missed::Ended { other });
+                }
                 Ok(status) => format!("{} is {}", status.server, status.state),
                 Err(error) => error.to_string(),
             };
             if clock.now() >= until {
-                return Err(seen);
+                return Err(Missed::NotInTime { seen });
             }
             thread::sleep(LOOK);
+        }
+    }
+
+    fn word_of_the_peer(&self) -> String {
+        match self.peer.as_ref().map(AdminClient::status) {
+            None => "the other server was not asked: only one URL was given".to_owned(),
+            Some(Ok(status)) if status.serving => {
+                format!("{} serves in epoch {}", status.server, status.epoch)
+            }
+            Some(Ok(status)) => format!(
+                "{} is {} now and takes over by itself if it may",
+                status.server, status.state
+            ),
+            Some(Err(error)) => error.to_string(),
         }
     }
 

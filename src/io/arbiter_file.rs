@@ -146,6 +146,9 @@ struct FileKeeper {
     config: ArbiterFileConfig,
     records: RecordFolder,
     held: Option<HeldLock>,
+    /// A lock that was reported lost, as long as its holder has not said that it is done: on a file
+    /// system of this kernel a free lock is taken as the holder's death (A3), and it still serves.
+    parked: Option<File>,
 }
 
 impl FileKeeper {
@@ -155,6 +158,7 @@ impl FileKeeper {
             config,
             records,
             held: None,
+            parked: None,
         }
     }
 
@@ -164,7 +168,7 @@ impl FileKeeper {
             ArbiterCall::Create(record) => self.create(&record),
             ArbiterCall::TryLock => self.lock(),
             ArbiterCall::Unlock => {
-                self.held = None;
+                (self.held, self.parked) = (None, None);
                 Ok(ArbiterAnswer::Unlocked)
             }
             ArbiterCall::Check(heartbeat) => self.check(&heartbeat),
@@ -276,6 +280,9 @@ impl FileKeeper {
         for _ in 0..5 {
             let record = self.records.highest()?.map(|file| file.record);
             if let Some(answer) = self.lock_once(generation_of(record.as_ref()))? {
+                if self.held.is_some() {
+                    self.parked = None;
+                }
                 return Ok(answer);
             }
             self.held = None;
@@ -305,6 +312,9 @@ impl FileKeeper {
             }
             Err(cause) => return Err(Problem::io(&path, "cannot be opened", cause)),
         };
+        let file = self
+            .unpark(file)
+            .map_err(|cause| Problem::io(&path, "cannot be examined", cause))?;
         if !try_lock(&file).map_err(|cause| Problem::io(&path, "cannot be locked", cause))? {
             let holder = self
                 .lock_facts(&path)
@@ -318,7 +328,7 @@ impl FileKeeper {
         match decode_lock(&written, self.config.secret.as_ref()) {
             Ok((nonce, _)) => {
                 let held = HeldLock {
-                    older: OlderFiles::than(&self.config.lock_file, generation),
+                    older: OlderFiles::than(&self.config, generation),
                     file,
                     path,
                     generation,
@@ -340,6 +350,26 @@ impl FileKeeper {
                 Ok(None)
             }
             Err(cause) => Err(Problem::content(&path, cause)),
+        }
+    }
+
+    /// A lost lock that is wanted back is taken through the descriptor that still has it, if this is the
+    /// same file: it is not let go in between. On a share the free lock proves no death, and the old
+    /// descriptor may be dead: there it is closed.
+    fn unpark(&mut self, file: File) -> io::Result<File> {
+        let Some(parked) = &self.parked else {
+            return Ok(file);
+        };
+        if !is_local(parked)? {
+            self.parked = None;
+            return Ok(file);
+        }
+        let (here, there) = (parked.metadata()?, file.metadata()?);
+        if (here.dev(), here.ino()) == (there.dev(), there.ino()) {
+            // One open file description: the lock is kept while either descriptor is open.
+            parked.try_clone()
+        } else {
+            Ok(file)
         }
     }
 
@@ -397,11 +427,11 @@ impl FileKeeper {
                 let record = self.records.highest()?.map(|file| file.record);
                 Ok(ArbiterAnswer::Held { record })
             }
-            // The descriptor is closed with `held`.
-            Ok(Some(lost)) => Ok(ArbiterAnswer::Lost(format!(
-                "lock file {} {lost}",
-                held.path.display()
-            ))),
+            Ok(Some(lost)) => {
+                let reason = format!("lock file {} {lost}", held.path.display());
+                self.parked = Some(held.file);
+                Ok(ArbiterAnswer::Lost(reason))
+            }
             Err(problem) => {
                 self.held = Some(held);
                 Err(problem)

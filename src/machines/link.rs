@@ -22,10 +22,12 @@ mod handshake;
 use std::time::Duration;
 
 use crate::machines::link::channel::Channel;
+
 pub use crate::machines::link::edges::{
     CloseCause, ConnId, LinkConfig, LinkDownCause, LinkEffect, LinkInput,
 };
 use crate::machines::link::handshake::Handshake;
+pub use crate::machines::link::handshake::{Unequal, unequal};
 use crate::proto::ids::SessionId;
 use crate::proto::peer::{Body, Frame, PeerFacts};
 use crate::time::Moment;

@@ -5,6 +5,7 @@
 //! | Idle      | the lock is not wanted and not held                                |
 //! | Trying    | wanted: attempts at their pace                                     |
 //! | Held      | this process has it: checks at their pace, each of which may end it |
+//! | Lost      | a check has ended it; what is left of it goes at `Release`         |
 //! | Releasing | let go, not yet answered                                           |
 //!
 //! At most one attempt or check is under way. An answer that does not come is not an answer: the
@@ -150,7 +151,8 @@ pub enum LockReport {
         /// The record now; whether it is still ours is for HAManager to see (L4).
         record: Option<ArbiterRecord>,
     },
-    /// It was held and is no more. Nothing is tried until the next `Acquire`.
+    /// It was held and is no more. Nothing is tried until the next `Acquire`. The arbiter keeps what is
+    /// left of it from others until `Release`: so that one that finds it free finds nobody serving.
     Lost {
         /// In words.
         reason: String,
@@ -186,6 +188,7 @@ enum LockState {
         /// The next check, unless one is under way.
         next_at: Moment,
     },
+    Lost,
     Releasing {
         /// When the lock is let go once more, should the arbiter not have been able to.
         next_at: Moment,
@@ -263,7 +266,7 @@ impl LockMachine {
     pub fn next_deadline(&self) -> Option<Moment> {
         match (&self.pending, &self.state) {
             (Some(pending), _) => (!pending.overdue_said).then(|| self.overdue_at(pending)),
-            (None, LockState::Idle) => None,
+            (None, LockState::Idle | LockState::Lost) => None,
             (
                 None,
                 LockState::Trying { next_at, .. }
@@ -291,7 +294,7 @@ impl LockMachine {
                     (*present, *since, *next_at) = (pace, now, now);
                 }
             }
-            LockState::Idle | LockState::Releasing { .. } => {
+            LockState::Idle | LockState::Lost | LockState::Releasing { .. } => {
                 // An unlock under way comes first: the arbiter's calls are answered in order.
                 self.pending = None;
                 self.state = LockState::Trying {
@@ -308,7 +311,9 @@ impl LockMachine {
             LockState::Idle => effects.push(LockEffect::Report(LockReport::Released)),
             LockState::Releasing { .. } => {}
             // Also while trying: an attempt under way may have succeeded already.
-            LockState::Trying { .. } | LockState::Held { .. } => self.unlock(now, effects),
+            LockState::Trying { .. } | LockState::Held { .. } | LockState::Lost => {
+                self.unlock(now, effects);
+            }
         }
     }
 
@@ -337,7 +342,7 @@ impl LockMachine {
             return;
         };
         let report = match self.state {
-            LockState::Idle => return,
+            LockState::Idle | LockState::Lost => return,
             LockState::Trying { .. } => self.attempt_answered(now, &pending, answer),
             LockState::Held { .. } => self.check_answered(now, &pending, answer),
             LockState::Releasing { .. } => match answer {
@@ -424,7 +429,7 @@ impl LockMachine {
                 }
             }
             ArbiterAnswer::Lost(reason) => {
-                self.state = LockState::Idle;
+                self.state = LockState::Lost;
                 LockReport::Lost { reason }
             }
             other @ (ArbiterAnswer::Read { .. }
@@ -505,6 +510,7 @@ impl LockMachine {
             LockState::Idle
             | LockState::Trying { .. }
             | LockState::Held { .. }
+            | LockState::Lost
             | LockState::Releasing { .. } => {}
         }
     }

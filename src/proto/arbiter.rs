@@ -159,7 +159,8 @@ pub enum ArbiterAnswer {
         /// The record now.
         record: Option<ArbiterRecord>,
     },
-    /// Answer to `Check`: it is not ours any more, with the reason in words.
+    /// Answer to `Check`: it is not ours any more, with the reason in words. Whatever is left of it is
+    /// kept from others until `Unlock`, because its holder still serves while it hears this.
     Lost(String),
     /// Answer to `CompareAndSet`: it is the highest record now.
     Set(ArbiterRecord),

@@ -454,6 +454,8 @@ pub trait LogStore: Send + Sync {
     fn run(&self, request: u64, job: Job);
     /// What the log is now.
     fn log_facts(&self) -> LogFacts;
+    /// Bytes of the durable log after an LSN: those of each chunk that has records after it.
+    fn log_bytes(&self, after: Lsn) -> u64;
     /// The commit index.
     fn committed(&self) -> Lsn;
     /// Every destination.

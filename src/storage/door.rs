@@ -162,6 +162,10 @@ impl LogStore for DoorStore {
         }
     }
 
+    fn log_bytes(&self, after: Lsn) -> u64 {
+        self.opened().map_or(0, |store| store.log_bytes(after))
+    }
+
     fn log_facts(&self) -> LogFacts {
         match self.opened() {
             Some(store) => store.log_facts(),

@@ -28,6 +28,9 @@ pub struct Glance {
     pub in_use: bool,
     /// The server, once it has an identity.
     pub node: Option<NodeId>,
+    /// Why its identity cannot be told, though there is a file of it. A server does not start so.
+    #[serde(default)]
+    pub identity_damage: Option<String>,
     /// `node/last_record`, as it stands there.
     pub last_record: Option<Vec<u8>>,
     /// Its store; none before the first.
@@ -63,18 +66,33 @@ pub fn glance(dir: &Path) -> Result<Glance, StoreError> {
             ..Glance::default()
         });
     }
-    let node = read_if_there(&dir.join("node/identity.json"))?
-        .and_then(|bytes| serde_json::from_slice::<Identity>(&bytes).ok())
-        .map(|identity| identity.node);
+    let (node, identity_damage) = glance_identity(&dir.join("node/identity.json"));
     Ok(Glance {
         in_use: false,
         node,
+        identity_damage,
         last_record: read_if_there(&dir.join("node/last_record"))?,
         store: match present(dir)? {
             Some(name) => store(&dir.join(name))?,
             None => None,
         },
     })
+}
+
+/// Who the server is, by its identity's file, or why that cannot be told; neither where there is none.
+#[must_use]
+pub fn glance_identity(path: &Path) -> (Option<NodeId>, Option<String>) {
+    let read = match read_if_there(path) {
+        Ok(None) => return (None, None),
+        Ok(Some(bytes)) => {
+            serde_json::from_slice::<Identity>(&bytes).map_err(|cause| cause.to_string())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    match read {
+        Ok(identity) => (Some(identity.node), None),
+        Err(why) => (None, Some(why)),
+    }
 }
 
 /// The folder that `CURRENT` names.

@@ -110,6 +110,10 @@ impl<H: Home> LogStore for InlineStore<H> {
         self.shared.state().log_facts()
     }
 
+    fn log_bytes(&self, after: Lsn) -> u64 {
+        self.shared.state().log_bytes(after)
+    }
+
     fn committed(&self) -> Lsn {
         self.shared.state().commit
     }

@@ -199,6 +199,16 @@ impl Ledger {
         self.bytes
     }
 
+    /// Bytes of the chunks that have records after an LSN.
+    #[must_use]
+    pub fn bytes_after(&self, after: Lsn) -> u64 {
+        let newest = self.chunks.values().rev();
+        newest
+            .take_while(|kept| kept.last > after)
+            .map(|kept| kept.bytes)
+            .sum()
+    }
+
     /// First LSN, last LSN, bytes and pairs owed of each chunk, in order.
     pub fn iter(&self) -> impl Iterator<Item = (ChunkFacts, u64)> + '_ {
         self.chunks.iter().map(|(&first, kept)| {
@@ -246,6 +256,20 @@ mod tests {
         assert_eq!(ledger.collect(0), []);
         assert_eq!(ledger.collect(64), [(Lsn(11), Lsn(20))]);
         assert_eq!(ledger.bytes(), 200);
+    }
+
+    #[test]
+    fn the_bytes_after_an_lsn_are_those_of_the_chunks_that_reach_beyond_it() {
+        let mut ledger = Ledger::new(0);
+        assert_eq!(ledger.bytes_after(Lsn::ZERO), 0);
+        for (first, bytes) in [(1, 7), (11, 500), (31, 20)] {
+            ledger.add(ChunkFacts {
+                bytes,
+                ..chunk(first)
+            });
+        }
+        let after = [0, 1, 9, 10, 19, 20, 39, 40].map(|lsn| ledger.bytes_after(Lsn(lsn)));
+        assert_eq!(after, [527, 527, 527, 520, 520, 20, 20, 0]);
     }
 
     #[test]

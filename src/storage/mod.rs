@@ -37,7 +37,7 @@ pub mod threaded;
 pub use check::{CheckReport, Finding, check};
 pub use door::{ClosedStore, DoorStore, open_door};
 pub use env::SyncMode;
-pub use glance::{Glance, StoreGlance, glance};
+pub use glance::{Glance, StoreGlance, glance, glance_identity};
 pub use open::{Cleared, OpenedStore, StoreConfig, ToClear, clear, open, open_memory};
 
 #[cfg(test)]

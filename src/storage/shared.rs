@@ -112,6 +112,14 @@ impl State {
         tickets.extend(batch.tickets);
     }
 
+    /// What is applied and what waits for the commit index.
+    pub(crate) fn log_bytes(&self, after: Lsn) -> u64 {
+        let waiting = self.pending.iter().flat_map(|batch| &batch.chunks);
+        let waiting = waiting.filter(|chunk| chunk.last > after);
+        let waiting: u64 = waiting.map(|chunk| chunk.bytes).sum();
+        waiting.saturating_add(self.index.ledger.bytes_after(after))
+    }
+
     pub(crate) fn log_facts(&self) -> LogFacts {
         LogFacts {
             store: self.store,

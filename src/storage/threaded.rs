@@ -200,6 +200,10 @@ impl<H: Home> LogStore for ThreadedStore<H> {
         self.shared.state().log_facts()
     }
 
+    fn log_bytes(&self, after: Lsn) -> u64 {
+        self.shared.state().log_bytes(after)
+    }
+
     fn committed(&self) -> Lsn {
         self.shared.state().commit
     }

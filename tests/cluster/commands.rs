@@ -56,20 +56,42 @@ fn json(text: &str) -> Value {
 
 #[test]
 fn the_demo_shows_a_kill_without_loss_and_leaves_nothing_behind() {
-    let scene = Scene::new(test_name!());
+    let shown = demonstrate(test_name!(), "replicated");
+    assert!(shown["resync_ms"].is_u64(), "{shown}");
+}
+
+#[test]
+fn the_demo_shows_it_with_one_store_too() {
+    let shown = demonstrate(test_name!(), "shared");
+    assert!(shown["resync_ms"].is_null(), "{shown}");
+}
+
+fn demonstrate(test: &str, mode: &str) -> Value {
+    let scene = Scene::new(test);
     let folder = scene.path().join("show");
     let dir = folder.to_string_lossy().into_owned();
     let shown = json(&succeeds(
         &scene,
-        &["demo", "--json", "--seconds", "6", "--dir", &dir],
+        &[
+            "demo",
+            "--mode",
+            mode,
+            "--json",
+            "--seconds",
+            "6",
+            "--dir",
+            &dir,
+        ],
         "",
     ));
+    assert_eq!(shown["mode"], mode, "{shown}");
     assert_eq!(shown["ledger"]["lost"], 0, "{shown}");
     assert_eq!(shown["ledger"]["duplicated"], 0, "{shown}");
     assert!(shown["ledger"]["confirmed"].as_u64() > Some(0), "{shown}");
     assert!(shown["failover_ms"].as_u64() > Some(0), "{shown}");
     assert!(folder.join("primary.log").is_file(), "--dir is kept");
     assert_eq!(working_in(&folder), 0, "no process is left behind");
+    shown
 }
 
 #[test]

@@ -203,15 +203,22 @@ fn a_missing_arbiter_a_cleared_store_and_garbage_are_explained() {
     pair.secondary.kill();
     pair.primary.await_state("STANDALONE");
     pair.primary.kill();
-    let folder = pair.lock_file();
-    let folder = folder.parent().expect("it has one");
+    let lock_file = pair.lock_file();
+    // As the stock profile names it.
+    let shown = lock_file
+        .strip_prefix(pair.scene.path())
+        .expect("it is in the test's folder");
+    let folder = lock_file.parent().expect("it has one");
     let aside = folder.with_extension("aside");
     fs::rename(folder, &aside).expect("it can be moved");
     shows(
         &pair.primary,
         &[
             "the arbiter record is gone (this store has seen number ",
-            "put the folder LockFile.d and the lock file back",
+            &format!(
+                "put the folder {}.d and the lock file back",
+                shown.display()
+            ),
         ],
     );
     pair.primary.start();
@@ -259,6 +266,38 @@ fn a_missing_arbiter_a_cleared_store_and_garbage_are_explained() {
     );
     assert!(!pair.secondary.data_dir().exists(), "nothing was made");
     assert!(said(&pair.secondary, "history", &[]).contains("no events are known"));
+}
+
+#[test]
+fn a_damaged_identity_is_named_and_its_removal_is_enough() {
+    for (mut pair, own) in [
+        (Pair::new(test_name!()), "data/replicated/primary/node"),
+        (Pair::shared(test_name!()), "data/shared/primary"),
+    ] {
+        pair.primary.start();
+        pair.primary
+            .await_status("it serves", |status| status.serving);
+        assert_eq!(pair.primary.terminate().code(), Some(0));
+        let file = pair.scene.path().join(own).join("identity.json");
+        fs::write(&file, b"\0no identity").expect("written");
+        let text = shows(
+            &pair.primary,
+            &[
+                "primary is not running: its last run ended with exit code 0",
+                "If it were started now: it would end at once (exit code 6).",
+                "identity.json, which says who this server is, is damaged: expected value",
+                "take the damaged file away (mv ",
+            ],
+        );
+        assert!(!text.contains("would take the lock"), "{text}");
+        let ended = pair.primary.command().output().expect("it starts");
+        assert_eq!(ended.status.code(), Some(6), "as it was said");
+        fs::rename(&file, file.with_extension("damaged")).expect("it is there");
+        pair.primary.start();
+        pair.primary
+            .await_status("it serves", |status| status.serving);
+        pair.primary.terminate();
+    }
 }
 
 #[test]

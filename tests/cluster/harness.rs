@@ -5,11 +5,9 @@
 mod toy_server;
 
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
 use crate::support::address::loopback_of;
-use crate::support::eventually::{SOON, now};
+use crate::support::eventually::{SOON, eventually};
 use crate::support::python;
 use crate::support::stomp_py::{Driver, StompPy};
 use toy_server::{Faults, ToyServer};
@@ -51,6 +49,17 @@ fn stomp_py_connects_and_subscribes_again_after_each_cut() {
     assert!(connections > 3, "{connections} connections");
 }
 
+/// A process that does not outlive its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // In most cases it has ended by itself.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 /// Put after the document's example: sends until a hundred are confirmed.
 const UNTIL_A_HUNDRED: &str = r#"
 confirmed = set()
@@ -86,19 +95,16 @@ fn the_example_of_the_clients_document_goes_on_after_each_cut() {
         server.address.port()
     );
     let program = example.replace(hosts, &own) + UNTIL_A_HUNDRED;
-    let mut client = Command::new(python::interpreter())
+    let client = Command::new(python::interpreter())
         .args(["-c", &program])
         .stderr(Stdio::null())
         .spawn()
         .expect("the interpreter starts");
-    let deadline = now().after(SOON);
-    let runs = |client: &mut Child| matches!(client.try_wait(), Ok(None));
-    while runs(&mut client) && now() < deadline {
-        thread::sleep(Duration::from_millis(20));
-    }
-    // Ended by itself, or it never will.
-    client.kill().ok();
-    let status = client.wait().expect("it can be waited for");
+    let mut client = Ended(client);
+    let status = eventually(SOON, "a hundred are confirmed", || {
+        let status = client.0.try_wait().expect("it can be waited for");
+        status.ok_or_else(|| "it still runs".to_owned())
+    });
     assert!(status.success(), "{status}");
 }
 

@@ -63,7 +63,7 @@ fn switchovers_forth_and_back_under_load_lose_nothing() {
 /// The outage as a client sees it: printed, not judged. `TWINMQ_OUTAGES` says how many.
 #[test]
 fn outage_of_switchovers_as_a_stomp_py_client_sees_it() {
-    let times = crate::schedule::number_from("TWINMQ_OUTAGES").unwrap_or(1);
+    let times = crate::support::chance::number_from("TWINMQ_OUTAGES").unwrap_or(1);
     let mut pair = Pair::in_sync(test_name!());
     let client = load(&pair);
     client.await_confirmed(100);
@@ -147,6 +147,41 @@ fn kill_9_of_the_old_active_in_the_middle_of_a_switchover_loses_nothing() {
 #[test]
 fn kill_9_of_the_new_active_in_the_middle_of_a_switchover_loses_nothing() {
     killed_in_the_middle(test_name!(), Role::other);
+}
+
+#[test]
+fn a_switchover_whose_active_dies_in_the_middle_ends_at_once_with_what_happened() {
+    let mut pair = Pair::in_sync(test_name!());
+    let active = pair.active();
+    // It is dead before its peer could be in step with it again.
+    let command = pair
+        .server(active)
+        .operator(&["switchover", "--timeout", "600"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary under test starts");
+    eventually(SOON, "the hand-over begins", || {
+        let log = pair.server(active).log();
+        if log.contains("this server hands over to") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    pair.server(active).kill();
+    let ended = command
+        .wait_with_output()
+        .expect("a child can be waited for");
+    let text = text_of(&ended);
+    assert!(!ended.status.success(), "{text}");
+    let (gone, other) = (active.name(), active.other().name());
+    assert!(
+        text.contains(&format!("{gone} ended in the middle of the hand-over")),
+        "{text}"
+    );
+    assert!(text.contains(other), "{text}");
+    pair.server(active.other()).await_state("STANDALONE");
 }
 
 /// Killed at once when the hand-over shows: wherever it is then.

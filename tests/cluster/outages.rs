@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::nemesis::lab::{Cut, in_a_lab};
 use crate::nemesis::{Mode, Nemesis};
-use crate::schedule::number_from;
+use crate::support::chance::number_from;
 use crate::test_name;
 
 /// How the active server goes.

@@ -148,6 +148,18 @@ fn a_stale_replica_is_promoted_and_what_is_given_up_is_kept_for_export() {
         "that \"both 1\" was received is told as well: {lines:?}"
     );
     refused(&pair.primary, &["divergence", "show", "9"], "no kept");
+    // `| head`: a reader that goes away early is no failure.
+    let mut unread = pair
+        .primary
+        .operator(&["divergence", "export", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary under test starts");
+    drop(unread.stdout.take());
+    let unread = unread.wait_with_output().expect("it ends");
+    assert!(unread.status.success(), "{}", text_of(&unread));
+    assert_eq!(text_of(&unread), "");
 }
 
 #[test]

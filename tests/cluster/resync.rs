@@ -10,7 +10,7 @@ use std::time::Duration;
 use twinmq::cli::admin_client::{Status, SyncStatus};
 
 use crate::nemesis::lab::{Cut, Network, in_a_lab};
-use crate::schedule::{Chance, number_from};
+use crate::support::chance::{Chance, number_from};
 use crate::support::eventually::{SOON, eventually, now};
 use crate::support::pair::Pair;
 use crate::support::server::Role;
@@ -90,6 +90,25 @@ fn ten_thousand_missed_messages_cost_little_more_than_themselves() {
     );
 }
 
+/// Small messages first and large ones at the end: the estimate is of bytes, not of messages.
+#[test]
+fn the_estimate_holds_for_messages_of_many_sizes() {
+    let slow = [("ha.replication.resync_bandwidth_mib_s", "8")];
+    let mut pair = left_behind(test_name!(), &slow, 2000, 1);
+    send(&pair.primary.client_address(), 192, 64);
+    pair.secondary.start();
+    let first = eventually(SOON, "the resync is seen", || {
+        let status = pair.primary.status()?;
+        let moving = status.sync.filter(|sync| sync.done_bytes > 0);
+        moving.ok_or_else(|| "nothing moves yet".to_owned())
+    });
+    await_in_sync(&mut pair);
+    let sent = sent_bytes(&pair.primary.log());
+    assert_eq!(first.kind, "incremental");
+    let apart = first.total_bytes.abs_diff(sent);
+    assert!(apart * 20 <= sent, "{first:?}, and {sent} were sent");
+}
+
 /// What interrupts a resync.
 #[derive(Clone, Copy, Debug)]
 enum Blow {
@@ -101,44 +120,103 @@ enum Blow {
 /// Put into the gap that an interrupted resync has to fill: messages of 64 KiB.
 const BALLAST: u64 = 256;
 
-/// Waits until this share of the ballast has moved; none if it was over before that was seen.
+/// Why a returning server has something to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gap {
+    /// It was away.
+    Missed,
+    /// It has nothing, and the log has all.
+    Wiped,
+    /// It has nothing, and the log has only its end: it is filled by a snapshot.
+    Collected,
+}
+
+/// Waits until this share of what is to be sent has moved; none if it was over before that was seen.
 fn await_share(pair: &mut Pair, share: u64) -> Option<SyncStatus> {
     let filling = &pair.primary;
     eventually(SOON, "a resync comes that far", || match filling.status() {
         Ok(status) if status.pair_is_in_sync() => Ok(None),
         Ok(Status {
             sync: Some(sync), ..
-        }) if sync.done_bytes * 100 >= BALLAST * 64 * KIB as u64 * share => Ok(Some(sync)),
+        }) if sync.total_bytes > MIB && sync.done_bytes * 100 >= sync.total_bytes * share => {
+            Ok(Some(sync))
+        }
         Ok(status) => Err(format!("{status:?}")),
         Err(error) => Err(error),
     })
 }
 
-fn interrupted(test: &'static str, wiped: bool) {
+/// The kind of the last resync that this server led, in its log.
+fn last_kind(pair: &Pair) -> String {
+    let log = pair.primary.log();
+    let told = log.rsplit("resync of the returning server: ").next();
+    let kind = told.and_then(|told| told.split([':', ',']).next());
+    kind.expect("a resync was told of").to_owned()
+}
+
+/// The blow falls, and what it hit comes back.
+fn strike(pair: &mut Pair, blow: Blow) {
+    match blow {
+        Blow::KillFilled => {
+            pair.secondary.kill();
+            pair.secondary.start();
+        }
+        Blow::KillFilling => {
+            pair.primary.kill();
+            pair.secondary
+                .await_status("it has noticed", |status| status.state == "WAITING");
+            pair.primary.start();
+        }
+        Blow::CutLink => {
+            Network.cut(Cut::Link);
+            pair.primary
+                .await_status("it has noticed", |status| status.state == "STANDALONE");
+            Network.heal();
+        }
+    }
+}
+
+fn interrupted(test: &'static str, gap: Gap) {
     in_a_lab(move || {
         let seed = number_from("TWINMQ_SEED").unwrap_or_else(|| now().0);
         let rounds = number_from("TWINMQ_RESYNC_ROUNDS").unwrap_or(3);
         eprintln!("repeat it with TWINMQ_SEED={seed} TWINMQ_RESYNC_ROUNDS={rounds}");
         let mut chance = Chance(seed);
         // Slow enough to be caught in the middle.
-        let slow = [("ha.replication.resync_bandwidth_mib_s", "8")];
-        let mut pair = Pair::in_sync_with(test, &slow);
+        let slow = ("ha.replication.resync_bandwidth_mib_s", "8");
+        let short = [
+            slow,
+            ("store.retain_mib", "16"),
+            ("store.checkpoint_mib", "1"),
+        ];
+        let settings = if gap == Gap::Collected {
+            &short[..]
+        } else {
+            &short[..1]
+        };
+        let mut pair = Pair::in_sync_with(test, settings);
+        if gap == Gap::Collected {
+            // Beyond what is retained: the log's beginning, of which nothing is owed, goes.
+            send(&pair.primary.client_address(), BALLAST * 5 / 4, 64);
+        }
         let client = load(&pair);
         client.await_confirmed(50);
         let mut caught = 0;
-        let first = usize::try_from(chance.below(3)).expect("small");
+        let first = chance.below(3);
         for round in 0..rounds {
             let blows = [Blow::KillFilled, Blow::KillFilling, Blow::CutLink];
             let turn = usize::try_from(round).expect("small");
             let blow = blows[(first + turn) % blows.len()];
             pair.secondary.kill();
             pair.primary.await_state("STANDALONE");
-            if wiped {
+            if gap != Gap::Missed {
                 fs::remove_dir_all(pair.secondary.data_dir()).expect("nothing runs on it");
             }
-            send(&pair.primary.client_address(), BALLAST, 64);
+            if gap != Gap::Collected {
+                send(&pair.primary.client_address(), BALLAST, 64);
+            }
             pair.secondary.start();
-            let share = chance.below(70);
+            let share = chance.count_below(70);
             let sync = await_share(&mut pair, share);
             caught += u64::from(sync.is_some());
             eprintln!("seed {seed}: {blow:?} at {share} %: {sync:?}");
@@ -146,28 +224,18 @@ fn interrupted(test: &'static str, wiped: bool) {
                 continue;
             };
             // A wiped one is filled from the log's beginning while that is still kept.
-            assert!(wiped || sync.kind == "incremental", "{sync:?}");
-            match blow {
-                Blow::KillFilled => {
-                    pair.secondary.kill();
-                    pair.secondary.start();
-                }
-                Blow::KillFilling => {
-                    pair.primary.kill();
-                    pair.secondary
-                        .await_status("it has noticed", |status| status.state == "WAITING");
-                    pair.primary.start();
-                }
-                Blow::CutLink => {
-                    Network.cut(Cut::Link);
-                    pair.primary
-                        .await_status("it has noticed", |status| status.state == "STANDALONE");
-                    Network.heal();
-                }
+            match gap {
+                Gap::Missed => assert_eq!(sync.kind, "incremental", "{sync:?}"),
+                Gap::Collected => assert_eq!(sync.kind, "full", "{sync:?}"),
+                Gap::Wiped => {}
             }
+            strike(&mut pair, blow);
             await_in_sync(&mut pair);
             // Only a whole copy may ever serve, and the secondary was never one before.
             assert_eq!(pair.active(), Role::Primary, "seed {seed}, {blow:?}");
+            if gap == Gap::Collected {
+                assert_eq!(last_kind(&pair), "full", "it starts over");
+            }
             client.await_confirmed(50);
         }
         let report = client.finish();
@@ -184,12 +252,17 @@ fn interrupted(test: &'static str, wiped: bool) {
 
 #[test]
 fn an_interrupted_resync_of_a_wiped_server_starts_over_and_never_serves() {
-    interrupted(test_name!(), true);
+    interrupted(test_name!(), Gap::Wiped);
 }
 
 #[test]
 fn an_interrupted_resync_of_what_was_missed_starts_over_and_never_serves() {
-    interrupted(test_name!(), false);
+    interrupted(test_name!(), Gap::Missed);
+}
+
+#[test]
+fn an_interrupted_resync_by_a_snapshot_starts_over_and_never_serves() {
+    interrupted(test_name!(), Gap::Collected);
 }
 
 /// Confirm times of a steady load until a condition holds, in microseconds, sorted.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use twinmq::cli::stomp_client::Connection;
 
+use crate::support::chance::{Chance, number_from};
 use crate::support::eventually::{SOON, eventually};
 use crate::support::pair::Pair;
 use crate::support::server::Role;
@@ -16,36 +17,6 @@ const KILLS: u64 = 25;
 const BALLAST_MESSAGES: usize = 48;
 const BALLAST_BYTES: usize = 512 * 1024;
 const BALLAST: &str = "/queue/ballast";
-
-/// A number from the environment; none if it is not set.
-pub(crate) fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{variable}={text} is not a number")),
-    )
-}
-
-/// SplitMix64: small, and the same everywhere for one seed.
-pub(crate) struct Chance(pub(crate) u64);
-
-impl Chance {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub(crate) fn percent(&mut self, share: u64) -> bool {
-        self.below(100) < share
-    }
-}
 
 /// One way to hit the pair. A shuffled deck holds each of them, so that none is left to luck.
 #[derive(Clone, Copy, Debug)]
@@ -95,10 +66,7 @@ impl Schedule {
     fn draw(&mut self) -> Blow {
         if self.deck.is_empty() {
             self.deck = DECK.to_vec();
-            for last in (1..self.deck.len()).rev() {
-                let other = usize::try_from(self.chance.below(last as u64 + 1)).expect("small");
-                self.deck.swap(last, other);
-            }
+            self.chance.shuffle(&mut self.deck);
         }
         self.deck.pop().expect("it was filled")
     }
@@ -139,7 +107,7 @@ impl Schedule {
                 self.kill(role);
                 // Alone, the survivor of a pair in sync serves; of another it may have to wait.
                 if in_sync && self.chance.percent(60) {
-                    let more = 1 + self.chance.below(200);
+                    let more = 1 + self.chance.count_below(200);
                     self.client.await_confirmed(more);
                 }
                 self.pair.server(role).start();
@@ -155,7 +123,7 @@ impl Schedule {
                 let first = self.role();
                 self.kill(first);
                 if in_sync {
-                    let more = 1 + self.chance.below(100);
+                    let more = 1 + self.chance.count_below(100);
                     self.client.await_confirmed(more);
                 }
                 self.kill(first.other());
@@ -257,7 +225,7 @@ fn a_random_schedule_of_kills_and_restarts_loses_nothing_and_repeats_nothing_unf
         if schedule.chance.percent(70) {
             schedule.pair.await_in_sync();
         }
-        let more = schedule.chance.below(200);
+        let more = schedule.chance.count_below(200);
         schedule.client.await_confirmed(more);
     }
     schedule.pair.await_in_sync();

@@ -10,10 +10,26 @@ use twinmq::exit::ExitCode;
 use crate::support::eventually::{SOON, eventually};
 use crate::support::pair::Pair;
 use crate::support::server::{Role, Server, TWINMQ};
+use crate::support::stomp_py::StompPy;
 use crate::{load, test_name};
 
 fn stepped_down() -> Option<i32> {
     Some(i32::from(ExitCode::SteppedDown.code()))
+}
+
+/// Nothing that was confirmed is lost.
+#[track_caller]
+fn settle(client: StompPy) {
+    let report = client.finish();
+    assert!(report.holds(), "{report:?}");
+}
+
+/// The server that ended is started again, and the ledger is settled.
+#[track_caller]
+fn comes_back(pair: &mut Pair, ended: Role, client: StompPy) {
+    pair.server(ended).start();
+    pair.await_in_sync();
+    settle(client);
 }
 
 fn data_file(pair: &Pair) -> PathBuf {
@@ -50,8 +66,7 @@ fn the_stock_pair_serves_at_once_and_the_standby_never_touches_the_store() {
         let at = |state: &str| log.find(&format!("Primary Server switched to {state}"));
         assert!(at(first).is_some() && at(first) < at(then), "{log}");
     }
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
+    settle(client);
 }
 
 #[test]
@@ -85,8 +100,7 @@ fn kill_9_of_the_active_under_load_loses_nothing_that_was_confirmed() {
         pair.server(dead).start();
         assert_eq!(pair.await_in_sync(), dead.other());
     }
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
+    settle(client);
     for role in [Role::Primary, Role::Secondary] {
         assert!(pair.server(role).terminate().success());
     }
@@ -104,8 +118,7 @@ fn the_standby_may_come_and_go() {
     assert_eq!(pair.active(), standby.other());
     pair.server(standby).start();
     assert_eq!(pair.await_in_sync(), standby.other());
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
+    settle(client);
 }
 
 #[test]
@@ -117,10 +130,7 @@ fn an_orderly_stop_hands_over() {
     assert!(pair.server(first).terminate().success());
     client.await_confirmed(200);
     assert_eq!(pair.active(), first.other());
-    pair.server(first).start();
-    pair.await_in_sync();
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
+    comes_back(&mut pair, first, client);
 }
 
 /// `twinmq COMMAND` on this server's profile: its exit code and what it said.
@@ -158,8 +168,7 @@ fn a_switchover_ends_the_active_in_order_and_the_standby_serves() {
     let (code, text) = operate(pair.server(standby), &["switchover"]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("PASSIVE"), "{text}");
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
+    settle(client);
 }
 
 #[test]
@@ -223,10 +232,7 @@ fn a_lock_file_that_goes_ends_the_active_with_its_own_code_and_the_standby_takes
     assert_eq!(ended.code(), stepped_down());
     assert!(pair.primary.log().contains("the lock was lost"));
     client.await_confirmed(100);
-    pair.primary.start();
-    pair.await_in_sync();
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
+    comes_back(&mut pair, Role::Primary, client);
 }
 
 /// The old holder is stopped in the middle of its commits and its lock is taken from it: what no local
@@ -240,8 +246,7 @@ fn a_stopped_active_whose_lock_was_taken_keeps_the_store_until_it_is_dead() {
     pair.start_shared();
     let client = load(&pair);
     client.await_confirmed(100);
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
+    settle(client);
     pair.primary.signal(Signal::SIGSTOP);
     fs::remove_file(pair.lock_file()).expect("it is there");
     let status = pair
@@ -260,10 +265,7 @@ fn a_stopped_active_whose_lock_was_taken_keeps_the_store_until_it_is_dead() {
     let client = load(&pair);
     client.await_confirmed(100);
     assert_eq!(pair.active(), Role::Secondary);
-    pair.primary.start();
-    pair.await_in_sync();
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
+    comes_back(&mut pair, Role::Primary, client);
 }
 
 #[test]
@@ -275,10 +277,7 @@ fn a_stopped_active_is_ended_by_its_watchdog_and_the_standby_takes_over() {
     client.await_confirmed(200);
     assert_eq!(pair.active(), Role::Secondary);
     pair.primary.await_exit();
-    pair.primary.start();
-    pair.await_in_sync();
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
+    comes_back(&mut pair, Role::Primary, client);
 }
 
 #[test]
@@ -328,10 +327,7 @@ fn a_failed_flush_of_the_store_ends_the_active_and_loses_nothing() {
     assert!(pair.primary.log().contains("nothing more is confirmed"));
     client.await_confirmed(200);
     assert_eq!(pair.active(), Role::Secondary);
-    pair.primary.start();
-    pair.await_in_sync();
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
+    comes_back(&mut pair, Role::Primary, client);
 }
 
 #[test]
@@ -339,8 +335,7 @@ fn a_store_is_checked_and_cleared_only_while_nobody_has_it() {
     let mut pair = Pair::shared_in_sync(test_name!());
     let client = load(&pair);
     client.await_confirmed(50);
-    let report = client.finish();
-    assert!(report.holds(), "{report:?}");
+    settle(client);
     let folder = pair.scene.path().to_owned();
     let twinmq = |words: &[&str]| -> (Option<i32>, String) {
         let output = Command::new(TWINMQ)

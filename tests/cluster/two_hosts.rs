@@ -132,6 +132,10 @@ struct TwoHosts {
 impl TwoHosts {
     /// `pair init` into the folder `name`. The lock file is the same for all names.
     fn pair_init(&self, name: &str) -> PathBuf {
+        self.pair_init_with(name, &[])
+    }
+
+    fn pair_init_with(&self, name: &str, more: &[&str]) -> PathBuf {
         let dir = self.scene.path().join(name);
         let lock = self.scene.path().join("lock");
         fs::create_dir_all(&lock).expect("the test's folder can be written");
@@ -142,6 +146,7 @@ impl TwoHosts {
             .args(["--gateway", GATEWAY])
             .arg("--lock-file")
             .arg(lock.join("pair.lck"))
+            .args(more)
             .arg(&dir)
             .output()
             .expect("the binary under test starts");
@@ -150,17 +155,22 @@ impl TwoHosts {
         dir
     }
 
-    /// `twinmq run` in a server's folder with its profile as it is, but for the store's place.
+    /// `twinmq run` in a server's folder with its profile as it is, but for the place of what is its own.
     fn run(&self, folder: &Path, name: &str, settings: &[String]) -> Running {
         let log = self.scene.path().join(format!("{name}.log"));
         let out = File::create(&log).expect("the test's folder can be written");
         let store = self.scene.path().join(format!("{name}.store"));
+        let profile = fs::read_to_string(folder.join("profile.toml")).expect("it was made");
+        let key = match profile.contains("\nmode = \"shared\"\n") {
+            true => "store.node_path",
+            false => "store.path",
+        };
         let mut command = self.network.command(Path::new(TWINMQ));
         command
             .current_dir(folder)
             .args(["run", "-p", "./profile.toml"])
             .arg("--set")
-            .arg(format!("store.path={}", store.display()));
+            .arg(format!("{key}={}", store.display()));
         for setting in settings {
             command.args(["--set", setting]);
         }
@@ -276,5 +286,38 @@ fn a_pair_made_for_two_machines_works_as_it_was_written() {
     for place in ["http://127.0.0.1:1858", "http://10.99.0.2:1859"] {
         assert!(said.contains(place), "{said}");
     }
+    secondary.terminate();
+}
+
+#[test]
+fn a_shared_pair_made_for_two_machines_works_as_it_was_written() {
+    let hosts = TwoHosts {
+        network: Network::new(),
+        scene: Scene::new(test_name!()),
+    };
+    let common = hosts.scene.path().join("common");
+    let shown = common.display().to_string();
+    let pair = hosts.pair_init_with("pair", &["--mode", "shared", "--db-path", &shown]);
+    let (one, other) = (pair.join("primary"), pair.join("secondary"));
+    fs::create_dir(&common).expect("the test's folder can be written");
+    let primary = hosts.run(&one, "primary", &[]);
+    hosts.succeeds(&one, &["wait", "--state", "ACTIVE"], "");
+    let secondary = hosts.run(&other, "secondary", &[]);
+    for folder in [&one, &other] {
+        hosts.succeeds(folder, &["wait", "--in-sync", "--timeout", "30"], "");
+    }
+    let status = hosts.succeeds(&other, &["status"], "");
+    assert!(status.contains("secondary can take over"), "{status}");
+    hosts.succeeds(&one, &["send", "-q", "q"], "one\ntwo\n");
+    assert!(
+        common.join("CURRENT").is_file(),
+        "the store is in --db-path"
+    );
+
+    // SIGKILL: the other one opens the same store.
+    drop(primary);
+    hosts.succeeds(&other, &["wait", "--serving", "--timeout", "30"], "");
+    let receive = ["receive", "-q", "q", "-n", "2", "--timeout", "30"];
+    assert_eq!(hosts.succeeds(&other, &receive, ""), "one\ntwo\n");
     secondary.terminate();
 }

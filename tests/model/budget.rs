@@ -29,10 +29,12 @@ pub(crate) struct Budget {
     /// A timer that fires too early, an answer or a report that comes too late, a transition that
     /// takes too long, a passive that acknowledges too late.
     pub(crate) delays: u8,
-    /// The operator makes a server the owner, whatever it lacks.
+    /// An operator's override, asked of a server that would carry it out.
     pub(crate) overrides: u8,
     /// The record and the lock file are deleted.
     pub(crate) lost_records: u8,
+    /// Planned switchovers, asked of an active that would carry one out.
+    pub(crate) switchovers: u8,
 }
 
 impl Budget {
@@ -52,6 +54,7 @@ impl Budget {
         delays: 0,
         overrides: 0,
         lost_records: 0,
+        switchovers: 0,
     };
 }
 
@@ -227,6 +230,29 @@ pub(crate) const SEARCHES: &[Named] = &[
             ..Budget::NONE
         },
     ),
+    // An operator's commands, and what comes between.
+    formed(
+        "switchover",
+        false,
+        Budget {
+            switchovers: 2,
+            crashes: 1,
+            cuts: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "override",
+        false,
+        Budget {
+            overrides: 1,
+            crashes: 2,
+            cuts: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
     // The same, small enough for every test.
     formed(
         "quick-crashes",
@@ -264,6 +290,16 @@ pub(crate) const SEARCHES: &[Named] = &[
         Budget {
             cuts: 1,
             pauses: 1,
+            writes: 1,
+            ..Budget::NONE
+        },
+    ),
+    formed(
+        "quick-switchover",
+        true,
+        Budget {
+            switchovers: 1,
+            crashes: 1,
             writes: 1,
             ..Budget::NONE
         },

@@ -115,13 +115,14 @@ impl World {
         }
     }
 
-    /// Of where it is and whether it may be promoted only a server that waits is asked: what others
-    /// would say of that is left out.
+    /// Of where it is only a server that waits is asked, and of whether it may be promoted also one
+    /// that a switchover would promote: what others would say of that is left out.
     pub(crate) fn facts(&self, at: usize, rules: Rules) -> PeerFacts {
         let server = self.server(at);
         let machine = server.machine.as_ref().expect("it runs");
         let last = machine.last_record();
         let waits = machine.shown() == ServerState::Waiting;
+        let promotes = waits || self.hands_over && machine.shown() == ServerState::Passive;
         PeerFacts {
             state: machine.shown(),
             // For people only: the same for all, so that it does not tell states apart.
@@ -138,7 +139,7 @@ impl World {
             arbiter: last.map(|record| record.arbiter),
             last_record: last.map_or(RecordSeq::ZERO, |record| record.seq),
             looked: machine.looked(),
-            eligible: waits && machine.eligible(),
+            eligible: promotes && machine.eligible(),
             lock: machine.lock_identity(),
         }
     }
@@ -166,7 +167,12 @@ impl World {
                 }
             }
             HaEffect::OpenClients { .. } => self.server_mut(at).serving = true,
-            HaEffect::CloseClients { .. } => self.server_mut(at).serving = false,
+            HaEffect::CloseClients { .. } => {
+                let server = self.server_mut(at);
+                server.serving = false;
+                // Nobody is left to be answered.
+                server.jobs.retain(|job| *job != Job::Drain);
+            }
             HaEffect::DrainClients => self.server_mut(at).jobs.push_back(Job::Drain),
             HaEffect::Lead { session, .. } => {
                 let server = self.server_mut(at);
@@ -271,8 +277,13 @@ impl World {
                 self.answer(at, ArbiterAnswer::Set(next));
             }
             call @ (ArbiterCall::Create(_) | ArbiterCall::CompareAndSet(_)) => {
-                let call = Call { call, told: false };
-                self.server_mut(at).calls.push_back(call);
+                let server = self.server_mut(at);
+                let overrules = server.machine.as_ref().is_some_and(HaMachine::overrules);
+                server.calls.push_back(Call {
+                    call,
+                    told: false,
+                    overrules,
+                });
             }
             ArbiterCall::TryLock | ArbiterCall::Unlock | ArbiterCall::Check(_) => {
                 unreachable!("the machine leaves the lock to LockKeeper")
@@ -297,7 +308,7 @@ impl World {
     fn release_lock(&mut self, at: usize) {
         let server = self.server_mut(at);
         server.wants_lock = false;
-        // Only an orderly stop looks at this answer.
+        // Only an orderly stop and a hand-over look at this answer.
         if matches!(server.state(), Some(HaState::Releasing(_))) {
             server.inbox.push_back(HaInput::LockReleased);
         }
@@ -332,7 +343,16 @@ impl World {
     }
 
     /// One change of the record, carried out. The arbiter does one thing after the other.
-    pub(crate) fn carry_out(&mut self, call: ArbiterCall, rules: Rules) -> ArbiterAnswer {
+    pub(crate) fn carry_out(&mut self, at: usize, call: Call, rules: Rules) -> ArbiterAnswer {
+        let answer = self.change(call.call, rules);
+        let changed = matches!(answer, ArbiterAnswer::Set(_) | ArbiterAnswer::Created(_));
+        if call.overrules && changed {
+            self.give_up_beyond(at);
+        }
+        answer
+    }
+
+    fn change(&mut self, call: ArbiterCall, rules: Rules) -> ArbiterAnswer {
         let found = self.arbiter.record.clone();
         let arbiter = self.arbiter_mut();
         match call {

@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 
 use twinmq::machines::ha::{HaInput, HaMachine, HaState, HaTimer, LinkEnd};
-use twinmq::proto::arbiter::ArbiterRecord;
 use twinmq::proto::ids::SessionId;
 
 use super::rules::{Rule, Rules};
-use super::world::{Entry, FromLink, World, node, store_id};
+use super::world::{Entry, FromLink, World, store_id};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
@@ -39,8 +38,11 @@ pub(crate) enum Fault {
     FireEarly(usize, HaTimer),
     TransitionTooLong(usize),
     AckOverdue(usize),
+    /// The operator types the epoch that ends, and the copy that was asked for first is made.
     Override(usize),
     LoseRecord,
+    /// The operator wants the other server to serve.
+    Switchover(usize),
 }
 
 impl World {
@@ -87,7 +89,6 @@ impl World {
         let image = self.server(at).image.as_deref();
         let older = image.is_some_and(|image| *image != self.server(at).disk);
         offer(self.budget.reverts > 0 && whole && older, Fault::Revert(at));
-        offer(self.budget.overrides > 0, Fault::Override(at));
     }
 
     fn faults_of_process(&self, at: usize, faults: &mut Vec<Fault>) {
@@ -114,6 +115,14 @@ impl World {
         offer(
             budget.arbiter_cuts > 0 && !server.cut_off,
             Fault::CutArbiter(at),
+        );
+        offer(
+            budget.switchovers > 0 && self.would_hand_over(at),
+            Fault::Switchover(at),
+        );
+        offer(
+            budget.overrides > 0 && self.would_overrule(at),
+            Fault::Override(at),
         );
         let asked = server.calls.front().is_some_and(|call| !call.told);
         offer(server.cut_off && asked, Fault::LoseAnswer(at));
@@ -213,7 +222,7 @@ impl World {
             }
             Fault::LoseAnswer(at) => {
                 if let Some(call) = self.server_mut(at).calls.pop_front() {
-                    let _lost = self.carry_out(call.call, rules);
+                    let _lost = self.carry_out(at, call, rules);
                 }
                 self.fail(at);
             }
@@ -263,7 +272,14 @@ impl World {
             }
             Fault::Override(at) => {
                 budget.overrides -= 1;
-                self.promote(at);
+                let machine = self.server(at).machine.as_ref();
+                if let Some(epoch) = machine.map(|machine| machine.promotion().epoch) {
+                    self.give(at, HaInput::PromoteRequested { epoch }, rules);
+                }
+            }
+            Fault::Switchover(at) => {
+                budget.switchovers -= 1;
+                self.give(at, HaInput::SwitchoverRequested, rules);
             }
             Fault::LoseRecord => {
                 budget.lost_records -= 1;
@@ -339,26 +355,18 @@ impl World {
         }
     }
 
-    /// `promote --accept-loss`: by compare-and-set the store becomes the only one that counts; what it
-    /// lacks is given up.
-    fn promote(&mut self, at: usize) {
-        let disk = self.server(at).disk.clone();
-        if let Some(record) = self.record().cloned() {
-            let next = ArbiterRecord {
-                seq: record.seq.next(),
-                epoch: record.epoch.next(),
-                owner: node(at),
-                isr: vec![disk.own.store],
-                ..record
-            };
-            let arbiter = self.arbiter_mut();
-            arbiter.record = Some(next.clone());
-            if let Some(lock) = &mut arbiter.lock_file {
-                lock.last = None;
-            }
-            self.server_mut(at).disk.last_record = Some(next);
-            self.confirmed = disk.log;
-        }
+    /// All that a switchover needs is so: the operator's request is carried out.
+    fn would_hand_over(&self, at: usize) -> bool {
+        let machine = self.server(at).machine.as_ref();
+        let conditions = machine.map(HaMachine::switchover_conditions);
+        conditions.is_some_and(|all| all.iter().all(|condition| condition.holds))
+    }
+
+    /// The same for an override.
+    fn would_overrule(&self, at: usize) -> bool {
+        let machine = self.server(at).machine.as_ref();
+        let promotion = machine.map(HaMachine::promotion);
+        promotion.is_some_and(|asked| asked.conditions.iter().all(|condition| condition.holds))
     }
 
     /// Something of the world still remembers this session.

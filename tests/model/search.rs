@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use stateright::{Checker, HasDiscoveries, Model, Path, Property};
-use twinmq::machines::ha::Takeover;
+use twinmq::machines::ha::{HaMachine, Takeover};
+use twinmq::proto::peer::ServerState;
 use twinmq::time::{Clock, SystemClock};
 
 use super::budget::{Begin, Budget, Named};
@@ -40,16 +41,9 @@ pub(crate) struct Search {
 impl Search {
     pub(crate) fn new(begin: Begin, budget: Budget, rules: Rules) -> Self {
         let mut start = World::new();
+        start.hands_over = budget.switchovers > 0;
         if begin == Begin::Formed {
-            let mut turn = 0;
-            let mut steps = 0;
-            while let Some(step) = heal::next(&start, turn, rules) {
-                start.apply(Action::Step(step), rules);
-                steps += 1;
-                assert!(steps < 100, "the pair does not form: {start:#?}");
-                turn = 1 - turn;
-            }
-            assert!(heal::formed(&start), "the pair does not form: {start:#?}");
+            start.form(rules);
         }
         if budget.lost_locks + budget.pauses + budget.arbiter_cuts > 0
             && let Some(lock) = &mut start.arbiter_mut().lock_file
@@ -100,6 +94,19 @@ impl World {
         self.finish(rules);
     }
 
+    /// By the fair schedule, to ACTIVE and PASSIVE.
+    fn form(&mut self, rules: Rules) {
+        let mut turn = 0;
+        let mut steps = 0;
+        while let Some(step) = heal::next(self, turn, rules) {
+            self.apply(Action::Step(step), rules);
+            steps += 1;
+            assert!(steps < 100, "the pair does not form: {self:#?}");
+            turn = 1 - turn;
+        }
+        assert!(heal::formed(self), "the pair does not form: {self:#?}");
+    }
+
     /// What follows at once.
     pub(crate) fn finish(&mut self, rules: Rules) {
         self.settle(rules);
@@ -144,7 +151,7 @@ impl Model for Search {
             // A disk that goes back takes with it what it held: it must not serve.
             properties.retain(|property| property.name != NAMED);
         }
-        if budget.overrides + budget.lost_records == 0 {
+        if budget.lost_records == 0 {
             properties.push(Property::<Self>::always(STUCK, |search, world| {
                 search.healed.forms_again(world, search.rules)
             }));
@@ -201,4 +208,26 @@ fn told(path: Path<World, Action>) -> String {
     };
     let names: Vec<String> = actions.iter().map(name).collect();
     format!("{} steps: {}", names.len(), names.join(" > "))
+}
+
+/// What the searches of switchovers spend their budget on: the other server serves after it.
+#[test]
+fn a_switchover_changes_the_roles() {
+    for takeover in [Takeover::Fence, Takeover::Lock] {
+        let rules = Rules::of(takeover);
+        let budget = Budget {
+            switchovers: 1,
+            ..Budget::NONE
+        };
+        let mut world = Search::new(Begin::Formed, budget, rules).start;
+        let mut faults = Vec::new();
+        world.faults(rules, &mut faults);
+        assert_eq!(faults, [Fault::Switchover(0)]);
+        world.apply(Action::Fault(faults[0]), rules);
+        // While clients are drained, the roles are shown as they were.
+        world.apply(Action::Step(Step::Work(0)), rules);
+        world.form(rules);
+        let shown = world.server(1).machine.as_ref().map(HaMachine::shown);
+        assert_eq!(shown, Some(ServerState::Active));
+    }
 }

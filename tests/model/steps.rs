@@ -277,8 +277,9 @@ impl World {
             }
             Step::CarryOut(at) => {
                 if let Some(call) = self.server_mut(at).calls.pop_front() {
-                    let answer = self.carry_out(call.call, rules);
-                    if !call.told {
+                    let told = call.told;
+                    let answer = self.carry_out(at, call, rules);
+                    if !told {
                         self.answer(at, answer);
                     }
                 }

@@ -45,6 +45,8 @@ pub(crate) struct Call {
     pub(crate) call: ArbiterCall,
     /// Nobody waits for the answer: the asker gave it up, or was told "failed" already.
     pub(crate) told: bool,
+    /// An operator has said that what this server lacks may be given up.
+    pub(crate) overrules: bool,
 }
 
 /// What is asked of the store or the client side, and takes its time.
@@ -133,6 +135,8 @@ pub(crate) struct World {
     pub(crate) budget: Budget,
     /// See `rebase`.
     pub(crate) counts_anew: bool,
+    /// Whoever follows tells whether it may be promoted: a switchover asks for it.
+    pub(crate) hands_over: bool,
 }
 
 impl PartialEq for World {
@@ -312,6 +316,7 @@ impl World {
             stores: 2,
             budget: Budget::default(),
             counts_anew: false,
+            hands_over: false,
         };
         world.seal();
         world
@@ -400,6 +405,8 @@ impl World {
         let pending = self.servers.iter().flat_map(|server| &server.calls);
         self.named(at)
             || pending.into_iter().any(|call| match &call.call {
+                // What its store lacks is not owed any more once the record says so.
+                ArbiterCall::CompareAndSet(_) if call.overrules => false,
                 ArbiterCall::CompareAndSet(next) => Some(next.seq) == seq && next.holds(store),
                 ArbiterCall::Read
                 | ArbiterCall::Create(_)
@@ -418,6 +425,14 @@ impl World {
     pub(crate) fn half_a_copy_waits(&self) -> bool {
         let half = |server: &Arc<Server>| server.serving && server.disk.own.sync_in_progress;
         !self.servers.iter().any(half)
+    }
+
+    /// By an operator's word this server's copy is the one that counts: what it lacks is given up.
+    pub(crate) fn give_up_beyond(&mut self, at: usize) {
+        let log = &self.servers[at].disk.log;
+        let both = self.confirmed.iter().zip(log);
+        let common = both.take_while(|(confirmed, own)| confirmed == own).count();
+        self.confirmed.truncate(common);
     }
 
     /// What may be confirmed now, is.

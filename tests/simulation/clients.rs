@@ -298,6 +298,10 @@ impl LogStore for AskingStore {
         self.store().log_facts()
     }
 
+    fn log_bytes(&self, after: Lsn) -> u64 {
+        self.store().log_bytes(after)
+    }
+
     fn committed(&self) -> Lsn {
         self.store().committed()
     }

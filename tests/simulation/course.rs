@@ -25,9 +25,9 @@ pub(crate) struct Course {
 /// What the protocol cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// They say that they have flushed.
+    /// They say that they have flushed, shortly before the power of both hosts goes.
     LyingDisks,
-    /// Everybody gets the lock, and records are written blindly.
+    /// Everybody gets the lock, and records are written blindly; the servers part for a while.
     GenerousArbiter,
 }
 
@@ -84,6 +84,8 @@ pub(crate) enum Fault {
     RollBackRecord,
     /// The operator asks whoever serves to hand over.
     Switchover,
+    /// From now on the disk says that it has flushed, and has not.
+    Lie(usize),
 }
 
 impl Course {
@@ -101,7 +103,7 @@ impl Course {
             chance: Chance::new(self.seed ^ 0x5eed),
             faults: Vec::new(),
         };
-        let mut faults = plan.made();
+        let mut faults = plan.made(self.broken);
         if !self.wall_jumps {
             faults.retain(|(_, fault)| !matches!(fault, Fault::WallJump(..)));
         }
@@ -110,10 +112,17 @@ impl Course {
 }
 
 impl Kind {
-    pub(crate) fn of(chance: &Chance) -> Self {
+    pub(crate) fn of(chance: &Chance, broken: Option<Broken>) -> Self {
         let drift = || i64::try_from(chance.below(100_001)).expect("small") - 50_000;
+        let local = chance.once_in(2);
         Self {
-            local: chance.once_in(2),
+            local: match broken {
+                None => local,
+                // Two hosts, whose power goes.
+                Some(Broken::LyingDisks) => false,
+                // A free lock means that its holder is dead.
+                Some(Broken::GenerousArbiter) => true,
+            },
             short_logs: chance.once_in(2),
             takeover: if chance.once_in(3) {
                 Takeover::Lock
@@ -138,7 +147,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn made(mut self) -> Vec<(u64, Fault)> {
+    fn made(mut self, broken: Option<Broken>) -> Vec<(u64, Fault)> {
         // A few subjects each time, so that some of them meet often.
         let subjects: Vec<u64> = (0..1 + self.chance.below(4))
             .map(|_| self.chance.below(15))
@@ -167,6 +176,11 @@ impl Plan {
         }
         // Drawn last, so that a seed's other faults are what they would be without an operator.
         self.operator();
+        match broken {
+            Some(Broken::LyingDisks) => self.power_goes_after_a_lie(),
+            Some(Broken::GenerousArbiter) => self.they_part(),
+            None => {}
+        }
         self.faults.sort_by_key(|(ms, _)| *ms);
         self.faults
     }
@@ -182,6 +196,27 @@ impl Plan {
         if self.chance.once_in(5) {
             let (at, from, span) = (self.chance.server(), self.from(), self.span());
             self.put(from, Fault::Stop(at), span, Fault::Start(at));
+        }
+    }
+
+    /// The share hangs meanwhile: else the lock file tells how far both stores were, and an old one
+    /// does not serve.
+    fn power_goes_after_a_lie(&mut self) {
+        let lie = 3500 + self.chance.below(20_000);
+        let cut = lie + self.chance.below(2000);
+        for at in 0..2 {
+            let hangs = Fault::Share(at, Way::Hangs);
+            self.put(lie, hangs, cut - lie, Fault::Share(at, Way::Good));
+            self.faults.push((lie, Fault::Lie(at)));
+            self.put(cut, Fault::LosePower(at), 500, Fault::Start(at));
+        }
+    }
+
+    /// For longer than PassiveInterval.
+    fn they_part(&mut self) {
+        let from = 4000 + self.chance.below(15_000);
+        for at in 0..2 {
+            self.put(from, Fault::CutFrom(at), 6000, Fault::HealFrom(at));
         }
     }
 

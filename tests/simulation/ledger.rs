@@ -18,6 +18,9 @@ pub(crate) const QUEUES: usize = 2;
 /// Messages of a producer that are not confirmed yet, at most.
 const OUTSTANDING: usize = 8;
 
+/// What is said of a message that was promised and is not there any more.
+pub(crate) const LOST: &str = "was confirmed and is lost";
+
 /// Shared by the clients of all servers.
 #[derive(Default)]
 pub(crate) struct Ledger(Mutex<State>);
@@ -129,7 +132,20 @@ impl Ledger {
             ));
         }
         if message > last + 1 {
-            state.wrong(format!("message {producer}:{message} came after {last}"));
+            // Those that were not confirmed are sent again before any later one.
+            let skipped = last + 1..message;
+            let promised = state.copies.iter().find(|(_, copy)| {
+                copy.producer == producer && copy.confirmed && skipped.contains(&copy.message)
+            });
+            let lost = promised.map_or_else(String::new, |(number, copy)| {
+                format!(
+                    ": copy {number} (message {producer}:{}) {LOST}",
+                    copy.message
+                )
+            });
+            state.wrong(format!(
+                "message {producer}:{message} came after {last}{lost}"
+            ));
         }
     }
 
@@ -204,7 +220,7 @@ impl Ledger {
                     producer, message, ..
                 } = copy;
                 return Err(format!(
-                    "copy {number} (message {producer}:{message}) was confirmed and is lost"
+                    "copy {number} (message {producer}:{message}) {LOST}"
                 ));
             }
         }

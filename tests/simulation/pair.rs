@@ -29,6 +29,9 @@ const STEP: Duration = Duration::from_millis(1);
 /// What has not happened within these many steps does not happen.
 const STEPS_MAX: u32 = 120_000;
 
+/// What is said of a pair where clients may hear both.
+pub(crate) const TWO_SPEAK: &str = "both servers may speak to clients";
+
 /// Tasks that do nothing: a poll of a `LocalSet` runs 61 tasks, and so only two or three others.
 const FILLERS: usize = 59;
 
@@ -44,6 +47,8 @@ pub(crate) struct Pair {
     pub(crate) gone: [Option<Moment>; 2],
     /// The store that each server had last.
     last_store: [StoreId; 2],
+    /// Disks say that they have flushed, and have not.
+    lies: bool,
     /// Answers to the operator that are still to come.
     asked: Vec<oneshot::Receiver<SwitchoverAnswer>>,
 }
@@ -54,7 +59,7 @@ impl Pair {
         let chance = Chance::new(course.seed);
         let clock = Arc::new(VirtualClock::new());
         let trace = Trace::new(Arc::clone(&clock) as Arc<_>);
-        let kind = Kind::of(&chance);
+        let kind = Kind::of(&chance, course.broken);
         trace.tell(&kind);
         let generous = course.broken == Some(Broken::GenerousArbiter);
         let lease = Duration::from_millis(3000 + chance.below(12_000));
@@ -87,6 +92,7 @@ impl Pair {
             starts: 0,
             gone: [None, None],
             last_store: [StoreId::default(); 2],
+            lies: false,
             asked: Vec::new(),
         }
     }
@@ -141,7 +147,7 @@ impl Pair {
         self.world.net.silence(at);
         self.world.share.silence(at, true);
         self.bury(at, "loses power");
-        if self.world.chance.once_in(2) {
+        if self.world.chance.once_in(2) || self.lies {
             self.hosts[at].disk.lose_unflushed();
         }
     }
@@ -158,6 +164,12 @@ impl Pair {
         self.shown[at] = ServerState::Dead;
         self.paused[at] = false;
         life
+    }
+
+    /// From now on the power takes all that this disk says that it has flushed.
+    pub(crate) fn lie(&mut self, at: usize) {
+        self.lies = true;
+        self.hosts[at].disk.lie();
     }
 
     /// `SIGSTOP`, and `SIGCONT`.
@@ -327,7 +339,7 @@ impl Pair {
     fn judge(&self) {
         let running = self.servers.iter().flatten();
         if running.filter(|server| server.clients.speaks()).count() > 1 {
-            self.fail("both servers may speak to clients");
+            self.fail(TWO_SPEAK);
         }
         if let Some(wrong) = self.world.ledger.first_wrong() {
             self.fail(&wrong);

@@ -11,7 +11,7 @@ use twinmq::time::Clock;
 
 use crate::arbiter::Way;
 use crate::clock::Chance;
-use crate::course::{Broken, Course, FAULTS_MS, Fault};
+use crate::course::{Course, FAULTS_MS, Fault};
 use crate::pair::Pair;
 
 /// A process that has ended is started again after this, and up to so much more, in milliseconds.
@@ -19,9 +19,6 @@ const SUPERVISOR_MS: (u64, u64) = (300, 1500);
 /// After the healing the pair is whole within this: twice the longest timer (`MaxWaitTimeout`), and a
 /// resync.
 const WHOLE_MS: u64 = 65_000;
-
-/// Disks that lie begin to when the pair has formed.
-const LIES_FROM_MS: u64 = 3000;
 
 /// What came of a course.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,9 +99,6 @@ impl Player {
                 break;
             }
             self.go_on_until(start + ms).await;
-            if self.course.broken == Some(Broken::LyingDisks) && ms > LIES_FROM_MS {
-                self.pair.hosts.iter().for_each(|host| host.disk.lie());
-            }
             self.apply(fault).await;
         }
         self.go_on_until(start + FAULTS_MS).await;
@@ -176,6 +170,7 @@ impl Player {
                 }
             }
             Fault::Switchover => pair.ask_to_hand_over(),
+            Fault::Lie(at) => pair.lie(at),
             Fault::Pause(at) => pair.pause(at, pair.runs(at)),
             Fault::Resume(at) => pair.pause(at, false),
             Fault::CutFrom(at) => pair.world.net.cut_from(at),

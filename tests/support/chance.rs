@@ -16,11 +16,23 @@ impl Chance {
     /// From 0 to one less than `bound`.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound).expect("usize has at most 64 bits");
-        usize::try_from(self.next() % bound).expect("it is less than a usize")
+        usize::try_from(self.count_below(bound)).expect("it is less than a usize")
+    }
+
+    /// The same for counts and spans.
+    pub(crate) fn count_below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
     }
 
     pub(crate) fn percent(&mut self, share: usize) -> bool {
         self.below(100) < share
+    }
+
+    /// Any order is as likely as any other.
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
     }
 }
 

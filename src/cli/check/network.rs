@@ -23,10 +23,7 @@ pub(super) fn own(report: &mut Report, config: &Config) {
     report.topic("this server");
     let running = AdminClient::new(&format!("http://{}", config.admin.listen), None).status();
     if let Ok(status) = &running {
-        report.good(format!(
-            "runs as process {}: {} is {}",
-            status.pid, status.server, status.state
-        ));
+        running_here(report, config, status);
     } else {
         let mut ports: Vec<(&str, SocketAddr)> = vec![("admin", config.admin.listen)];
         ports.extend(config.client.listen.iter().map(|it| ("client", *it)));
@@ -36,6 +33,38 @@ pub(super) fn own(report: &mut Report, config: &Config) {
         }
     }
     disk(report, config);
+}
+
+/// Something of ours has the admin port: this server, or another one that it could not run beside.
+fn running_here(report: &mut Report, config: &Config, status: &Status) {
+    let Status {
+        pid, server, state, ..
+    } = status;
+    let found = format!("runs as process {pid}: {server} is {state}");
+    if status.mode != config.mode.name() || *server != config.name {
+        return report.bad(
+            format!(
+                "its ports belong to another server: at {} {found} ({} mode, profile {}); this profile \
+                 is {} ({} mode)",
+                config.admin.listen, status.mode, status.profile, config.name, config.mode
+            ),
+            format!(
+                "stop that one (twinmq stop -p {}), or give this one other ports, here and at the peer",
+                status.profile
+            ),
+        );
+    }
+    if status.profile == config.profile {
+        report.good(found);
+    } else {
+        report.warn(
+            format!(
+                "{found}, with the profile {}: what is checked here is {}",
+                status.profile, config.profile
+            ),
+            "check the profile that it runs with, or start it anew with this one",
+        );
+    }
 }
 
 fn port(report: &mut Report, name: &str, address: SocketAddr) {
@@ -164,6 +193,17 @@ fn described(report: &mut Report, config: &Config, ha: &HaConfig, status: &Statu
             "compare both profiles",
         );
     }
+    if status.server == config.name {
+        return report.bad(
+            format!(
+                "the server at {} is the {} too (profile {}, process {}): it is this one, or of \
+                 another pair",
+                ha.peer_admin, status.server, status.profile, status.pid
+            ),
+            "compare ha.backup_rmi_server_port and the addresses in both profiles; one says ha.primary \
+             = true, the other false",
+        );
+    }
     report.good(format!(
         "{} is {}, version {}",
         status.server, status.state, status.version
@@ -190,4 +230,79 @@ fn connect(target: &HostPort) -> Result<(), String> {
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Grade;
+    use super::*;
+    use crate::config::{ConfigSource, load};
+
+    fn judged(
+        judge: impl Fn(&mut Report, &Config, &Status),
+        profile: &str,
+        status: &Status,
+    ) -> String {
+        let config = load(&ConfigSource::profile(profile)).unwrap().config;
+        let mut report = Report::default();
+        report.topic("judged");
+        judge(&mut report, &config, status);
+        format!("{} {}", report.count(Grade::Bad), report.as_text())
+    }
+
+    fn status(server: &str, mode: &str) -> Status {
+        Status {
+            server: server.to_owned(),
+            profile: format!("{mode}/{server}"),
+            mode: mode.to_owned(),
+            state: "ACTIVE".to_owned(),
+            pid: 4711,
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn another_server_on_this_ones_ports_is_not_taken_for_it() {
+        let own = |status| judged(running_here, "shared/primary", &status);
+        let itself = own(status("primary", "shared"));
+        assert!(itself.starts_with("0 "), "{itself}");
+        for (other, part) in [
+            (
+                status("primary", "replicated"),
+                "twinmq stop -p replicated/primary",
+            ),
+            (status("secondary", "shared"), "secondary is ACTIVE"),
+        ] {
+            let text = own(other);
+            assert!(text.starts_with("1 "), "{text}");
+            assert!(
+                text.contains("its ports belong to another server"),
+                "{text}"
+            );
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let mut elsewhere = status("primary", "shared");
+        "/etc/twinmq/profile.toml".clone_into(&mut elsewhere.profile);
+        let text = own(elsewhere);
+        assert!(text.starts_with("0 "), "{text}");
+        assert!(
+            text.contains("what is checked here is shared/primary"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_peer_of_the_same_name_is_none() {
+        let peer = |status| {
+            let judge = |report: &mut Report, config: &Config, status: &Status| {
+                let ha = config.ha.as_ref().unwrap();
+                described(report, config, ha, status);
+            };
+            judged(judge, "replicated/primary", &status)
+        };
+        let fits = peer(status("secondary", "replicated"));
+        assert!(fits.starts_with("0 "), "{fits}");
+        let same = peer(status("primary", "replicated"));
+        assert!(same.contains("is the primary too"), "{same}");
+    }
 }

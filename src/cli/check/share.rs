@@ -2,7 +2,7 @@
 //! process, a loss that is noticed, and `link()` with one winner? Tried with the code that serves,
 //! on files of its own beside the lock file; the lock file itself is only looked at.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -24,6 +24,11 @@ use crate::proto::ids::NodeId;
 
 /// Compare-and-sets that two race for.
 const RACES: u64 = 50;
+
+/// Enough for every trial's files.
+const ROOM_BYTES: usize = 1 << 20;
+const ROOM: &str = "the disk of the lock file is full (df, df -i): make room there; a server of the pair \
+                    could neither take over nor go on alone";
 
 /// Looks at the mount, then tries the share. False: it cannot even be written.
 pub(super) fn look(report: &mut Report, lock_file: &Path, demo: bool) -> bool {
@@ -177,13 +182,14 @@ pub(super) fn try_out(report: &mut Report, lock_file: &Path) {
     let scratch = match Scratch::beside(lock_file, &name) {
         Ok(scratch) => scratch,
         Err(cause) => {
-            return report.bad(
-                format!(
-                    "no folder can be made in {}: {cause}",
-                    folder_of(lock_file).display()
-                ),
-                "give this user write permission on it",
+            let what = format!(
+                "no folder can be made in {}: {cause}",
+                folder_of(lock_file).display()
             );
+            return match is_full(&cause) {
+                true => report.bad(what, ROOM),
+                false => report.bad(what, "give this user write permission on it"),
+            };
         }
     };
     let folder = scratch.folder.clone();
@@ -192,10 +198,13 @@ pub(super) fn try_out(report: &mut Report, lock_file: &Path) {
     thread::spawn(move || {
         let mut report = Report::default();
         report.topic("tried");
-        exclusion(&mut report, &folder);
-        release_on_kill(&mut report, &folder);
-        races(&mut report, &folder);
-        losses(&mut report, &folder);
+        // On a full disk the trials would fail, and blame the file system's locks and links.
+        if has_room(&mut report, &folder) {
+            exclusion(&mut report, &folder);
+            release_on_kill(&mut report, &folder);
+            races(&mut report, &folder);
+            losses(&mut report, &folder);
+        }
         if done.send(report).is_err() {
             tracing::debug!(target: "twinmq::check", "the share answered too late");
         }
@@ -211,6 +220,36 @@ pub(super) fn try_out(report: &mut Report, lock_file: &Path) {
             scratch.leave();
         }
     }
+}
+
+/// What all trials together write.
+fn has_room(report: &mut Report, folder: &Path) -> bool {
+    let path = folder.join("room");
+    let written = fs::write(&path, vec![7; ROOM_BYTES]).and_then(|()| {
+        File::open(&path)?.sync_all()?;
+        fs::remove_file(&path)
+    });
+    let Err(cause) = written else {
+        return true;
+    };
+    let share = folder.parent().unwrap_or(folder);
+    let what = format!("{} cannot be written: {cause}", share.display());
+    if is_full(&cause) {
+        report.bad(what, ROOM);
+    } else {
+        report.bad(
+            what,
+            "see to the disk of the share, and to its server's log",
+        );
+    }
+    false
+}
+
+fn is_full(cause: &io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn exclusion(report: &mut Report, folder: &Path) {
@@ -389,6 +428,21 @@ fn lose(path: &Path, damage: impl Fn(&Path) -> io::Result<()>) -> Result<(), Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_named_and_nothing_is_tried_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = Report::default();
+        report.topic("tried");
+        assert!(has_room(&mut report, folder.path()));
+        assert!(!folder.path().join("room").exists());
+        // Every byte that is written there meets a full disk.
+        std::os::unix::fs::symlink("/dev/full", folder.path().join("room")).unwrap();
+        assert!(!has_room(&mut report, folder.path()));
+        let text = report.as_text();
+        assert!(text.contains("cannot be written: No space left"), "{text}");
+        assert!(text.contains("the disk of the lock file is full"), "{text}");
+    }
 
     #[test]
     fn this_machines_file_system_stands_the_races_and_the_losses() {

@@ -14,6 +14,7 @@ use super::report::Report;
 use super::trial::{Asked, Holder, Scratch, await_lock, heartbeat, judge_race, open, race, record};
 use crate::config::{Config, HaConfig};
 use crate::io::file_lock::try_lock;
+use crate::machines::link::{Unequal, unequal};
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall};
 use crate::proto::ids::NodeId;
 use crate::time::{Clock, Moment, SystemClock};
@@ -145,22 +146,11 @@ fn judge_greeting(report: &mut Report, other: &Greeting, config: &Config) {
 
 /// The lines that differ, as a diff of two profiles: `-` here, `+` there.
 fn difference(own: &[(String, String)], other: &[(String, String)]) -> String {
-    let value = |list: &[(String, String)], key: &str| {
-        list.iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.clone())
-    };
-    let mut keys: Vec<&String> = own.iter().chain(other).map(|(key, _)| key).collect();
-    keys.sort();
-    keys.dedup();
     let mut lines = Vec::new();
-    for key in keys {
-        let (here, there) = (value(own, key), value(other, key));
-        if here != there {
-            for (sign, found) in [('-', here), ('+', there)] {
-                let found = found.unwrap_or_else(|| "(not known)".to_owned());
-                lines.push(format!("         {sign} {key} = {found}"));
-            }
+    for Unequal { key, own, theirs } in unequal(own, other) {
+        for (sign, found) in [('-', own), ('+', theirs)] {
+            let found = found.unwrap_or_else(|| "(not known)".to_owned());
+            lines.push(format!("         {sign} {key} = {found}"));
         }
     }
     lines.join("\n")

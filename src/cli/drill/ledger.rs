@@ -79,6 +79,19 @@ pub(super) struct Drilled {
     total: LedgerReport,
     /// When two servers served at once, if they ever did.
     pub(super) serving: Option<String>,
+    /// Where it ended, if not at its end.
+    pub(super) ended_early: Option<Early>,
+}
+
+/// A drill that did not come to its end.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Early {
+    /// What was done just then.
+    pub(super) during: String,
+    /// By whoever ran it; else something failed.
+    pub(super) interrupted: bool,
+    /// So many faults were to be struck.
+    pub(super) planned: usize,
 }
 
 impl Drilled {
@@ -91,6 +104,7 @@ impl Drilled {
             faults: Vec::new(),
             total: LedgerReport::default(),
             serving: None,
+            ended_early: None,
         }
     }
 
@@ -99,9 +113,33 @@ impl Drilled {
         self.faults.push(row);
     }
 
-    /// Whether everything that was drilled held.
+    /// Whether everything that was drilled held; of a drill that ended early, what was seen until then.
     pub(super) fn holds(&self) -> bool {
         self.serving.is_none() && self.faults.iter().all(Row::holds)
+    }
+
+    /// For a drill whose rows all held.
+    fn good_verdict(&self) -> String {
+        let Some(early) = &self.ended_early else {
+            return "nothing confirmed was lost, nothing came twice unflagged, never two servers served"
+                .to_owned();
+        };
+        let what = match early.interrupted {
+            true => "INTERRUPTED",
+            false => "NOT FINISHED: it stopped",
+        };
+        let seen = match self.faults.len() {
+            0 => "no fault was struck and settled before that".to_owned(),
+            done => format!(
+                "until then, in {done} of {} faults, nothing confirmed was lost and nothing came twice \
+                 unflagged",
+                early.planned
+            ),
+        };
+        format!(
+            "{what} {}: {seen}; what it was at then, and who served when, was not judged",
+            early.during
+        )
     }
 
     /// The ledger for people.
@@ -133,7 +171,11 @@ impl Drilled {
             let outage = row.outage_ms.to_string();
             text += &line(&row.fault.name(), &outage, &row.ledger, row.verdict);
         }
-        let all = if self.holds() { "held" } else { "FAILED" };
+        let all = match (self.holds(), &self.ended_early) {
+            (true, None) => "held",
+            (true, Some(_)) => "not finished",
+            (false, _) => "FAILED",
+        };
         text += &line("all", "", &self.total, all);
         text += "\nonce: confirmed and delivered once; flagged: came again as redelivered; outage: the \
                  longest\ngap between two receipts of a producer, resync included\n\n";
@@ -147,9 +189,7 @@ impl Drilled {
         }
         match (&self.serving, self.holds()) {
             (Some(both), _) => text += &format!("FAILED: {both}; please report this with the logs"),
-            (None, true) => {
-                text += "nothing confirmed was lost, nothing came twice unflagged, never two servers served";
-            }
+            (None, true) => text += &self.good_verdict(),
             (None, false) => {
                 text += "FAILED: the guarantee did not hold; please report this with the logs";
             }
@@ -206,6 +246,25 @@ mod tests {
         both.serving = Some("both serve for 3 ms".to_owned());
         assert!(!both.holds());
         assert!(both.text().contains("FAILED: both serve"));
+    }
+
+    #[test]
+    fn a_drill_that_did_not_come_to_its_end_claims_no_more_than_it_saw() {
+        let mut cut = drilled(vec![row(Fault::KillActive, 0)]);
+        cut.ended_early = Some(Early {
+            during: "during 2/13 kill-both".to_owned(),
+            interrupted: true,
+            planned: 13,
+        });
+        let text = cut.text();
+        let verdict = "INTERRUPTED during 2/13 kill-both: until then, in 1 of 13 faults, nothing confirmed \
+                       was lost";
+        assert!(text.contains(verdict), "{text}");
+        assert!(!text.contains("never two servers"), "{text}");
+        cut.faults.clear();
+        assert!(cut.text().contains("no fault was struck and settled"));
+        cut.enter(row(Fault::KillBoth, 1));
+        assert!(cut.text().contains("FAILED: the guarantee"));
     }
 
     #[test]

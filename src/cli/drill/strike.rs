@@ -10,7 +10,7 @@ use super::{Drill, Fault};
 use crate::cli::load::Load;
 use crate::cli::scratch::{Pair, Role, ScratchError};
 use crate::cli::stage::StageError;
-use crate::time::{Clock, SystemClock};
+use crate::time::{Clock, Moment, SystemClock};
 
 /// What the holder says when its lock file is not what it was.
 const LOCK_LOST: &str = "the lock was lost";
@@ -25,21 +25,23 @@ impl Drill<'_> {
         active: Role,
     ) -> Result<(), StageError> {
         let passive = active.other();
+        // Before the strike: clients may be with the other server before a stop or a switchover returns.
+        let struck = SystemClock.now();
         match fault {
             Fault::KillActive => {
                 pair.kill(active);
-                self.until_served_anew(pair, load)?;
+                self.until_served_anew(pair, load, struck)?;
                 pair.start(active)?;
             }
             Fault::StopActive => {
                 pair.terminate(active);
-                self.until_served_anew(pair, load)?;
+                self.until_served_anew(pair, load, struck)?;
                 pair.start(active)?;
             }
             // In shared mode it ends, and is started again by the supervision of the next phase.
             Fault::Switchover => {
                 pair.switch_over(active)?;
-                self.until_served_anew(pair, load)?;
+                self.until_served_anew(pair, load, struck)?;
             }
             Fault::KillPassive => {
                 pair.kill(passive);
@@ -79,8 +81,12 @@ impl Drill<'_> {
         Ok(())
     }
 
-    fn until_served_anew(&self, pair: &mut Pair, load: &Load) -> Result<(), StageError> {
-        let struck = SystemClock.now();
+    fn until_served_anew(
+        &self,
+        pair: &mut Pair,
+        load: &Load,
+        struck: Moment,
+    ) -> Result<(), StageError> {
         self.stage.until(pair, Some(load), "service is back", |_| {
             if load.all_served_anew_since(struck) {
                 Ok(())

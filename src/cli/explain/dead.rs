@@ -49,6 +49,10 @@ pub(super) fn explain(config: &Config, unanswered: &AdminError) -> ExplainDocume
         Ok(Some(Glance { in_use: true, .. })) => {
             silent(&profiles, unanswered, &mut document);
         }
+        Ok(Some(Glance {
+            identity_damage: Some(why),
+            ..
+        })) => nobody(config, &profiles, &why, &mut document),
         Ok(found) => down(config, &profiles, found.unwrap_or_default(), &mut document),
     }
     document.events = last(events);
@@ -66,6 +70,27 @@ fn silent(profiles: &Profiles, unanswered: &AdminError, document: &mut ExplainDo
         "wait a moment and ask again; if it still does not answer, see its log, then end the \
          process: the other server takes over",
     )];
+}
+
+/// It does not know who it is, and would not start. The file names the process's node alone: a store is
+/// known by its own label, so a new identity costs nothing.
+fn nobody(config: &Config, profiles: &Profiles, why: &str, document: &mut ExplainDocument) {
+    let file = config.store.own_folder().join("identity.json");
+    let file = file.display();
+    document.trouble = Some(format!(
+        "{file}, which says who this server is, is damaged: {why}"
+    ));
+    document.if_started = Some("it would end at once (exit code 6)".to_owned());
+    document.advice = vec![
+        profiles.put_into(&format!(
+            "take the damaged file away (mv {file} {file}.damaged): the next start makes a new one, \
+             and the store stays what it is"
+        )),
+        profiles.put_into(
+            "what damaged this file may have damaged more: twinmq store check -p {own}; then start \
+             it: twinmq run -p {own}",
+        ),
+    ];
 }
 
 fn blank(config: &Config, events: &[Event]) -> ExplainDocument {
@@ -125,6 +150,7 @@ fn down(config: &Config, profiles: &Profiles, found: Glance, document: &mut Expl
         profile: document.profile.clone(),
         mode: document.mode.clone(),
         epoch: document.epoch,
+        lock_file: Some(pair.lock_file.clone()),
         events: Vec::new(),
     };
     let explained = ExplainDocument::of(of, &told.explanation, &BTreeMap::new());

@@ -10,7 +10,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 
 use super::super::args::Platform;
 use super::*;
-use crate::config::{Config, ConfigSource, load};
+use crate::config::{Config, ConfigSource, Mode, load};
 
 fn args(dir: &Path) -> PairInitArgs {
     PairInitArgs {
@@ -19,6 +19,8 @@ fn args(dir: &Path) -> PairInitArgs {
         secondary: "mq-two.example".to_owned(),
         lock_file: "/mnt/share/pair.lck".to_owned(),
         gateway: Some("10.0.0.9".to_owned()),
+        mode: PairMode::Replicated,
+        db_path: None,
         on: Platform::Metal,
         cluster: "orders".to_owned(),
         allow_anonymous: false,
@@ -78,6 +80,33 @@ fn both_profiles_load_and_fit_each_other() {
             );
         }
     }
+}
+
+#[test]
+fn a_shared_pair_has_one_store_and_each_server_a_folder_of_its_own() {
+    let (_folder, dir) = made(|args| {
+        args.mode = PairMode::Shared;
+        args.db_path = Some("/mnt/share/store".to_owned());
+    });
+    let one = config(&dir, "primary");
+    let other = config(&dir, "secondary");
+    assert_eq!(one.must_agree(), other.must_agree());
+    for config in [&one, &other] {
+        assert_eq!(config.mode, Mode::Shared);
+        assert_eq!(config.store.path, Path::new("/mnt/share/store"));
+        assert_eq!(config.store.own_folder(), Path::new("/var/lib/twinmq"));
+    }
+    assert_eq!(one.ha.unwrap().lock_file, other.ha.unwrap().lock_file);
+    let unit = std::fs::read_to_string(dir.join("secondary/twinmq.service")).unwrap();
+    for line in [
+        "RequiresMountsFor=/mnt/share /mnt/share/store",
+        "ReadWritePaths=/mnt/share /mnt/share/store",
+        "StateDirectory=twinmq",
+    ] {
+        assert!(unit.lines().any(|found| found == line), "{line}");
+    }
+    let steps = std::fs::read_to_string(dir.join("README.txt")).unwrap();
+    assert!(steps.contains("mkdir -p /mnt/share/store"), "{steps}");
 }
 
 #[test]
@@ -203,6 +232,27 @@ fn what_cannot_be_a_pair_is_refused_before_anything_is_written() {
         "--gateway MQ-two.example: is one of the two servers: a third machine must export the lock \
          file"
     );
+    assert_eq!(
+        refused(&|args| args.mode = PairMode::Shared),
+        "--db-path : shared mode needs the folder of the one store"
+    );
+    let shared = |path: &'static str| {
+        refused(&|args| {
+            args.mode = PairMode::Shared;
+            args.db_path = Some(path.to_owned());
+        })
+    };
+    assert_eq!(
+        shared("store"),
+        "--db-path store: expected an absolute path"
+    );
+    let said = shared("/var/lib/twinmq/store");
+    assert!(said.contains("each server's own disk"), "{said}");
+    // The store's folder would hold the lock file.
+    let said = shared("/mnt/share");
+    assert!(said.contains("must not lie in store.path"), "{said}");
+    let said = refused(&|args| args.db_path = Some("/mnt/share/store".to_owned()));
+    assert!(said.contains("goes with --mode shared"), "{said}");
     let said = refused(&|args| args.lock_file = "/var/lib/twinmq/pair.lck".to_owned());
     assert!(said.contains("must not lie in store.path"), "{said}");
 }

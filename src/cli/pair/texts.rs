@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use super::Role;
-use crate::cli::args::{PairInitArgs, Platform};
+use crate::cli::args::{PairInitArgs, PairMode, Platform};
 use crate::config::Ports;
 use crate::config::render::Profile;
 
@@ -12,8 +12,8 @@ use crate::config::render::Profile;
 const HOME: &str = "/etc/twinmq";
 /// Where the unit looks for the binary.
 const BINARY: &str = "/usr/local/bin/twinmq";
-/// The data directory.
-const STORE: &str = "/var/lib/twinmq";
+/// The data directory; in shared mode what is each server's own.
+pub(super) const STORE: &str = "/var/lib/twinmq";
 
 /// Ping, active and passive interval, in milliseconds.
 fn intervals(on: Platform) -> (i64, i64, i64) {
@@ -80,12 +80,10 @@ pub(super) fn profile(args: &PairInitArgs, role: Role, gateway: &str) -> Profile
             ),
         )
     };
-    profile
-        .text("mode", "replicated")
+    stored(profile, args)
         .list("client.listen", &[&listen])
         .number("admin.rmi_server_port", own.admin)
         .text("admin.token_file", "admin.token")
-        .text("store.path", STORE)
         .flag("ha.primary", role == Role::Primary)
         .text("ha.cluster", &args.cluster)
         .text("ha.ip_address", &address.to_string())
@@ -105,15 +103,36 @@ pub(super) fn profile(args: &PairInitArgs, role: Role, gateway: &str) -> Profile
         .text("ha.tls.pair_secret_file", "pair.secret")
 }
 
+/// Mode and folders.
+fn stored(profile: Profile, args: &PairInitArgs) -> Profile {
+    let profile = profile.text("mode", args.mode.name());
+    match &args.db_path {
+        // Shared mode: anything else was refused.
+        Some(common) => profile
+            .text("store.path", common)
+            .text("store.node_path", STORE),
+        None => profile.text("store.path", STORE),
+    }
+}
+
 /// The folder of the lock file.
 fn lock_folder(lock_file: &str) -> String {
     let folder = Path::new(lock_file).parent().unwrap_or(Path::new("/"));
     folder.display().to_string()
 }
 
+/// The folders that other machines see, too, with a space between them.
+fn shares(args: &PairInitArgs) -> String {
+    let lock = lock_folder(&args.lock_file);
+    match &args.db_path {
+        Some(common) if *common != lock => format!("{lock} {common}"),
+        Some(_) | None => lock,
+    }
+}
+
 /// The systemd unit, the same on both servers.
-pub(super) fn unit(lock_file: &str) -> String {
-    let lock_folder = lock_folder(lock_file);
+pub(super) fn unit(args: &PairInitArgs) -> String {
+    let shares = shares(args);
     format!(
         "\
 [Unit]
@@ -121,7 +140,7 @@ Description=TwinMQ message broker
 Documentation=file:{HOME}/profile.toml
 Wants=network-online.target
 After=network-online.target remote-fs.target
-RequiresMountsFor={lock_folder}
+RequiresMountsFor={shares}
 # Never give up: a server that cannot serve waits, and says why.
 StartLimitIntervalSec=0
 
@@ -149,7 +168,7 @@ UMask=0077
 NoNewPrivileges=true
 CapabilityBoundingSet=
 ProtectSystem=strict
-ReadWritePaths={lock_folder}
+ReadWritePaths={shares}
 ProtectHome=read-only
 PrivateTmp=true
 PrivateDevices=true
@@ -185,6 +204,21 @@ pub(super) fn next_steps(args: &PairInitArgs) -> String {
         false => format!("root@{host}"),
     };
     let lock_folder = lock_folder(&args.lock_file);
+    let may_write = match &args.db_path {
+        None => lock_folder,
+        Some(common) => format!(
+            "{lock_folder} and {common},\n   which must be there: mkdir -p {common} && chown twinmq: \
+             {common} (on one of the two)"
+        ),
+    };
+    let kind = match args.mode {
+        PairMode::Replicated => String::new(),
+        PairMode::Shared => {
+            "\nOne store for both, on the share; experimental on NFS: see Shared mode in \
+                             docs/operations.md.\n"
+                .to_owned()
+        }
+    };
     let clients = if args.allow_anonymous {
         format!(
             "Clients connect to {} and {}, both in their list. They need not \
@@ -201,10 +235,10 @@ pub(super) fn next_steps(args: &PairInitArgs) -> String {
     format!(
         "\
 The pair {cluster:?} is in {dir}: primary on {primary}, secondary on {secondary}.
-
+{kind}
 1. On both machines, once: install the binary as {BINARY}, mount the share, and
      useradd --system --no-create-home --shell /usr/sbin/nologin twinmq
-   The user twinmq must have the same number on both, and may write in {lock_folder}.
+   The user twinmq must have the same number on both, and may write in {may_write}.
 
 2. Copy each folder to its machine, where {HOME} must not exist yet:
      scp -r {dir}/primary {root_primary}:{HOME}

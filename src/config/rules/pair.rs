@@ -98,6 +98,16 @@ impl Rules<'_> {
         if text.ends_with('/') || path.file_name().is_none() {
             self.broken(LOCK_FILE, "must name a file, not a folder");
         }
+        if let Some(other) = lock_file_with_this_generation(path) {
+            self.broken(
+                LOCK_FILE,
+                format!(
+                    "must not end in a dot and a number: such are the generations of a lock file {}, \
+                     whose pair would take this one or remove it",
+                    other.display()
+                ),
+            );
+        }
         if !path.is_absolute() && !raw.demo {
             self.broken(
                 LOCK_FILE,
@@ -264,4 +274,12 @@ impl Rules<'_> {
 fn is_unspecified(host: &str) -> bool {
     host.parse::<IpAddr>()
         .is_ok_and(|address| address.is_unspecified())
+}
+
+/// The lock file of which this one would be a generation: `<lock file>.<number>`.
+fn lock_file_with_this_generation(path: &Path) -> Option<PathBuf> {
+    let (stem, number) = path.file_name()?.to_str()?.rsplit_once('.')?;
+    let is_one =
+        !stem.is_empty() && !number.is_empty() && number.bytes().all(|it| it.is_ascii_digit());
+    is_one.then(|| path.with_file_name(stem))
 }

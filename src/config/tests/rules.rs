@@ -215,6 +215,11 @@ fn the_lock_file_is_one_file_outside_the_store() {
         ),
         ("/mnt/", "must name a file, not a folder"),
         (
+            "/mnt/pair.lck.2",
+            "must not end in a dot and a number: such are the generations of a lock file \
+             /mnt/pair.lck, whose pair would take this one or remove it",
+        ),
+        (
             "/var/lib/twinmq/pair.lck",
             "must not lie in store.path: it must outlive the store",
         ),

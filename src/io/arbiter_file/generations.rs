@@ -1,12 +1,14 @@
 //! The lock file's generations: their names, how the next one comes to be, and when an old one goes.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::io::arbiter_file::files::{Problem, open_for_lock, random, read_bounded, remove};
-use crate::io::arbiter_file::{FileKeeper, write_in_place};
+use crate::io::arbiter_file::{ArbiterFileConfig, FileKeeper, write_in_place};
 use crate::io::file_lock::{folder_of, try_lock};
 use crate::proto::arbiter::LockHeartbeat;
 use crate::proto::arbiter_codec::{ArbiterFileError, LOCK_FILE_BYTES, decode_lock, encode_lock};
+use crate::proto::auth::PairSecret;
 use crate::proto::ids::{Epoch, Nonce};
 
 /// Between two looks at the old files, in checks of the lock.
@@ -23,6 +25,13 @@ pub fn lock_file_of(lock_file: &Path, generation: Epoch) -> PathBuf {
     let mut name = lock_file.as_os_str().to_owned();
     name.push(format!(".{generation}"));
     PathBuf::from(name)
+}
+
+/// By its content: what somebody else has put beside the lock file is not removed, whatever its name.
+fn is_lock_file(path: &Path, secret: Option<&PairSecret>) -> bool {
+    File::open(path)
+        .and_then(|file| read_bounded(&file, LOCK_FILE_BYTES))
+        .is_ok_and(|bytes| decode_lock(&bytes, secret).is_ok())
 }
 
 impl FileKeeper {
@@ -72,7 +81,8 @@ pub(super) struct OlderFiles {
 }
 
 impl OlderFiles {
-    pub(super) fn than(lock_file: &Path, held: Epoch) -> Self {
+    pub(super) fn than(config: &ArbiterFileConfig, held: Epoch) -> Self {
+        let lock_file = &config.lock_file;
         let prefix = lock_file.file_name().map(|name| {
             let mut prefix = name.to_owned();
             prefix.push(".");
@@ -85,8 +95,11 @@ impl OlderFiles {
             .flatten()
             .filter_map(|entry| {
                 let name = entry.file_name();
-                let generation = name.to_str()?.strip_prefix(prefix?)?.parse().ok()?;
-                (generation < held.0).then(|| (generation, entry.path()))
+                let number = name.to_str()?.strip_prefix(prefix?)?;
+                let generation: u64 = number.parse().ok()?;
+                let named = number == generation.to_string() && generation < held.0;
+                let path = entry.path();
+                (named && is_lock_file(&path, config.secret.as_ref())).then_some((generation, path))
             })
             .collect();
         older.sort_by(|one, other| other.cmp(one));

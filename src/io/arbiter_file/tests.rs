@@ -215,6 +215,61 @@ fn deletion_and_replacement_are_noticed() {
     }
 }
 
+/// Writes an older state of the lock file over it: the file and its nonce stay, but it was written by
+/// somebody else.
+fn put_back(path: &Path, deed: impl FnOnce()) {
+    let before = std::fs::read(path).unwrap();
+    deed();
+    std::fs::write(path, before).unwrap();
+}
+
+#[test]
+fn what_is_left_of_a_lost_lock_is_kept_until_its_holder_is_done() {
+    let (_folder, path) = booted();
+    let mut first = held(&path);
+    let identity = read(&path).1.unwrap().identity();
+    put_back(&path, || drop(check(&mut first, 1)));
+    assert_eq!(
+        lost(&mut first, &path),
+        "lock file PATH was overwritten while it was held"
+    );
+    // The same file on this kernel: were it free, its holder would be taken for dead (A3).
+    let mut second = keeper(&path);
+    assert!(matches!(
+        second.answer(ArbiterCall::TryLock),
+        ArbiterAnswer::Refused { .. }
+    ));
+    assert_eq!(first.answer(ArbiterCall::Unlock), ArbiterAnswer::Unlocked);
+    let ArbiterAnswer::Locked { lock, .. } = second.answer(ArbiterCall::TryLock) else {
+        panic!("it was let go");
+    };
+    assert!(lock.local && lock.identity() == identity);
+}
+
+#[test]
+fn a_lost_lock_that_is_wanted_back_is_not_let_go_in_between() {
+    let (_folder, path) = booted();
+    let mut first = held(&path);
+    put_back(&path, || drop(check(&mut first, 1)));
+    lost(&mut first, &path);
+    assert!(matches!(
+        first.answer(ArbiterCall::TryLock),
+        ArbiterAnswer::Locked { .. }
+    ));
+    assert!(first.parked.is_none());
+    assert!(matches!(check(&mut first, 2), ArbiterAnswer::Held { .. }));
+    let refused = keeper(&path).answer(ArbiterCall::TryLock);
+    assert!(matches!(refused, ArbiterAnswer::Refused { .. }));
+    // Another file by now: that one's lock is free, and the old one's of no use any more.
+    std::fs::remove_file(&path).unwrap();
+    lost(&mut first, &path);
+    let locked = first.answer(ArbiterCall::TryLock);
+    assert!(matches!(locked, ArbiterAnswer::Locked { .. }));
+    assert!(first.parked.is_none());
+    assert_eq!(first.answer(ArbiterCall::Unlock), ArbiterAnswer::Unlocked);
+    held(&path);
+}
+
 #[test]
 fn a_heartbeat_whose_write_failed_may_be_found_or_not() {
     for arrived in [false, true] {

@@ -10,7 +10,9 @@ use super::explain::Truth;
 use super::guards::Guard;
 use super::handover::Handover;
 use super::overrule::NOT_OVERRULED;
-use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, HeldLock, Peer, Takeover};
+use super::{
+    CallPurpose, Claim, HaEffect, HaMachine, HaMode, HaState, HaTimer, HeldLock, Peer, Takeover,
+};
 
 /// So many looks at a record that cannot be the active's, before it is called another one.
 const STRANGE_LOOKS_MAX: u32 = 3;
@@ -176,7 +178,10 @@ impl HaMachine {
     fn on_looked_passive(&mut self, session: Option<SessionId>, effects: &mut Vec<HaEffect>) {
         if self.holds(Guard::RecordNamesCopy) && !self.record_is_behind_the_peer() {
             self.strange_looks = 0;
-            self.remember(effects);
+            // Alone, nobody says that an older record than the one remembered is the newest one (Z17).
+            if session.is_some() || !self.record_is_behind_memory() {
+                self.remember(effects);
+            }
         } else if session.is_some() && self.record().is_none() && self.found_record {
             // Gone is not another one: the active serves on by this server's word. (Where there never was
             // one, the lock file is another.)
@@ -225,15 +230,25 @@ impl HaMachine {
     }
 
     /// That there is a newer record is remembered although it was not read: alone, this server must
-    /// not serve by the older one (Z17).
+    /// not serve by the older one (Z17), nor re-form the record in an epoch that the peer has served.
+    /// What is not known of it, its set and its owner, stays as it was: both count for nothing but the
+    /// words of a refusal, because a record is re-formed with the store and owner that do so.
     fn remember_what_the_peer_knows(&mut self, effects: &mut Vec<HaEffect>) {
-        let newest = self.peer.as_ref().map(|peer| peer.facts.last_record);
-        if let (Some(newest), Some(last)) = (newest, &mut self.last_record)
-            && newest > last.seq
+        if let (Some(peer), Some(last)) = (&self.peer, &mut self.last_record)
+            && peer.facts.last_record > last.seq
         {
-            last.seq = newest;
+            last.seq = peer.facts.last_record;
+            last.epoch = last.epoch.max(peer.facts.epoch);
             effects.push(HaEffect::Persist(last.clone()));
         }
+    }
+
+    /// This server remembers a newer record of this arbiter than the one found here.
+    fn record_is_behind_memory(&self) -> bool {
+        let remembered = self.last_record.as_ref();
+        self.record().is_some_and(|found| {
+            remembered.is_some_and(|last| last.arbiter == found.arbiter && last.seq > found.seq)
+        })
     }
 
     /// The linked peer remembers a newer record of this arbiter than the one found here.
@@ -437,6 +452,12 @@ impl HaMachine {
 
     pub(super) fn on_epoch_begun(&mut self, epoch: Epoch, effects: &mut Vec<HaEffect>) {
         if self.state != HaState::Waiting(Claim::Opening) {
+            return;
+        }
+        // Of a claim that was given up while the log was slow: the log has yet to open this one's. (A
+        // server without a peer claims once, and its epoch is the log's, which may have moved already.)
+        // A late refusal needs no such care: it costs one claim.
+        if self.config.mode != HaMode::Single && epoch != self.epoch() {
             return;
         }
         self.claims.reason = None;

@@ -1,7 +1,7 @@
 //! May this server be promoted, and if not, why not: the guards of a claim, each with its evidence,
 //! in the words that `status` and the log show (ha-protocol A1, A4, R1, R4; rulings H1, H13).
 
-use crate::proto::arbiter::{ArbiterRecord, LockFacts};
+use crate::proto::arbiter::{ArbiterAnswer, ArbiterRecord, LockFacts};
 use crate::proto::ids::{ArbiterId, Epoch, Position, RecordSeq, StoreId};
 use crate::storage::api::LogFacts;
 
@@ -40,6 +40,54 @@ pub enum ArbiterView {
         /// The lock file.
         lock: Option<LockFacts>,
     },
+}
+
+impl ArbiterView {
+    /// The record, if one was read.
+    pub(super) fn record(&self) -> Option<&ArbiterRecord> {
+        match self {
+            Self::Read { record, .. } => record.as_ref(),
+            Self::Unread | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// A record that was read without its lock file. The lock file that was seen last belongs to the
+    /// generation that was in force then.
+    pub(super) fn see(&mut self, record: Option<ArbiterRecord>) {
+        let generation = record.as_ref().map(|record| record.generation);
+        let lock = match self {
+            Self::Read { record: seen, lock }
+                if seen.as_ref().map(|seen| seen.generation) == generation =>
+            {
+                lock.take()
+            }
+            Self::Read { .. } | Self::Unread | Self::Unreadable(_) => None,
+        };
+        *self = Self::Read { record, lock };
+    }
+
+    /// What an answer shows. One that failed shows nothing; whether that is more than what was known
+    /// before is for the caller to say.
+    pub(super) fn take_in(&mut self, answer: &ArbiterAnswer) {
+        match answer {
+            ArbiterAnswer::Read { record, lock } => {
+                *self = Self::Read {
+                    record: record.clone(),
+                    lock: lock.clone(),
+                };
+            }
+            ArbiterAnswer::Created(record) | ArbiterAnswer::Set(record) => {
+                self.see(Some(record.clone()));
+            }
+            ArbiterAnswer::Conflict(record) => self.see(record.clone()),
+            ArbiterAnswer::Locked { .. }
+            | ArbiterAnswer::Refused { .. }
+            | ArbiterAnswer::Unlocked
+            | ArbiterAnswer::Held { .. }
+            | ArbiterAnswer::Lost(_)
+            | ArbiterAnswer::Failed(_) => {}
+        }
+    }
 }
 
 /// Why a claim is refused. The text is for an operator: what is so, and what can be done.

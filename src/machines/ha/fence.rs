@@ -89,6 +89,8 @@ impl HaMachine {
         self.compare_and_set(next, effects);
     }
 
+    /// It may be an earlier record that is written now. No harm: the store does its jobs in order, so
+    /// that this claim's record is written before its epoch is open in the log, and service begins.
     pub(super) fn on_persisted(&mut self, effects: &mut Vec<HaEffect>) {
         if self.state != HaState::Waiting(Claim::Persisting) {
             return;

@@ -119,6 +119,10 @@ impl HaMachine {
             return;
         };
         self.goodbye = Some((peer.node, epoch));
+        // Whoever hands over ends the channel himself, but not one of which he has not heard yet. It must
+        // be over for both, or for neither.
+        let reason = "the other server said goodbye".to_owned();
+        effects.push(HaEffect::DropLink { session, reason });
         self.on_link_down(session, LinkEnd::Ended, effects);
     }
 

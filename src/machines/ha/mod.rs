@@ -408,43 +408,23 @@ impl HaMachine {
     }
 
     fn saw(&mut self, answer: &ArbiterAnswer) {
+        self.found_record |= matches!(
+            answer,
+            ArbiterAnswer::Read {
+                record: Some(_),
+                ..
+            }
+        );
         match answer {
-            ArbiterAnswer::Read { record, lock } => {
-                self.found_record |= record.is_some();
-                self.arbiter = ArbiterView::Read {
-                    record: record.clone(),
-                    lock: lock.clone(),
-                };
+            ArbiterAnswer::Failed(why) if !self.state.shown().serves() => {
+                self.arbiter = ArbiterView::Unreadable(why.clone());
             }
-            ArbiterAnswer::Created(record) | ArbiterAnswer::Set(record) => {
-                self.see_record(Some(record.clone()));
-            }
-            ArbiterAnswer::Conflict(record) => self.see_record(record.clone()),
-            ArbiterAnswer::Failed(why) => {
-                if !self.state.shown().serves() {
-                    self.arbiter = ArbiterView::Unreadable(why.clone());
-                }
-            }
-            ArbiterAnswer::Locked { .. }
-            | ArbiterAnswer::Refused { .. }
-            | ArbiterAnswer::Unlocked
-            | ArbiterAnswer::Held { .. }
-            | ArbiterAnswer::Lost(_) => {}
+            shown => self.arbiter.take_in(shown),
         }
     }
 
     fn see_record(&mut self, record: Option<ArbiterRecord>) {
-        // The lock file that was read belongs to the generation that was in force then.
-        let generation = record.as_ref().map(|record| record.generation);
-        let lock = match &self.arbiter {
-            ArbiterView::Read { record: seen, lock }
-                if seen.as_ref().map(|seen| seen.generation) == generation =>
-            {
-                lock.clone()
-            }
-            ArbiterView::Read { .. } | ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
-        };
-        self.arbiter = ArbiterView::Read { record, lock };
+        self.arbiter.see(record);
     }
 
     /// A record that names this store is remembered for the next start (Z17).

@@ -119,6 +119,11 @@ impl HaMachine {
                 let alone = next.isr == [self.own.store];
                 if applied && alone {
                     self.state = HaState::Standalone;
+                    // Not awaited: the record alone says who may serve (R1, R2), and it is changed. A
+                    // server that ends before `node/` has it reads it at the next start. Its memory
+                    // is for a record that is lost or goes back at that very moment (Z17); then it
+                    // agrees with the peer on the older one, and as the copy that is further on it is
+                    // the first to claim. To wait would put one more flush into each loss of a peer.
                     self.remember(effects);
                     effects.push(HaEffect::Gate(GatePolicy::Alone));
                     self.consider_peer(effects);

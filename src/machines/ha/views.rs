@@ -42,10 +42,7 @@ impl HaMachine {
     /// The record as last seen.
     #[must_use]
     pub fn record(&self) -> Option<&ArbiterRecord> {
-        match &self.arbiter {
-            ArbiterView::Read { record, .. } => record.as_ref(),
-            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
-        }
+        self.arbiter.record()
     }
 
     /// The last record that named this store.

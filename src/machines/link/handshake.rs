@@ -355,16 +355,12 @@ fn differences(config: &LinkConfig, facts: &PeerFacts, peer: &Hello) -> Vec<Stri
             Some(&peer.cluster),
         ));
     }
-    for (key, value) in &config.must_agree {
-        let theirs = peer.must_agree.iter().find(|(other, _)| other == key);
-        if theirs.is_none_or(|(_, other)| other != value) {
-            found.push(differs(key, Some(value), theirs.map(|(_, other)| &**other)));
-        }
-    }
-    for (key, value) in &peer.must_agree {
-        if !config.must_agree.iter().any(|(own, _)| own == key) {
-            found.push(differs(&printable(key), None, Some(value)));
-        }
+    for value in unequal(&config.must_agree, &peer.must_agree) {
+        found.push(differs(
+            &value.key,
+            value.own.as_deref(),
+            value.theirs.as_deref(),
+        ));
     }
     if let (Some(own), Some(theirs)) = (facts.arbiter, peer.facts.arbiter)
         && own != theirs
@@ -386,6 +382,39 @@ fn differences(config: &LinkConfig, facts: &PeerFacts, peer: &Hello) -> Vec<Stri
         ));
     }
     found
+}
+
+/// A value that must be equal on both servers, and is not. Fit for a log and a terminal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unequal {
+    /// Its key.
+    pub key: String,
+    /// This server's; none: it does not know the key.
+    pub own: Option<String>,
+    /// The other's.
+    pub theirs: Option<String>,
+}
+
+/// What is not equal in both lists of keys and values: own keys first, each list in its order.
+#[must_use]
+pub fn unequal(own: &[(String, String)], theirs: &[(String, String)]) -> Vec<Unequal> {
+    fn value<'a>(list: &'a [(String, String)], key: &str) -> Option<&'a str> {
+        let found = list.iter().find(|(name, _)| name == key);
+        found.map(|(_, value)| &**value)
+    }
+    let foreign = theirs
+        .iter()
+        .filter(|(key, _)| !own.iter().any(|(name, _)| name == key));
+    own.iter()
+        .chain(foreign)
+        .map(|(key, _)| (key, value(own, key), value(theirs, key)))
+        .filter(|(_, own, theirs)| own != theirs)
+        .map(|(key, own, theirs)| Unequal {
+            key: printable(key),
+            own: own.map(printable),
+            theirs: theirs.map(printable),
+        })
+        .collect()
 }
 
 fn differs(key: &str, own: Option<&str>, theirs: Option<&str>) -> String {

@@ -226,6 +226,18 @@ fn a_held_lock_is_checked_and_carries_when_the_check_was_sent() {
     );
     assert!(!machine.is_held());
     assert_eq!(machine.next_deadline(), None);
+    // What is left of it is kept from others until whoever served by it is done.
+    assert_eq!(
+        step(&mut machine, 2003, command(LockCommand::Release)),
+        [LockEffect::Call {
+            id: 4,
+            call: ArbiterCall::Unlock
+        }]
+    );
+    assert_eq!(
+        step(&mut machine, 2004, answer(4, ArbiterAnswer::Unlocked)),
+        [report(LockReport::Released)]
+    );
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub(super) enum Phase {
         position: Position,
         checkpoint: Lsn,
     },
+    /// An incremental resync from there: the store is asked how much that is.
+    Measuring { common: Lsn },
     /// The snapshot is being pinned.
     Pinning { request: u64, reason: String },
     /// Its pieces are sent.
@@ -77,8 +79,8 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Sync {
     pub(super) kind: SyncKind,
-    pub(super) from: Lsn,
     pub(super) done: u64,
+    /// What there was at the plan and what was cut since.
     pub(super) total: u64,
 }
 
@@ -110,27 +112,26 @@ impl Leader {
         self.follower
     }
 
-    pub(super) fn progress(&self, last_cut: Lsn) -> Option<SyncProgress> {
+    pub(super) fn progress(&self) -> Option<SyncProgress> {
         let sync = self.sync.as_ref()?;
-        // Bytes to come are known by LSN only: as many for each as so far.
-        let moved = self.sent.0.saturating_sub(sync.from.0);
-        let missing = last_cut.0.saturating_sub(self.sent.0);
-        let rest = sync
-            .done
-            .checked_div(moved)
-            .unwrap_or(0)
-            .saturating_mul(missing);
-        let total = sync.total.max(sync.done.saturating_add(rest));
         Some(SyncProgress {
             kind: sync.kind,
             done_bytes: sync.done,
-            total_bytes: total,
+            total_bytes: sync.total.max(sync.done),
         })
     }
 
     pub(super) fn deadline(&self, config: &ReplicationConfig) -> Option<Moment> {
         let (_, _, since) = self.in_flight.front()?;
         (!self.overdue).then(|| since.after(config.ack_timeout))
+    }
+
+    pub(super) fn piece_bytes(&self, config: &ReplicationConfig) -> usize {
+        if self.ended {
+            config.piece_bytes
+        } else {
+            self.pace.piece(config.piece_bytes)
+        }
     }
 
     pub(super) fn unpin(&mut self, shared: &mut Shared, effects: &mut Vec<ReplicationEffect>) {
@@ -169,14 +170,20 @@ impl Leader {
                 }
             }
             Body::SnapshotAck { bytes } => {
-                if let Phase::Snapshot { acked, .. } = &mut self.phase {
+                if let Phase::Snapshot { acked, sent, .. } = &mut self.phase {
                     *acked = bytes.max(*acked);
+                    if *acked >= *sent {
+                        self.pace.landed(now);
+                    }
                     self.report_progress(effects);
                     self.read_snapshot(now, shared, effects);
                 }
             }
             Body::Durable { store, position } => {
                 self.on_follower_durable(store, position, shared, effects);
+                if self.in_flight.is_empty() {
+                    self.pace.landed(now);
+                }
                 self.pump(now, shared, effects);
             }
             Body::SyncDone { store, position } => {
@@ -222,7 +229,11 @@ impl Leader {
             } => {
                 let common = common_point(&facts.epochs, facts.durable, &epochs, position);
                 match full_reason(facts, common, checkpoint) {
-                    None => self.plan_incremental(common.unwrap_or(Lsn::ZERO), effects),
+                    None => {
+                        let common = common.unwrap_or(Lsn::ZERO);
+                        self.phase = Phase::Measuring { common };
+                        effects.push(ReplicationEffect::MeasureLog { after: common });
+                    }
                     Some(reason) => self.plan_full(reason, shared, effects),
                 }
             }
@@ -254,6 +265,7 @@ impl Leader {
                 }
             }
             other @ (Phase::Awaiting
+            | Phase::Measuring { .. }
             | Phase::Pinning { .. }
             | Phase::Snapshot { .. }
             | Phase::AwaitingReady
@@ -269,6 +281,11 @@ impl Leader {
         batch: Batch,
         effects: &mut Vec<ReplicationEffect>,
     ) {
+        let bytes = batch.bytes() as u64;
+        if let Some(sync) = &mut self.sync {
+            sync.total = sync.total.saturating_add(bytes);
+        }
+        self.pace.clients_wrote(now, bytes);
         if !matches!(self.phase, Phase::Live) {
             return;
         }
@@ -298,6 +315,9 @@ impl Leader {
             return;
         }
         *reading = None;
+        let bytes: usize = batches.iter().map(Batch::bytes).sum();
+        self.pace
+            .end_is_near(bytes < self.pace.piece(shared.config.piece_bytes));
         let Some(first) = batches.first() else {
             if self.sent >= shared.last_cut {
                 self.go_live(effects);
@@ -371,6 +391,7 @@ impl Leader {
         effects: &mut Vec<ReplicationEffect>,
     ) {
         if self.pace.deadline().is_some_and(|paid| paid <= now) {
+            self.pace.woken();
             self.read_snapshot(now, shared, effects);
             self.pump(now, shared, effects);
         }

@@ -85,6 +85,8 @@ pub enum ReplicationInput {
     },
     /// Answer to `DescribeLog`.
     Log(LogFacts),
+    /// Answer to `MeasureLog`.
+    LogBytes(u64),
     /// The store cut a batch.
     Cut(Batch),
     /// The store has everything up to here on disk.
@@ -117,6 +119,11 @@ pub enum ReplicationInput {
 pub enum ReplicationEffect {
     /// Tell the machine `Log` at once.
     DescribeLog,
+    /// Tell the machine `LogBytes` at once: how much log there is after an LSN.
+    MeasureLog {
+        /// After this.
+        after: Lsn,
+    },
     /// Send a frame.
     Send {
         /// In this session.
@@ -156,6 +163,14 @@ pub enum ReplicationEffect {
     PeerHolds(Lsn),
     /// Tell HAManager.
     Report(ReplicationReport),
+}
+
+impl ReplicationEffect {
+    /// A question about the log that is answered before anything else is done.
+    #[must_use]
+    pub fn asks_of_the_log(&self) -> bool {
+        matches!(self, Self::DescribeLog | Self::MeasureLog { .. })
+    }
 }
 
 /// The jobs that replication gives the store: [`Job`] without what others use.
@@ -317,6 +332,9 @@ impl ReplicationMachine {
                 self.on_frame(now, session, body, effects);
             }
             ReplicationInput::Log(facts) => self.on_log(now, &facts, effects),
+            ReplicationInput::LogBytes(bytes) => {
+                self.with_leader(|leader, _| leader.on_log_bytes(bytes, effects));
+            }
             ReplicationInput::Cut(batch) => {
                 // One that was long under way may be told after the log was described beyond it.
                 self.last_cut = self.last_cut.max(batch.last);
@@ -341,10 +359,13 @@ impl ReplicationMachine {
         }
     }
 
-    /// How much one read of the log should give, in bytes.
+    /// How much one read of the log should give, in bytes: less while a resync yields to clients.
     #[must_use]
     pub fn piece_bytes(&self) -> usize {
-        self.config.piece_bytes
+        match &self.role {
+            Role::Leader(leader) => leader.piece_bytes(&self.config),
+            Role::None | Role::Follower(_) => self.config.piece_bytes,
+        }
     }
 
     /// When `Deadline` is wanted.
@@ -364,7 +385,7 @@ impl ReplicationMachine {
     pub fn progress(&self) -> Option<SyncProgress> {
         match &self.role {
             Role::None => None,
-            Role::Leader(leader) => leader.progress(self.last_cut),
+            Role::Leader(leader) => leader.progress(),
             Role::Follower(follower) => follower.progress(),
         }
     }

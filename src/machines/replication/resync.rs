@@ -12,17 +12,19 @@ use super::{ReplicationEffect, ReplicationJob, Shared, SyncKind};
 const SNAPSHOT_WINDOW: u64 = 4 * 1024 * 1024;
 
 impl Leader {
-    pub(super) fn plan_incremental(&mut self, common: Lsn, effects: &mut Vec<ReplicationEffect>) {
+    pub(super) fn on_log_bytes(&mut self, bytes: u64, effects: &mut Vec<ReplicationEffect>) {
+        let Phase::Measuring { common } = self.phase else {
+            return;
+        };
         self.sync = Some(Sync {
             kind: SyncKind::Incremental,
-            from: common,
             done: 0,
-            total: 0,
+            total: bytes,
         });
         self.sent = common;
         self.phase = Phase::AwaitingReady;
         self.send(
-            Body::SyncPlan(SyncPlan::Incremental { common, bytes: 0 }),
+            Body::SyncPlan(SyncPlan::Incremental { common, bytes }),
             effects,
         );
     }
@@ -36,6 +38,7 @@ impl Leader {
         self.unpin(shared, effects);
         self.in_flight.clear();
         self.in_flight_bytes = 0;
+        self.pace.end_is_near(false);
         self.pinned = true;
         let request = shared.run(ReplicationJob::PinSnapshot, effects);
         self.phase = Phase::Pinning { request, reason };
@@ -58,7 +61,6 @@ impl Leader {
                     let reason = std::mem::take(reason);
                     self.sync = Some(Sync {
                         kind: SyncKind::Full,
-                        from: at.lsn,
                         done: 0,
                         total: bytes,
                     });
@@ -104,6 +106,7 @@ impl Leader {
             // The end of an unpinning, or of work that was given up.
             Phase::Awaiting
             | Phase::Comparing { .. }
+            | Phase::Measuring { .. }
             | Phase::Pinning { .. }
             | Phase::Snapshot { .. }
             | Phase::AwaitingReady

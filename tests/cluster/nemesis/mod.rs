@@ -16,7 +16,7 @@ use std::time::Duration;
 use twinmq::cli::serving::{had_begun, intervals, judge};
 
 use crate::driver;
-use crate::schedule::{Chance, number_from};
+use crate::support::chance::{Chance, number_from};
 use crate::support::eventually::{SOON, eventually, now};
 use crate::support::pair::Pair;
 use crate::support::server::Role;
@@ -97,10 +97,7 @@ impl Nemesis {
     fn draw<T: Copy>(&mut self, deck: &mut Vec<T>, full: &[T]) -> T {
         if deck.is_empty() {
             deck.extend_from_slice(full);
-            for last in (1..deck.len()).rev() {
-                let other = usize::try_from(self.chance.below(last as u64 + 1)).expect("small");
-                deck.swap(last, other);
-            }
+            self.chance.shuffle(deck);
         }
         deck.pop().expect("it was filled")
     }
@@ -108,7 +105,7 @@ impl Nemesis {
     /// Lets a fault last: how long is the schedule's choice, no condition ends it.
     fn last(&mut self, least: Duration, most: Duration) -> Duration {
         let spread = u64::try_from((most - least).as_millis()).expect("seconds");
-        let span = least + Duration::from_millis(self.chance.below(spread + 1));
+        let span = least + Duration::from_millis(self.chance.count_below(spread + 1));
         thread::sleep(span);
         span
     }

@@ -1,13 +1,14 @@
 //! A server of shared mode that does not answer. The store is not its own: it is never looked into here,
 //! the other server may have it open.
 
-use super::{arbiter, peer, silent};
+use super::{arbiter, nobody, peer, silent};
 use crate::admin::{ExplainDocument, Profiles};
 use crate::cli::admin_client::AdminError;
 use crate::config::{Config, HaConfig};
 use crate::io::file_lock;
 use crate::machines::ha::{LockProbe, holder_text};
 use crate::proto::arbiter::ArbiterAnswer;
+use crate::storage::glance_identity;
 
 /// Fills in what a start would give, and what to do.
 pub(super) fn explain(
@@ -20,7 +21,12 @@ pub(super) fn explain(
     let own = config.store.own_folder();
     match file_lock::is_locked(&own.join("lock")) {
         Ok(Some(true)) => return silent(profiles, unanswered, document),
-        Ok(Some(false) | None) => {}
+        Ok(Some(false) | None) => {
+            let (_, damage) = glance_identity(&own.join("identity.json"));
+            if let Some(why) = damage {
+                return nobody(config, profiles, &why, document);
+            }
+        }
         Err(error) => {
             document.trouble = Some(format!("{} cannot be read: {error}", own.display()));
         }

@@ -147,7 +147,7 @@ pub(super) const HA_LOCK: Section = Section {
             "",
             "The lock file on the share that both servers mount (NFSv4), as this server sees it. \
              The two paths may differ, the file must be the same.",
-            "mandatory in replicated and shared mode; absolute unless demo; not in store.path",
+            "mandatory in replicated and shared mode; absolute unless demo; not in store.path; not named as another one with a dot and a number",
         )
         .known_as(&["LockFile"]),
         key(
@@ -288,8 +288,9 @@ pub(super) const HA_REPLICATION: Section = Section {
             },
             "0",
             "A returning server is brought into step no faster than this by the server that serves. \
-             0: as fast as both can. Messages of a pair in step are never held back by it. A limit \
-             below what clients send lets the other server never catch up.",
+             0: as fast as both can, and while clients send no faster than they bear. Messages of a \
+             pair in step are never held back by it. A limit below what clients send lets the other \
+             server never catch up.",
             "",
         ),
     ],

@@ -176,3 +176,30 @@ fn old_lock_files_go_once_nobody_has_them_locked_and_the_configured_one_stays() 
     beat(&mut next);
     assert_eq!(names(), ["a.lck", "a.lck.5"]);
 }
+
+#[test]
+fn a_file_that_only_looks_like_a_generation_is_left_alone() {
+    let (folder, path) = booted();
+    let strange = ["a.lck.07", "a.lck.+7", "a.lck.7"];
+    for name in strange {
+        std::fs::write(folder.path().join(name), "somebody's notes").unwrap();
+    }
+    let mut keeper = keeper(&path);
+    set(&mut keeper, &fenced(2));
+    set(&mut keeper, &fenced(3));
+    let mut far = fenced(4);
+    far.generation = Epoch(9);
+    set(&mut keeper, &far);
+    lock_of(&mut keeper);
+    for counter in 0..40 {
+        assert!(matches!(
+            check(&mut keeper, counter),
+            ArbiterAnswer::Held { .. }
+        ));
+    }
+    assert!(!folder.path().join("a.lck.3").exists(), "this is one");
+    for name in strange {
+        let kept = std::fs::read(folder.path().join(name)).unwrap();
+        assert_eq!(kept, b"somebody's notes", "{name}");
+    }
+}

@@ -381,6 +381,7 @@ impl SharedMachine {
         }
     }
 
+    /// Of no earlier attempt: from ACTIVATING there is no way back but the end of the process.
     pub(super) fn on_epoch_begun(&mut self, epoch: Epoch, effects: &mut Vec<HaEffect>) {
         if self.state == SharedState::Activating(Step::Beginning) {
             self.state = SharedState::Active;

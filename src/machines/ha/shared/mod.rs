@@ -261,10 +261,7 @@ impl SharedMachine {
     /// The record as last seen.
     #[must_use]
     pub fn record(&self) -> Option<&ArbiterRecord> {
-        match &self.arbiter {
-            ArbiterView::Read { record, .. } => record.as_ref(),
-            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
-        }
+        self.arbiter.record()
     }
 
     /// The newest record seen that names the store.
@@ -377,35 +374,13 @@ impl SharedMachine {
 
     fn saw(&mut self, answer: &ArbiterAnswer) {
         match answer {
-            ArbiterAnswer::Read { record, lock } => {
-                self.arbiter = ArbiterView::Read {
-                    record: record.clone(),
-                    lock: lock.clone(),
-                };
+            ArbiterAnswer::Failed(why)
+                if matches!(self.state, SharedState::Passive(_)) && self.lock.is_none() =>
+            {
+                self.arbiter = ArbiterView::Unreadable(why.clone());
             }
-            ArbiterAnswer::Created(record) | ArbiterAnswer::Set(record) => {
-                self.see_record(Some(record.clone()));
-            }
-            ArbiterAnswer::Conflict(record) => self.see_record(record.clone()),
-            ArbiterAnswer::Failed(why) => {
-                if matches!(self.state, SharedState::Passive(_)) && self.lock.is_none() {
-                    self.arbiter = ArbiterView::Unreadable(why.clone());
-                }
-            }
-            ArbiterAnswer::Locked { .. }
-            | ArbiterAnswer::Refused { .. }
-            | ArbiterAnswer::Unlocked
-            | ArbiterAnswer::Held { .. }
-            | ArbiterAnswer::Lost(_) => {}
+            shown => self.arbiter.take_in(shown),
         }
-    }
-
-    fn see_record(&mut self, record: Option<ArbiterRecord>) {
-        let lock = match &self.arbiter {
-            ArbiterView::Read { lock, .. } => lock.clone(),
-            ArbiterView::Unread | ArbiterView::Unreadable(_) => None,
-        };
-        self.arbiter = ArbiterView::Read { record, lock };
     }
 
     /// A record that names this store is remembered for the next start (Z17).

@@ -3,6 +3,7 @@
 mod explain;
 mod fence;
 mod handover;
+mod late;
 mod overrule;
 mod pair;
 mod random;

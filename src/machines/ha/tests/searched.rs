@@ -66,3 +66,39 @@ fn the_place_of_an_in_sync_store_stays_written_when_it_no_longer_follows() {
     let stranger = Some((other, Position::default()));
     assert_eq!(machine.positions((mine, position(1, 9)), stranger), all);
 }
+
+/// An active that drains before a switchover loses its peer, says goodbye over a channel of which it has
+/// not heard yet, and then takes that channel for a new beginning. To the peer it is over: unless it
+/// ends for both, one speaks and the other does not listen.
+#[test]
+fn a_goodbye_ends_the_channel_for_both() {
+    let pair = Pair::formed();
+    let active = pair.machine(SECONDARY).peer().unwrap().clone();
+    let mut machine = pair.machine(PRIMARY).clone();
+    let own = pair.servers[PRIMARY].own;
+    let mut effects = Vec::new();
+    let lost = HaInput::LinkDown {
+        session: active.session,
+        cause: LinkEnd::Ended,
+    };
+    for input in [
+        HaInput::SwitchoverRequested,
+        lost,
+        HaInput::ClientsDrained,
+        HaInput::LockReleased,
+    ] {
+        machine.step(own, input, &mut effects);
+    }
+    let epoch = machine.epoch();
+    assert!(effects.contains(&HaEffect::SayGoodbye { epoch }));
+
+    let mut peer = pair.machine(SECONDARY).clone();
+    let own = pair.servers[SECONDARY].own;
+    let session = SessionId(99);
+    let hello = hello(&active, active.facts.clone());
+    peer.step(own, HaInput::LinkUp { session, hello }, &mut Vec::new());
+    let mut effects = Vec::new();
+    peer.step(own, HaInput::PeerGoodbye { session, epoch }, &mut effects);
+    let ended = |effect: &HaEffect| matches!(effect, HaEffect::DropLink { session: ended, .. } if *ended == session);
+    assert!(effects.iter().any(ended), "{effects:?}");
+}

@@ -139,6 +139,19 @@ fn failed(reason: &str) -> ReplicationEffect {
     })
 }
 
+/// The log after `common` is measured and has these bytes.
+fn measured(machine: &mut ReplicationMachine, common: u64, bytes: u64) {
+    let after = Lsn(common);
+    let measure = ReplicationEffect::MeasureLog { after };
+    assert_eq!(step(machine, log(9, 3)), [measure]);
+    let common = after;
+    let plan = SyncPlan::Incremental { common, bytes };
+    assert_eq!(
+        step(machine, ReplicationInput::LogBytes(bytes)),
+        [send(Body::SyncPlan(plan))]
+    );
+}
+
 /// A leader whose follower is at 4 and has been told to go on from there; its log ends at 9, and
 /// read 1 is under way.
 fn catching_up() -> ReplicationMachine {
@@ -146,11 +159,7 @@ fn catching_up() -> ReplicationMachine {
     assert_eq!(step(&mut machine, lead()), []);
     let asked = step(&mut machine, asks(&[(1, 1)], 4, 2));
     assert_eq!(asked, [ReplicationEffect::DescribeLog]);
-    let plan = SyncPlan::Incremental {
-        common: Lsn(4),
-        bytes: 0,
-    };
-    assert_eq!(step(&mut machine, log(9, 3)), [send(Body::SyncPlan(plan))]);
+    measured(&mut machine, 4, 60);
     let described = step(&mut machine, ready(4));
     assert_eq!(described, [ReplicationEffect::DescribeLog]);
     assert_eq!(step(&mut machine, log(9, 3)), [read_log(1, 4)]);
@@ -212,6 +221,47 @@ fn a_limit_holds_back_the_log_of_a_resync_and_no_batch_of_a_peer_in_step() {
     let live = batch(10, 10, 30);
     let cut = ReplicationInput::Cut(live.clone());
     assert_eq!(step(&mut machine, cut), [send_batch(live)]);
+}
+
+#[test]
+fn what_is_to_be_sent_is_known_in_bytes_however_large_the_messages() {
+    let mut machine = catching_up();
+    let sync = |done_bytes, total_bytes| {
+        let kind = SyncKind::Incremental;
+        Some(SyncProgress {
+            kind,
+            done_bytes,
+            total_bytes,
+        })
+    };
+    assert_eq!(machine.progress(), sync(0, 60));
+    // Many small messages first, few large ones to come.
+    step(&mut machine, read(1, vec![batch(5, 8, 4)]));
+    assert_eq!(machine.progress(), sync(4, 60));
+    step(&mut machine, ReplicationInput::Cut(batch(10, 10, 40)));
+    assert_eq!(machine.progress(), sync(4, 100));
+}
+
+/// A resync that yields to clients: nothing more is read before the follower has what was sent, and
+/// then only after a rest, but a deadline is always set that reads on at the latest.
+#[test]
+fn a_resync_yields_to_clients_and_goes_on_whatever_the_follower_does() {
+    let mut machine = catching_up();
+    machine.config.window_bytes = 1 << 20;
+    step(&mut machine, ReplicationInput::Cut(batch(10, 99, 10)));
+    let piece = machine.config.piece_bytes;
+    let sent = step(&mut machine, read(1, vec![batch(5, 5, piece)]));
+    assert_eq!(sent.len(), 3, "it yields from the next piece on: {sent:?}");
+    let sent = step(&mut machine, read(2, vec![batch(6, 6, piece)]));
+    assert_eq!(sent, [send_batch(batch(6, 6, piece)), progress()]);
+    let least = machine.next_deadline().expect("it goes on by itself");
+    let mut effects = Vec::new();
+    machine.step(least, ReplicationInput::Deadline, &mut effects);
+    assert_eq!(effects, [read_log(3, 6)]);
+    // The end is near: the rest is not held back.
+    let sent = step(&mut machine, read(3, vec![batch(7, 7, 10)]));
+    let one = batch(7, 7, 10);
+    assert_eq!(sent, [send_batch(one), progress(), read_log(4, 7)]);
 }
 
 #[test]
@@ -278,11 +328,7 @@ fn a_follower_at_the_edges_needs_no_snapshot() {
         let mut machine = machine();
         assert_eq!(step(&mut machine, lead()), []);
         step(&mut machine, asks(&[(1, 1)], end, checkpoint));
-        let plan = SyncPlan::Incremental {
-            common: Lsn(common),
-            bytes: 0,
-        };
-        assert_eq!(step(&mut machine, log(9, 3)), [send(Body::SyncPlan(plan))]);
+        measured(&mut machine, common, 5);
     }
 }
 
@@ -360,7 +406,7 @@ fn logs_that_do_not_chain_lead_to_a_snapshot() {
     // Where both end at the same place, that is seen at once.
     let mut machine = catching_up();
     step(&mut machine, asks(&[(1, 1)], 9, 2));
-    step(&mut machine, log(9, 3));
+    measured(&mut machine, 9, 0);
     assert_eq!(
         step(&mut machine, ready(9)),
         [ReplicationEffect::DescribeLog]
@@ -380,7 +426,7 @@ fn logs_that_do_not_chain_lead_to_a_snapshot() {
 fn a_peer_that_ends_elsewhere_than_planned_is_not_led_on() {
     let mut machine = catching_up();
     step(&mut machine, asks(&[(1, 1)], 4, 2));
-    step(&mut machine, log(9, 3));
+    measured(&mut machine, 4, 60);
     step(&mut machine, ready(11));
     let reason = "the peer's log ends at 11, and by the plan at 4";
     assert_eq!(step(&mut machine, log(9, 3)), [failed(reason)]);
@@ -480,7 +526,7 @@ fn a_tail_that_was_truncated_is_not_waited_for_by_a_later_lead() {
     // It has truncated and followed to 9; then it takes over.
     assert_eq!(step(&mut machine, lead()), []);
     step(&mut machine, asks(&[(1, 1)], 9, 2));
-    step(&mut machine, log(9, 3));
+    measured(&mut machine, 9, 0);
     let chained = frame(Body::SyncReady {
         at: Lsn(9),
         chain: CHAIN,
@@ -578,9 +624,5 @@ fn a_second_request_begins_anew_and_lets_the_snapshot_go() {
     // The answer to the read that was under way is nobody's.
     let late = job(2, JobOutcome::Piece(Bytes::from_static(b"late")));
     assert_eq!(step(&mut machine, late), []);
-    let plan = SyncPlan::Incremental {
-        common: Lsn(4),
-        bytes: 0,
-    };
-    assert_eq!(step(&mut machine, log(9, 3)), [send(Body::SyncPlan(plan))]);
+    measured(&mut machine, 4, 60);
 }

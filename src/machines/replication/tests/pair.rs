@@ -378,10 +378,14 @@ impl Pair {
         let server = &mut self.servers[at];
         let mut effects = Vec::new();
         server.machine.step(Moment(0), input, &mut effects);
-        while effects.contains(&ReplicationEffect::DescribeLog) {
-            effects.retain(|effect| *effect != ReplicationEffect::DescribeLog);
-            let facts = ReplicationInput::Log(server.store.log_facts());
-            server.machine.step(Moment(0), facts, &mut effects);
+        while let Some(asked) = effects.iter().position(ReplicationEffect::asks_of_the_log) {
+            let answer = match effects.remove(asked) {
+                ReplicationEffect::MeasureLog { after } => {
+                    ReplicationInput::LogBytes(server.store.log_bytes(after))
+                }
+                _ => ReplicationInput::Log(server.store.log_facts()),
+            };
+            server.machine.step(Moment(0), answer, &mut effects);
         }
         for effect in effects {
             self.run(at, effect);
@@ -392,7 +396,9 @@ impl Pair {
     fn run(&mut self, at: usize, effect: ReplicationEffect) {
         let store = Arc::clone(&self.servers[at].store);
         match effect {
-            ReplicationEffect::DescribeLog => unreachable!("answered within the step"),
+            ReplicationEffect::DescribeLog | ReplicationEffect::MeasureLog { .. } => {
+                unreachable!("answered within the step")
+            }
             ReplicationEffect::Send { session, body } => {
                 if let Body::SyncPlan(plan) = &body {
                     self.in_flight.clear();
