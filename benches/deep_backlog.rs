@@ -64,11 +64,12 @@ fn main() -> Result<(), Failure> {
 
     let before = anonymous_kib()?;
     let clock = SystemClock;
-    let begun = clock.now();
+    let (begun, cpu) = (clock.now(), cpu_ms()?);
     let rig = Rig::open(folder.path())?;
     let opened = clock.now().since(begun);
     print(&format!(
-        "opened after the kill in {opened:?}, {} messages, {} KiB more anonymous memory",
+        "opened after the kill in {opened:?} ({} ms of processor), {} messages, {} KiB more anonymous memory",
+        cpu_ms()?.saturating_sub(cpu),
         rig.store.facts().messages,
         anonymous_kib()?.saturating_sub(before)
     ));
@@ -148,6 +149,15 @@ fn anonymous_kib() -> Result<u64, Failure> {
         .find_map(|line| line.strip_prefix("RssAnon:"));
     let number = line.and_then(|line| line.split_whitespace().next());
     Ok(number.ok_or("the kernel does not say")?.parse()?)
+}
+
+/// Processor time of this process, in steps of 10 ms.
+fn cpu_ms() -> Result<u64, Failure> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let after_name = stat.rsplit(')').next().ok_or("the kernel does not say")?;
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    let ticks: Result<Vec<u64>, _> = ticks.map(str::parse).collect();
+    Ok(ticks?.iter().sum::<u64>() * 10)
 }
 
 #[derive(Default)]

@@ -14,25 +14,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::Sleep;
 
 use self::gathered::Gathered;
-use crate::actors::directory::{Directory, TopicSend, Unavailable};
+use crate::actors::directory::Directory;
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::lease::ServingLease;
 use crate::io::client_tcp::{ClientSocket, Fill};
-use crate::machines::delivery::{
-    ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
-};
+use crate::machines::delivery::{ConsumerKey, DestinationCommand, SessionEvent, SessionKey};
 use crate::machines::stomp_session::{
     SessionEffect, SessionInput, StompSession, StompSessionConfig,
 };
-use crate::proto::destination::{DestinationKind, DestinationName};
-use crate::proto::ids::Lsn;
+use crate::proto::destination::DestinationName;
 use crate::proto::stomp::Decoder;
 use crate::time::{Clock, Moment};
 
+mod consumers;
 mod gathered;
 mod topics;
 mod transactions;
@@ -417,31 +415,6 @@ impl Session {
         }
     }
 
-    fn publish(&mut self, name: &DestinationName, request: RequestNumber, message: Bytes) {
-        if name.kind() == DestinationKind::Topic {
-            let topic = name.clone();
-            self.gathered.publish_to_topic(TopicSend {
-                request,
-                topic,
-                message,
-            });
-            return;
-        }
-        let outcome = self.gathered.publish(self.key, name, request, message);
-        match outcome {
-            Ok(()) => {}
-            Err(Unavailable::Gone) if name.kind() == DestinationKind::TemporaryQueue => {
-                // Nobody waits for the answer any more, which is nothing that its sender could mend.
-                let requests = vec![request];
-                self.inbox.put(SessionEvent::Committed { requests });
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                self.inbox.put(SessionEvent::Refused { request, reason });
-            }
-        }
-    }
-
     fn attach(&mut self, name: DestinationName, number: u32, prefetch: u32) {
         let consumer = self.consumer(number);
         let attach = DestinationCommand::Attach { consumer, prefetch };
@@ -453,41 +426,6 @@ impl Session {
                 let reason = error.to_string();
                 self.inbox.put(SessionEvent::Closing { reason });
             }
-        }
-    }
-
-    fn settle(&mut self, number: u32, lsns: Vec<Lsn>, outcome: Outcome, request: RequestNumber) {
-        if self.browsers.contains(&number) {
-            let consumer = self.consumer(number);
-            let directory = &self.context.directory;
-            directory.browser_settled(consumer, lsns.len());
-            return;
-        }
-        let Some(name) = self.consumers.get(&number).cloned() else {
-            // Its consumer is gone, and what it held is back in the queue: nothing is left to do.
-            if request.0 != 0 {
-                self.inbox.put(SessionEvent::Committed {
-                    requests: vec![request],
-                });
-            }
-            return;
-        };
-        let consumer = self.consumer(number);
-        self.queue(
-            &name,
-            DestinationCommand::Settle {
-                consumer,
-                lsns,
-                outcome,
-                request,
-            },
-        );
-    }
-
-    /// Queues a command of a consumer. A destination that is no more has given everything back.
-    fn queue(&mut self, name: &DestinationName, command: DestinationCommand) {
-        if let Err(error) = self.gathered.push(name, command) {
-            tracing::trace!(target: "twinmq::data", session = self.key.0, %error, "too late");
         }
     }
 

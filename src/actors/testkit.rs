@@ -161,12 +161,13 @@ impl State {
                 if value.is_empty() {
                     self.definitions.remove(&id);
                     self.owed.remove(&id);
+                    self.marks.remove(&id);
                     return;
                 }
                 let before = self.definitions.insert(id, value.clone());
                 assert!(
                     before.is_none_or(|before| before == value),
-                    "defined twice, and not as before"
+                    "defined otherwise"
                 );
             }
         }

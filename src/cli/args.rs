@@ -17,7 +17,7 @@ pub use operator::{
     DivergenceCommand, DivergenceListArgs, DivergenceTailArgs, PromoteArgs, SwitchoverArgs,
 };
 pub use queues::{
-    BrowseArgs, DeleteArgs, ListArgs, MoveArgs, PurgeArgs, QueueArgs, QueueCommand, RetryArgs,
+    DeleteArgs, ListArgs, MoveArgs, PurgeArgs, QueueArgs, QueueBrowseArgs, QueueCommand, RetryArgs,
     SubscriptionCommand, TopicCommand, WhichArgs,
 };
 
@@ -62,6 +62,8 @@ pub enum Command {
     Send(SendArgs),
     /// Receive messages from a queue and print their bodies
     Receive(ReceiveArgs),
+    /// Show the messages of a queue in the order of delivery; nothing is taken from it
+    Browse(BrowseArgs),
     /// Measure throughput and latency per queue
     Bench(BenchArgs),
     /// See a pair survive: start two servers, kill the active under load, count what was lost
@@ -378,6 +380,26 @@ pub struct ReceiveArgs {
     /// When a message is done with: as it is sent here (auto), or after it was printed
     #[arg(long, value_enum, default_value_t = AckMode::ClientIndividual)]
     pub ack: AckMode,
+    /// Print each message as JSON, with its headers
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `twinmq browse`.
+#[derive(Clone, Debug, Args)]
+pub struct BrowseArgs {
+    /// Where from.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// The queue
+    #[arg(short, long, value_name = "NAME")]
+    pub queue: String,
+    /// Show at most so many messages
+    #[arg(short = 'n', long)]
+    pub count: Option<u64>,
+    /// Show only messages for which this holds, such as "colour = 'red'"
+    #[arg(long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
     /// Print each message as JSON, with its headers
     #[arg(long)]
     pub json: bool,

@@ -4,6 +4,7 @@
 pub mod admin_client;
 pub mod args;
 pub mod bench;
+pub mod browse;
 pub mod check;
 pub mod clear_db;
 pub mod config_show;
@@ -105,6 +106,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Divergence(command) => divergence::run(&command),
         Command::Send(args) => send::run(&args),
         Command::Receive(args) => receive::run(&args),
+        Command::Browse(args) => browse::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Drill(args) => drill::run(&args),

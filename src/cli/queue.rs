@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::admin_client::{AdminClient, AdminError};
 use super::args::{
-    BrowseArgs, DeleteArgs, ListArgs, QueueArgs, QueueCommand, ServerArgs, SubscriptionCommand,
-    TopicCommand, WhichArgs,
+    DeleteArgs, ListArgs, QueueArgs, QueueBrowseArgs, QueueCommand, ServerArgs,
+    SubscriptionCommand, TopicCommand, WhichArgs,
 };
 use super::{CliError, complain, print, print_json};
 use crate::exit::ExitCode;
@@ -375,7 +375,7 @@ fn show(args: &QueueArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::Done)
 }
 
-fn browse(args: &BrowseArgs) -> Result<ExitCode, CliError> {
+fn browse(args: &QueueBrowseArgs) -> Result<ExitCode, CliError> {
     let client = client(&args.queue.server)?;
     let name = spelled(&args.queue.queue);
     let (mut messages, mut after) = (Vec::new(), args.after);

@@ -13,6 +13,7 @@
 
 mod encode;
 mod find;
+mod reader;
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use crate::proto::lane::Lane;
 pub(crate) use encode::put_varint;
 pub use encode::{BatchWriter, Placed};
 pub use find::Messages;
+pub(crate) use reader::Reader;
 
 /// Bytes of a chunk's header.
 pub const CHUNK_HEADER: usize = 52;
@@ -440,80 +442,6 @@ fn read_record(chunk: &Bytes, at: &mut usize) -> Result<LogRecord, DecodeError> 
     }
     *at = end;
     Ok(record)
-}
-
-/// Reads numbers from bytes that may say anything.
-pub(crate) struct Reader<'a> {
-    /// All of them.
-    pub(crate) bytes: &'a [u8],
-    /// The next to be read.
-    pub(crate) at: usize,
-}
-
-impl Reader<'_> {
-    pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
-        let byte = *self.bytes.get(self.at).ok_or(DecodeError::Short)?;
-        self.at += 1;
-        Ok(byte)
-    }
-
-    /// LEB128, at most ten bytes, no bits beyond the 64th.
-    pub(crate) fn varint(&mut self) -> Result<u64, DecodeError> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.u8()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return Err(DecodeError::Number);
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(DecodeError::Number)
-    }
-
-    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
-        u32::try_from(self.varint()?).map_err(|_| DecodeError::Number)
-    }
-
-    /// An LSN that is written as the distance from the one before.
-    pub(crate) fn lsn_after(&mut self, before: Lsn) -> Result<Lsn, DecodeError> {
-        let lsn = before.0.checked_add(self.varint()?);
-        lsn.map(Lsn).ok_or(DecodeError::Number)
-    }
-
-    fn lsns(&mut self) -> Result<Vec<Lsn>, DecodeError> {
-        let count = self.length()?;
-        let mut lsns = Vec::with_capacity(count);
-        let mut lsn = Lsn::ZERO;
-        for _ in 0..count {
-            lsn = self.lsn_after(lsn)?;
-            lsns.push(lsn);
-        }
-        Ok(lsns)
-    }
-
-    fn lane(&mut self) -> Result<Lane, DecodeError> {
-        Lane::from_number(self.u8()?).ok_or(DecodeError::Number)
-    }
-
-    /// A count of bytes, or of things of at least one byte each, which must all be there.
-    pub(crate) fn length(&mut self) -> Result<usize, DecodeError> {
-        let len = usize::try_from(self.varint()?).map_err(|_| DecodeError::Number)?;
-        if len > self.bytes.len().saturating_sub(self.at) {
-            return Err(DecodeError::Short);
-        }
-        Ok(len)
-    }
-
-    pub(crate) fn take(&mut self, len: usize) -> Result<&[u8], DecodeError> {
-        let end = self.at.checked_add(len).ok_or(DecodeError::Number)?;
-        let taken = self.bytes.get(self.at..end).ok_or(DecodeError::Short)?;
-        self.at = end;
-        Ok(taken)
-    }
 }
 
 /// Decodes a chunk and all its records from arbitrary bytes: the target of the fuzzer. True when all

@@ -1,6 +1,6 @@
 //! Topics, subscriptions of every kind, temporary queues and browsers, with unmodified stomp.py clients.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stomp_session::StompSession;
 use crate::support::eventually::{SOON, eventually};
@@ -23,6 +23,27 @@ fn client(server: &Server) -> StompSession {
 
 fn client_named(server: &Server, id: &str) -> StompSession {
     StompSession::connect(&server.client_address(), &[("client-id", id)])
+}
+
+/// What `twinmq` prints, which must succeed.
+#[track_caller]
+fn printed(server: &Server, words: &[&str]) -> String {
+    let output = server.operator(words).output().expect("it starts");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{words:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What `status` says of a destination.
+#[track_caller]
+fn listed(server: &Server, name: &str) -> Value {
+    let text = printed(server, &["status", "--json"]);
+    let status: Value = serde_json::from_str(&text).expect("it is JSON");
+    let all = status["clients"]["destinations"].as_array().cloned();
+    let mut found = all.into_iter().flatten().filter(|one| one["name"] == name);
+    found
+        .next()
+        .unwrap_or_else(|| panic!("{name} is not in {text}"))
 }
 
 fn numbers(prefix: &str, range: std::ops::Range<u32>) -> Vec<String> {
@@ -126,9 +147,10 @@ fn a_durable_subscription_is_owed_what_comes_while_its_consumer_is_away() {
     producer.send("/topic/news", "kept", &[]);
     assert_eq!(consumer.await_bodies("u", 1), ["kept"]);
     consumer.disconnect();
-    let status = server.status().expect("it runs");
-    let listed = format!("{status:?}");
-    assert!(!listed.is_empty());
+    let listed = listed(&server, "/subscription/ann/mail");
+    let expected = json!({"topic": "/topic/news", "name": "mail", "client_id": "ann", "durable": true,
+        "shared": false, "selector": null, "no_local": false, "active": false});
+    assert_eq!(listed["subscription"], expected);
 }
 
 #[test]
@@ -324,5 +346,72 @@ fn a_browser_sees_everything_and_takes_nothing() {
             .iter()
             .all(|message| message["headers"]["redelivered"].is_null()),
         "the browser disturbed"
+    );
+}
+
+#[test]
+fn browse_prints_a_deep_queue_page_by_page_while_it_is_received_from() {
+    let (_scene, server) = standalone(test_name!());
+    let lines = numbers("line ", 0..5000).join("\n");
+    let mut child = server
+        .operator(&["send", "-q", "deep"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let mut stdin = child.stdin.take().expect("it was asked for");
+    std::io::Write::write_all(&mut stdin, lines.as_bytes()).expect("it reads");
+    drop(stdin);
+    assert!(child.wait().expect("it ends").success());
+    let browse = ["browse", "-q", "deep"];
+    let all: Vec<String> = lines.lines().map(ToOwned::to_owned).collect();
+    assert_eq!(printed(&server, &browse).lines().collect::<Vec<_>>(), all);
+    let mut consumer = client(&server);
+    consumer.subscribe_individually("c", "/queue/deep", &[("prefetch-count", "100")]);
+    consumer.await_bodies("c", 100);
+    assert_eq!(printed(&server, &browse).lines().count(), 5000);
+    let first = [&browse[..], &["-n", "3", "--json"]].concat();
+    assert_eq!(printed(&server, &first).lines().count(), 3);
+    let chosen = [&browse[..], &["--selector", "missing = 1"]].concat();
+    assert_eq!(printed(&server, &chosen), "");
+    assert_eq!(server.status().expect("it runs").store.messages, 5000);
+    assert!(
+        consumer
+            .messages("c")
+            .iter()
+            .all(|message| message["headers"]["redelivered"].is_null())
+    );
+}
+
+#[test]
+fn a_transaction_sends_to_topics_and_acknowledges_from_subscriptions() {
+    let (_scene, server) = standalone(test_name!());
+    let durable = [("durable", "true"), ("subscription-name", "mail")];
+    let mut consumer = client_named(&server, "ann");
+    consumer.subscribe_individually("d", "/topic/in", &durable);
+    let mut watcher = client(&server);
+    watcher.subscribe("w", "/topic/out", &[]);
+    let mut producer = client(&server);
+    producer.send("/topic/in", "work", &[]);
+    consumer.await_bodies("d", 1);
+    let ack = consumer.messages("d")[0]["headers"]["ack"].clone();
+    for (transaction, end) in [("one", "abort"), ("two", "commit")] {
+        consumer.say(&json!({"do": "begin", "transaction": transaction}));
+        for topic in ["/topic/out", "/topic/nobody"] {
+            consumer.say(&json!({"do": "send", "destination": topic, "body": end,
+                "headers": {"transaction": transaction}}));
+        }
+        consumer.say(&json!({"do": "ack", "id": ack, "headers": {"transaction": transaction}}));
+        if end == "commit" {
+            consumer.confirmed(json!({"do": end, "transaction": transaction}), &[]);
+        } else {
+            consumer.say(&json!({"do": end, "transaction": transaction}));
+        }
+    }
+    assert_eq!(watcher.await_bodies("w", 1), ["commit"]);
+    assert_eq!(
+        server.status().expect("it runs").store.messages,
+        0,
+        "all is acknowledged"
     );
 }

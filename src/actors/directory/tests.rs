@@ -5,6 +5,8 @@ use crate::actors::testkit::{FakeStore, TestClock, local};
 use crate::machines::delivery::ConsumerKey;
 use crate::storage::api::{LogStore, StoreEvent, StoreSink};
 
+mod topics;
+
 /// Keeps what the store tells until the test passes it on.
 #[derive(Default)]
 struct Told(Mutex<Vec<StoreEvent>>);

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Session;
+use crate::actors::directory::{TopicSend, Unavailable};
 use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionEvent};
 use crate::machines::selector::Selector;
 use crate::machines::subscriptions::{Identity, Publisher, SubscriptionSpec};
@@ -30,6 +33,36 @@ impl Session {
         if name.kind() == DestinationKind::Subscription {
             self.post_gathered();
             self.context.directory.leave_subscription(consumer, &name);
+        }
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        name: &DestinationName,
+        request: RequestNumber,
+        message: Bytes,
+    ) {
+        if name.kind() == DestinationKind::Topic {
+            let topic = name.clone();
+            self.gathered.publish_to_topic(TopicSend {
+                request,
+                topic,
+                message,
+            });
+            return;
+        }
+        let outcome = self.gathered.publish(self.key, name, request, message);
+        match outcome {
+            Ok(()) => {}
+            Err(Unavailable::Gone) if name.kind() == DestinationKind::TemporaryQueue => {
+                // Nobody waits for the answer any more, which is nothing that its sender could mend.
+                let requests = vec![request];
+                self.inbox.put(SessionEvent::Committed { requests });
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                self.inbox.put(SessionEvent::Refused { request, reason });
+            }
         }
     }
 

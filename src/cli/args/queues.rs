@@ -12,7 +12,7 @@ pub enum QueueCommand {
     /// Show one queue
     Show(QueueArgs),
     /// Show messages that wait in a queue; takes nothing from anybody
-    Browse(BrowseArgs),
+    Browse(QueueBrowseArgs),
     /// Throw messages of a queue away, for good
     Purge(PurgeArgs),
     /// Move messages to another queue
@@ -72,7 +72,7 @@ pub struct QueueArgs {
 
 /// Arguments of `twinmq queue browse`.
 #[derive(Clone, Debug, Args)]
-pub struct BrowseArgs {
+pub struct QueueBrowseArgs {
     /// Which queue.
     #[command(flatten)]
     pub queue: QueueArgs,

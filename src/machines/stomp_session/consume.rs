@@ -68,9 +68,10 @@ impl StompSession {
                 consumer: number,
                 prefetch,
             });
-        let topic = match &attach {
-            SessionEffect::Subscribe { subscription, .. } => Some(subscription.identity.clone()),
-            _ => None,
+        let topic = if let SessionEffect::Subscribe { subscription, .. } = &attach {
+            Some(subscription.identity.clone())
+        } else {
+            None
         };
         let shown = topic.is_none().then_some(&*spelling);
         self.subscriptions.push(Subscription {

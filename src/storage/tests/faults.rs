@@ -3,11 +3,13 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::proto::ids::{DestId, Lsn};
+use crate::proto::ids::{DestId, Lsn, NodeId};
 use crate::storage::api::*;
-use crate::storage::backend::Space;
+use crate::storage::backend::{Backend as _, Space, Table, Write};
 use crate::storage::check::check_view;
 use crate::storage::error::StoreError;
+use crate::storage::memory::MemoryDisk;
+use crate::storage::meta;
 use crate::storage::snapshot::{decode_items, decode_piece};
 
 use super::rig::*;
@@ -229,4 +231,19 @@ proptest! {
             prop_assert!(items.len() <= body.len());
         }
     }
+}
+
+#[test]
+fn a_store_of_an_earlier_format_is_refused_with_both_numbers() {
+    let disk = MemoryDisk::new(NodeId([1; 16]));
+    drop(Rig::open(&Medium::Memory(disk.clone())));
+    let mut env = disk.present().unwrap();
+    let earlier = Bytes::from_static(&[1, 0, 0, 0]);
+    env.commit(&[Write::Put(Table::Meta, b"format".to_vec(), earlier)])
+        .unwrap();
+    let refused = meta::load(&env).unwrap_err().to_string();
+    assert!(
+        refused.contains("has format 1, this release knows 2"),
+        "{refused}"
+    );
 }
