@@ -17,7 +17,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::actors::acceptor::Acceptor;
-use crate::actors::directory::{DestinationDescription, Directory, DirectoryConfig};
+use crate::actors::directory::{
+    Administration, DestinationDescription, Directory, DirectoryConfig,
+};
 use crate::actors::inbox::Order;
 use crate::actors::lease::ServingLease;
 use crate::actors::session::{SessionConfig, SessionContext};
@@ -64,6 +66,7 @@ enum DataCommand {
     Configure(Box<DataPlaneConfig>, Done<()>),
     Committed(Committed),
     Fetched(Fetched),
+    Administer(Box<Administration>),
 }
 
 /// The way to the data thread, for any thread. The plane ends when the last handle is dropped.
@@ -98,6 +101,11 @@ impl DataHandle {
     /// Figures for `status`.
     pub fn describe(&self, done: Done<DataPlaneDescription>) {
         self.send(DataCommand::Describe(done));
+    }
+
+    /// What an operator asks of the destinations.
+    pub fn administer(&self, asked: Administration) {
+        self.send(DataCommand::Administer(Box::new(asked)));
     }
 
     /// From the store's sink. One call is one message to the thread.
@@ -213,6 +221,7 @@ impl Running {
         match command {
             DataCommand::Committed(committed) => self.directory().committed(committed),
             DataCommand::Fetched(fetched) => self.directory().fetched(fetched),
+            DataCommand::Administer(asked) => self.directory().administer(*asked),
             DataCommand::Serve(epoch, done) => {
                 tracing::debug!(target: "twinmq::data", %epoch, "serving begins");
                 self.finish_drain();

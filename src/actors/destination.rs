@@ -128,6 +128,9 @@ impl Shelled for Destination {
                 transaction,
                 answer,
             } => self.ports.directory.prepared(transaction, self.id, answer),
+            DestinationEffect::Removed { request, taken } => {
+                self.ports.directory.removed(request, taken);
+            }
         }
     }
 

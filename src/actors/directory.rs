@@ -12,18 +12,30 @@ use crate::actors::destination::{Destination, DestinationPorts, DestinationRepor
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::permits::{Ledger, PermitLimit, PermitPool};
 use crate::actors::post::{Port, post};
-use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionEvent, SessionKey};
+use crate::machines::delivery::{
+    DestinationCommand, OPERATOR, RequestNumber, SessionEvent, SessionKey,
+};
 use crate::machines::destination::{
     Activation, DestinationConfig, DestinationFigures, DestinationInput, request_of,
 };
+use crate::machines::subscriptions::{KIND_DURABLE, KIND_PASSING, SubscriptionView};
 use crate::machines::transaction::TransactionMachine;
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Change, Committed, Entry, Fetched, Lane, SharedStore};
+use crate::storage::api::{Change, Committed, Entry, Fetched, Lane, SharedStore, Ticket, Unit};
 use crate::time::Clock;
 
+pub use administration::{
+    Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
+    MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
+};
+pub use topics::TopicSend;
 pub use transactions::TransactionOperations;
 
+mod administration;
+mod browse;
+mod temporary;
+mod topics;
 mod transactions;
 
 /// The kind byte of a queue's definition.
@@ -65,9 +77,9 @@ pub enum Unavailable {
     /// This server is not the active one (any more).
     #[error("this server does not serve; connect to the other server of the pair")]
     NotServing,
-    /// Only queues can be used.
-    #[error("topics are not available in this version; use /queue/NAME")]
-    Topic,
+    /// Nothing of this name can be consumed from or sent to any more.
+    #[error("the destination is gone: its connection has ended, or it was deleted")]
+    Gone,
     /// The bound on destinations.
     #[error(
         "there are {0} destinations, which is the most allowed; use one that exists or raise `destinations_max`"
@@ -82,6 +94,8 @@ pub struct DestinationDescription {
     pub name: String,
     /// What it does.
     pub report: DestinationReport,
+    /// What was subscribed to, if it is a subscription.
+    pub subscription: Option<SubscriptionView>,
 }
 
 /// A destination that is known in this term.
@@ -101,6 +115,8 @@ enum Presence {
 
 /// One term of service.
 struct Term {
+    /// The end of the log then, which no other term has.
+    begun: Lsn,
     by_name: HashMap<DestinationName, DestId>,
     known: HashMap<DestId, Known>,
     next: u32,
@@ -108,6 +124,10 @@ struct Term {
     serving: Rc<Cell<bool>>,
     sends_refused: bool,
     transactions: TransactionMachine,
+    topics: topics::Topics,
+    temporaries: HashMap<SessionKey, Vec<DestinationName>>,
+    browsers: browse::Browsers,
+    works: administration::Works,
 }
 
 /// See the module.
@@ -121,6 +141,8 @@ pub struct Directory {
     stale_fetches: RefCell<HashMap<DestId, u32>>,
     sessions: RefCell<HashMap<SessionKey, Rc<Inbox>>>,
     next_session: Cell<u32>,
+    next_browser: Cell<u32>,
+    next_work: Cell<u32>,
     upto: Cell<Lsn>,
 }
 
@@ -137,6 +159,8 @@ impl Directory {
             stale_fetches: RefCell::default(),
             sessions: RefCell::default(),
             next_session: Cell::new(1),
+            next_browser: Cell::new(0),
+            next_work: Cell::new(1),
             upto: Cell::new(Lsn::ZERO),
         })
     }
@@ -153,16 +177,30 @@ impl Directory {
         let horizon = self.store.log_facts().durable.lsn;
         let horizon = horizon.max(self.store.committed());
         let mut term = Term {
+            begun: horizon,
             by_name: HashMap::new(),
             known: HashMap::new(),
             next: 1,
             serving: Rc::new(Cell::new(true)),
             sends_refused: self.store.facts().refuses_sends,
             transactions: TransactionMachine::default(),
+            topics: topics::Topics::default(),
+            temporaries: HashMap::new(),
+            browsers: browse::Browsers::default(),
+            works: administration::Works::default(),
         };
+        let mut leftovers = Vec::new();
         for facts in self.store.destinations() {
             term.next = term.next.max(facts.id.0.saturating_add(1));
-            let Some(name) = queue_name(&facts.definition) else {
+            let name = match facts.definition.first() {
+                Some(&KIND_PASSING | &temporary::KIND) => {
+                    leftovers.push(topics::removal(facts.id));
+                    continue;
+                }
+                Some(&KIND_DURABLE) => term.restore_subscription(facts.id, &facts.definition),
+                _ => queue_name(&facts.definition),
+            };
+            let Some(name) = name else {
                 tracing::warn!(target: "twinmq::data", id = facts.id.0, "a destination of an unknown kind is left alone");
                 continue;
             };
@@ -175,6 +213,9 @@ impl Directory {
             });
             term.by_name.insert(name.clone(), facts.id);
             term.known.insert(facts.id, Known { name, state });
+        }
+        if !leftovers.is_empty() {
+            self.store.submit(leftovers);
         }
         self.upto.set(self.store.committed());
         *self.term.borrow_mut() = Some(term);
@@ -190,14 +231,7 @@ impl Directory {
         };
         term.serving.set(false);
         for (id, known) in term.known {
-            if let Presence::Awake { port, report } = known.state {
-                port.retire();
-                if report.get().fetching {
-                    let mut stale = self.stale_fetches.borrow_mut();
-                    let count = stale.entry(id).or_default();
-                    *count = count.saturating_add(1);
-                }
-            }
+            self.end(id, known);
         }
     }
 
@@ -220,6 +254,7 @@ impl Directory {
 
     /// A session has ended. It is remembered until its last request is answered.
     pub fn close_session(&self, key: SessionKey) {
+        self.drop_temporaries(key);
         let mut sessions = self.sessions.borrow_mut();
         if sessions.get(&key).is_some_and(|inbox| inbox.leave()) {
             sessions.remove(&key);
@@ -254,23 +289,23 @@ impl Directory {
         self: &Rc<Self>,
         name: &DestinationName,
     ) -> Result<(DestId, Port<DestinationInput>), Unavailable> {
-        if name.kind() == DestinationKind::Topic {
-            return Err(Unavailable::Topic);
-        }
         let mut term = self.term.borrow_mut();
         let term = term.as_mut().ok_or(Unavailable::NotServing)?;
         let id = match term.by_name.get(name) {
             Some(id) => *id,
-            None => self.define(term, name)?,
+            None if name.kind() == DestinationKind::Queue => self.define(term, name)?,
+            None => return Err(Unavailable::Gone),
         };
+        Ok((id, self.awake(term, id).ok_or(Unavailable::Gone)?))
+    }
+
+    /// The way to a destination that there is.
+    fn awake(self: &Rc<Self>, term: &mut Term, id: DestId) -> Option<Port<DestinationInput>> {
         let refused = term.sends_refused;
         let serving = Rc::clone(&term.serving);
-        let known = term
-            .known
-            .get_mut(&id)
-            .expect("every id in by_name is in known: both are filled together");
+        let known = term.known.get_mut(&id)?;
         let activation = match &mut known.state {
-            Presence::Awake { port, .. } => return Ok((id, port.clone())),
+            Presence::Awake { port, .. } => return Some(port.clone()),
             Presence::Asleep(activation) => std::mem::take(activation),
         };
         let (port, report) = self.wake(id, activation, serving);
@@ -281,7 +316,7 @@ impl Directory {
             port: port.clone(),
             report,
         };
-        Ok((id, port))
+        Some(port)
     }
 
     fn wake(
@@ -327,12 +362,20 @@ impl Directory {
     }
 
     /// What the store has committed: one post for each destination and session that it concerns.
-    pub fn committed(&self, committed: Committed) {
+    pub fn committed(self: &Rc<Self>, committed: Committed) {
         self.upto.set(self.upto.get().max(committed.upto));
         self.route_changes(committed.changes);
         let mut whose = None;
         let mut requests: Vec<RequestNumber> = Vec::new();
         for (session, request) in committed.tickets.into_iter().filter_map(request_of) {
+            if session == topics::OWN {
+                self.subscription_defined(request);
+                continue;
+            }
+            if session == OPERATOR {
+                self.work_committed(request);
+                continue;
+            }
             if let Some(before) = whose.replace(session)
                 && before != session
             {
@@ -360,13 +403,21 @@ impl Directory {
     }
 
     /// The store's answer to a fetch.
-    pub fn fetched(&self, fetched: Fetched) {
+    pub fn fetched(self: &Rc<Self>, fetched: Fetched) {
         let Fetched {
             dest: id,
+            tag,
             entries,
             scanned,
             ..
         } = fetched;
+        if browse::is_browsers(tag) {
+            self.browser_fetched(tag, entries, scanned);
+            return;
+        }
+        let Some(entries) = self.work_fetched((id, tag), entries, scanned) else {
+            return;
+        };
         let mut stale = self.stale_fetches.borrow_mut();
         if let Some(count) = stale.get_mut(&id) {
             *count = count.saturating_sub(1);
@@ -433,40 +484,58 @@ impl Directory {
         &self.pool
     }
 
-    /// Every destination, by name.
-    #[must_use]
-    pub fn describe(&self) -> Vec<DestinationDescription> {
-        let term = self.term.borrow();
-        let known = term.iter().flat_map(|term| term.known.values());
-        let mut all: Vec<DestinationDescription> = known
-            .map(|known| DestinationDescription {
-                name: known.name.spelling().to_owned(),
-                report: known.state.report(),
-            })
-            .collect();
-        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        all
-    }
-
     /// Gives a new queue its id. Its definition goes with its first unit.
     fn define(&self, term: &mut Term, name: &DestinationName) -> Result<DestId, Unavailable> {
-        if term.known.len() >= self.config.get().destinations_max {
+        let id = self.next_id(term)?;
+        self.learn(term, id, name.clone(), Some(definition(KIND_QUEUE, name)));
+        Ok(id)
+    }
+
+    /// The id of one destination more, which is taken by [`Directory::learn`].
+    fn next_id(&self, term: &Term) -> Result<DestId, Unavailable> {
+        let full = term.known.len() >= self.config.get().destinations_max;
+        if full || term.next == u32::MAX {
             return Err(Unavailable::TooMany(term.known.len()));
         }
-        let id = DestId(term.next);
-        term.next = term
-            .next
-            .checked_add(1)
-            .ok_or(Unavailable::TooMany(term.known.len()))?;
+        Ok(DestId(term.next))
+    }
+
+    /// A new destination; its definition goes with its first unit unless it is in the store's hands.
+    fn learn(&self, term: &mut Term, id: DestId, name: DestinationName, definition: Option<Bytes>) {
+        term.next = term.next.max(id.0.saturating_add(1));
         let state = Presence::Asleep(Activation {
-            definition: Some(definition(name)),
+            definition,
             horizon: self.upto.get(),
             ..Activation::default()
         });
         term.by_name.insert(name.clone(), id);
-        let name = name.clone();
         term.known.insert(id, Known { name, state });
-        Ok(id)
+    }
+
+    /// A destination is no more: its definition is taken out of the store with what it is owed. What is
+    /// in its mailbox is still carried out.
+    fn drop_destination(&self, term: &mut Term, id: DestId, ticket: Ticket) {
+        self.store.submit(vec![Unit {
+            ticket,
+            ..topics::removal(id)
+        }]);
+        if let Some(known) = term.known.remove(&id) {
+            term.by_name.remove(&known.name);
+            term.works.forget(id);
+            self.end(id, known);
+        }
+    }
+
+    /// Its actor ends; an answer that is still to come is nobody's.
+    fn end(&self, id: DestId, known: Known) {
+        if let Presence::Awake { port, report } = known.state {
+            port.retire();
+            if report.get().fetching {
+                let mut stale = self.stale_fetches.borrow_mut();
+                let count = stale.entry(id).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
     }
 }
 
@@ -504,10 +573,10 @@ impl Presence {
     }
 }
 
-/// A queue's definition as the store keeps it.
-fn definition(name: &DestinationName) -> Bytes {
+/// A queue's definition as the store keeps it, temporary or not.
+fn definition(kind: u8, name: &DestinationName) -> Bytes {
     let mut value = BytesMut::with_capacity(1 + name.name().len());
-    value.put_u8(KIND_QUEUE);
+    value.put_u8(kind);
     value.put_slice(name.name().as_bytes());
     value.freeze()
 }

@@ -63,7 +63,9 @@ impl Inbox {
             SessionEvent::Attached { .. }
             | SessionEvent::Delivered { .. }
             | SessionEvent::Closing { .. }
-            | SessionEvent::Submitted { .. } => {}
+            | SessionEvent::Submitted { .. }
+            | SessionEvent::NotAttached { .. }
+            | SessionEvent::Browsed { .. } => {}
         }
         if !state.gone {
             match (state.answers.back_mut(), event) {
@@ -71,7 +73,9 @@ impl Inbox {
                     Some(SessionEvent::Committed { requests }),
                     SessionEvent::Committed { requests: more },
                 ) => requests.extend(more),
-                (_, event @ SessionEvent::Delivered { .. }) => state.deliveries.push_back(event),
+                (_, event @ (SessionEvent::Delivered { .. } | SessionEvent::Browsed { .. })) => {
+                    state.deliveries.push_back(event);
+                }
                 (_, event) => state.answers.push_back(event),
             }
         }

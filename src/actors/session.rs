@@ -6,7 +6,7 @@
 //! wait to be written; nothing is read while so many bytes of answers do. Deliveries that the client
 //! does not read thus never keep us from reading its ACKs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::Sleep;
 
 use self::gathered::Gathered;
@@ -22,18 +22,17 @@ use crate::actors::directory::Directory;
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::lease::ServingLease;
 use crate::io::client_tcp::{ClientSocket, Fill};
-use crate::machines::delivery::{
-    ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
-};
+use crate::machines::delivery::{ConsumerKey, DestinationCommand, SessionEvent, SessionKey};
 use crate::machines::stomp_session::{
     SessionEffect, SessionInput, StompSession, StompSessionConfig,
 };
 use crate::proto::destination::DestinationName;
-use crate::proto::ids::Lsn;
 use crate::proto::stomp::Decoder;
 use crate::time::{Clock, Moment};
 
+mod consumers;
 mod gathered;
+mod topics;
 mod transactions;
 
 /// A buffer that grew larger than this for a large message is given back.
@@ -114,6 +113,8 @@ struct Session {
     /// Bytes that wait for a COMMIT, as they were last counted.
     uncommitted: usize,
     consumers: HashMap<u32, DestinationName>,
+    /// Consumers that only look.
+    browsers: HashSet<u32>,
     gathered: Gathered,
     phase: Phase,
     /// `input` may hold a whole frame.
@@ -130,9 +131,11 @@ impl Session {
         let (key, inbox) = context.directory.open_session();
         let stomp = Arc::clone(&context.config.stomp);
         let gathered = Gathered::new(Rc::clone(&context.directory));
+        let mut machine = StompSession::new(Arc::clone(&stomp), key, context.clock.now());
+        machine.set_temporary_scope(context.directory.temporary_scope(key));
         Self {
             decoder: Decoder::new(stomp.limits),
-            machine: StompSession::new(stomp, key, context.clock.now()),
+            machine,
             context,
             socket,
             key,
@@ -144,6 +147,7 @@ impl Session {
             charged: 0,
             uncommitted: 0,
             consumers: HashMap::new(),
+            browsers: HashSet::new(),
             gathered,
             phase: Phase::Open,
             undecoded: false,
@@ -212,7 +216,7 @@ impl Session {
                 } => self
                     .inbox
                     .ledger(|ledger| ledger.publish(*request, message.len())),
-                SessionEffect::Settle { request, .. } => {
+                SessionEffect::Settle { request, .. } | SessionEffect::Forget { request, .. } => {
                     self.inbox.ledger(|ledger| ledger.ask(*request));
                 }
                 SessionEffect::Commit {
@@ -224,6 +228,9 @@ impl Session {
                 SessionEffect::Attach { .. }
                 | SessionEffect::Detach { .. }
                 | SessionEffect::Retire { .. }
+                | SessionEffect::Subscribe { .. }
+                | SessionEffect::MakeTemporary { .. }
+                | SessionEffect::Browse { .. }
                 | SessionEffect::Close => {}
             }
         }
@@ -354,7 +361,7 @@ impl Session {
         if self.effects.is_empty() {
             self.effects = effects;
         }
-        self.gathered.post();
+        self.post_gathered();
     }
 
     fn run(&mut self, effect: SessionEffect) {
@@ -369,12 +376,7 @@ impl Session {
                 consumer,
                 prefetch,
             } => self.attach(destination, consumer, prefetch),
-            SessionEffect::Detach { consumer } => {
-                if let Some(name) = self.consumers.remove(&consumer) {
-                    let consumer = self.consumer(consumer);
-                    self.queue(&name, DestinationCommand::Detach { consumer });
-                }
-            }
+            SessionEffect::Detach { consumer } => self.detach(consumer),
             SessionEffect::Settle {
                 consumer,
                 lsns,
@@ -386,6 +388,19 @@ impl Session {
                 operations,
             } => self.commit(request, operations),
             SessionEffect::Retire { consumer, keep } => self.retire(consumer, keep),
+            SessionEffect::Subscribe {
+                consumer,
+                prefetch,
+                subscription,
+            } => self.subscribe(consumer, prefetch, *subscription),
+            SessionEffect::Forget { identity, request } => self.forget(&identity, request),
+            SessionEffect::MakeTemporary { destination } => self.make_temporary(&destination),
+            SessionEffect::Browse {
+                destination,
+                consumer,
+                prefetch,
+                selector,
+            } => self.browse(&destination, consumer, prefetch, selector),
             SessionEffect::Close => {
                 let until = self.context.clock.now().after(self.context.config.linger);
                 self.phase = Phase::LastWords(until);
@@ -400,14 +415,6 @@ impl Session {
         }
     }
 
-    fn publish(&mut self, name: &DestinationName, request: RequestNumber, message: Bytes) {
-        let outcome = self.gathered.publish(self.key, name, request, message);
-        if let Err(error) = outcome {
-            let reason = error.to_string();
-            self.inbox.put(SessionEvent::Refused { request, reason });
-        }
-    }
-
     fn attach(&mut self, name: DestinationName, number: u32, prefetch: u32) {
         let consumer = self.consumer(number);
         let attach = DestinationCommand::Attach { consumer, prefetch };
@@ -419,35 +426,6 @@ impl Session {
                 let reason = error.to_string();
                 self.inbox.put(SessionEvent::Closing { reason });
             }
-        }
-    }
-
-    fn settle(&mut self, number: u32, lsns: Vec<Lsn>, outcome: Outcome, request: RequestNumber) {
-        let Some(name) = self.consumers.get(&number).cloned() else {
-            // Its consumer is gone, and what it held is back in the queue: nothing is left to do.
-            if request.0 != 0 {
-                self.inbox.put(SessionEvent::Committed {
-                    requests: vec![request],
-                });
-            }
-            return;
-        };
-        let consumer = self.consumer(number);
-        self.queue(
-            &name,
-            DestinationCommand::Settle {
-                consumer,
-                lsns,
-                outcome,
-                request,
-            },
-        );
-    }
-
-    /// Queues a command of a consumer. A destination that is no more has given everything back.
-    fn queue(&mut self, name: &DestinationName, command: DestinationCommand) {
-        if let Err(error) = self.gathered.push(name, command) {
-            tracing::trace!(target: "twinmq::data", session = self.key.0, %error, "too late");
         }
     }
 

@@ -158,9 +158,16 @@ impl State {
             Draft::Kv { space, key, value } => {
                 assert_eq!(space, SPACE_DESTINATION);
                 let id = DestId(u32::from_be_bytes(key[..].try_into().unwrap()));
+                if value.is_empty() {
+                    self.definitions.remove(&id);
+                    self.owed.remove(&id);
+                    self.marks.remove(&id);
+                    return;
+                }
+                let before = self.definitions.insert(id, value.clone());
                 assert!(
-                    self.definitions.insert(id, value).is_none(),
-                    "defined twice"
+                    before.is_none_or(|before| before == value),
+                    "defined otherwise"
                 );
             }
         }

@@ -11,6 +11,8 @@ use crate::actors::data_plane::{DataHandle, DataPlaneDescription};
 use crate::actors::directory::DestinationDescription;
 use crate::io::arbiter_file::lock_file_of;
 use crate::machines::replication::SyncProgress;
+use crate::machines::subscriptions::{Identity, SubscriptionView};
+use crate::proto::destination::DestinationKind;
 use crate::proto::ids::{NodeId, StoreId};
 use crate::proto::peer::ServerState;
 use crate::storage::api::SharedStore;
@@ -223,6 +225,26 @@ fn destination(described: &DestinationDescription) -> Value {
         "arrived": figures.arrived,
         "accepted": figures.accepted,
         "fetching": described.report.fetching,
+        "subscription": described.subscription.as_ref().map(subscription),
+    })
+}
+
+/// What a subscription is owed messages of.
+fn subscription(view: &SubscriptionView) -> Value {
+    let spec = &view.spec;
+    let (durable, name) = match &spec.identity {
+        Identity::Anonymous => (false, None),
+        Identity::Named { durable, name, .. } => (*durable, Some(name)),
+    };
+    json!({
+        "topic": format!("{}{}", DestinationKind::Topic.prefix(), spec.pattern),
+        "name": name,
+        "client_id": spec.identity.client_id(),
+        "durable": durable,
+        "shared": spec.shared,
+        "selector": spec.selector.as_ref().map(|selector| selector.text()),
+        "no_local": spec.no_local,
+        "active": view.active,
     })
 }
 
@@ -244,6 +266,8 @@ mod tests {
     use crate::actors::destination::DestinationReport;
     use crate::machines::destination::DestinationFigures;
     use crate::machines::replication::SyncKind;
+    use crate::machines::subscriptions::SubscriptionSpec;
+    use crate::machines::topics::TopicPattern;
 
     #[test]
     fn a_destination_is_told_in_numbers() {
@@ -259,10 +283,27 @@ mod tests {
                 },
                 fetching: true,
             },
+            subscription: Some(SubscriptionView {
+                spec: SubscriptionSpec {
+                    pattern: TopicPattern::parse("news.*").unwrap(),
+                    selector: None,
+                    no_local: true,
+                    shared: false,
+                    identity: Identity::Named {
+                        durable: true,
+                        client_id: Some("ann".into()),
+                        name: "mail".into(),
+                    },
+                },
+                active: true,
+            }),
         };
         let expected = json!({
             "name": "/queue/q", "depth": 5, "consumers": 2, "in_flight": 3, "arrived": 9,
-            "accepted": 4, "fetching": true,
+            "accepted": 4, "fetching": true, "subscription": {
+                "topic": "/topic/news.*", "name": "mail", "client_id": "ann", "durable": true,
+                "shared": false, "selector": null, "no_local": true, "active": true,
+            },
         });
         assert_eq!(destination(&described), expected);
     }

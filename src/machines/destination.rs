@@ -20,6 +20,7 @@ use bytes::Bytes;
 use self::backlog::Backlog;
 use self::consumers::Consumers;
 use self::holds::Holds;
+use self::removals::Removals;
 use crate::machines::delivery::{
     ConsumerKey, Delivery, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
     Share, TransactionKey,
@@ -30,6 +31,7 @@ use crate::storage::api::{Draft, Entry, Lane, SPACE_DESTINATION, Ticket, Unit};
 mod backlog;
 mod consumers;
 mod holds;
+mod removals;
 
 /// LSNs in one ack record: 32 KiB of them, so that a record stays within a chunk.
 const ACK_LSNS_MAX: usize = 4096;
@@ -39,7 +41,8 @@ const AHEAD_MAX: u64 = 1 << 20;
 /// Own messages that one mark is meant to last for.
 const MARK_MESSAGES: u64 = 1024;
 
-const REFUSED: &str = "the server's store is almost full, by its quota or by its disk: the message \
+/// Why a message is not taken while the store is almost full.
+pub const REFUSED: &str = "the server's store is almost full, by its quota or by its disk: the message \
     was not stored; receive messages or free disk space, then send again";
 
 /// Memory that one destination may use for messages.
@@ -158,6 +161,13 @@ pub enum DestinationEffect {
         /// What this destination adds to its unit, or why there cannot be one.
         answer: Result<Share, String>,
     },
+    /// Tell the operator what was taken out.
+    Removed {
+        /// Which batch.
+        request: RequestNumber,
+        /// In LSN order, or why nothing was.
+        taken: Result<Vec<Lsn>, String>,
+    },
 }
 
 /// Figures for `status`.
@@ -213,6 +223,7 @@ pub struct DestinationMachine {
     backlog: Backlog,
     consumers: Consumers,
     holds: Holds,
+    removals: Removals,
 
     mark: Lsn,
     raise: Raise,
@@ -243,6 +254,7 @@ impl DestinationMachine {
             sends_refused: false,
             consumers: Consumers::new(config.consumer_bytes_max),
             holds: Holds::default(),
+            removals: Removals::default(),
             mark: activation.mark,
             raise: Raise::Rests,
             reached: Lsn::ZERO,
@@ -270,6 +282,7 @@ impl DestinationMachine {
             }
             DestinationInput::Committed { entries, mark } => self.committed(entries, mark),
             DestinationInput::Fetched { entries, scanned } => {
+                let entries = self.removals.fetched(entries);
                 self.backlog.fetched(entries, scanned);
             }
             DestinationInput::SendsRefused(refused) => self.sends_refused = refused,
@@ -326,6 +339,14 @@ impl DestinationMachine {
             } => self.finish(transaction, submitted),
             DestinationCommand::Retire { consumer, keep } => {
                 self.consumers.retire(consumer, &keep, &mut self.backlog);
+            }
+            DestinationCommand::Remove {
+                request,
+                removals,
+                definitions,
+            } => self.remove(request, removals, definitions, effects),
+            DestinationCommand::Removed { request } => {
+                self.removals.committed(request, self.backlog.is_fetching());
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Decisions: pure state machines. Each takes an input (and the time, where it needs it) and appends
 //! effects; none reads a clock, a file or a socket.
 
+pub mod browser;
 pub mod delivery;
 pub mod destination;
 pub mod gateway;
@@ -10,6 +11,8 @@ pub mod lock;
 pub mod replication;
 pub mod selector;
 pub mod stomp_session;
+pub mod subscriptions;
+pub mod sweep;
 pub mod topics;
 pub mod transaction;
 pub mod watchdog;

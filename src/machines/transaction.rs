@@ -224,7 +224,9 @@ impl Waiting {
             return;
         }
         let mut records = self.definitions;
-        records.extend(self.puts.into_iter().map(|put| Draft::Put {
+        // What goes to nobody, because nobody subscribes, is not stored.
+        let puts = self.puts.into_iter().filter(|put| !put.targets.is_empty());
+        records.extend(puts.map(|put| Draft::Put {
             targets: put.targets,
             message: put.message,
         }));

@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin_queues;
 mod commands;
 mod crash_points;
 mod disk;
@@ -34,6 +35,8 @@ mod schedule;
 mod shared;
 mod shared_disk;
 mod starts;
+mod stomp_session;
+mod topics;
 mod transactions;
 mod troubleshooting;
 mod two_hosts;

@@ -110,6 +110,8 @@ impl Session {
                 SessionEvent::Refused { .. } | SessionEvent::Closing { .. } => return None,
                 SessionEvent::Attached { .. }
                 | SessionEvent::Delivered { .. }
+                | SessionEvent::NotAttached { .. }
+                | SessionEvent::Browsed { .. }
                 | SessionEvent::Submitted { .. } => {}
             }
         }

@@ -8,13 +8,16 @@ use super::{Directory, Presence, Term, Unavailable};
 use crate::actors::post::Port;
 use crate::machines::delivery::{SessionEvent, Settlement, Share, TransactionKey};
 use crate::machines::destination::DestinationInput;
+use crate::machines::subscriptions::Publisher;
 use crate::machines::transaction::{TransactionEffect, TransactionInput, TransactionPut};
-use crate::proto::destination::DestinationName;
+use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::DestId;
 
 /// What a session's COMMIT asks for.
 #[derive(Debug)]
 pub struct TransactionOperations {
+    /// Of the connection.
+    pub client_id: Option<String>,
     /// In the order of the sends.
     pub sends: Vec<(DestinationName, Bytes)>,
     /// What is settled where.
@@ -56,7 +59,11 @@ impl Directory {
         operations: TransactionOperations,
     ) -> Result<TransactionInput, Unavailable> {
         let puts = operations.sends.into_iter().map(|(name, message)| {
-            let targets = self.targets(&name)?;
+            let publisher = Publisher {
+                session: transaction.session,
+                client_id: operations.client_id.as_deref(),
+            };
+            let targets = self.targets(&name, publisher, &message)?;
             Ok(TransactionPut { targets, message })
         });
         let puts = puts.collect::<Result<_, _>>()?;
@@ -73,9 +80,34 @@ impl Directory {
     }
 
     /// The destinations that will owe a message that is sent to this name.
-    fn targets(self: &Rc<Self>, name: &DestinationName) -> Result<Vec<DestId>, Unavailable> {
-        let (dest, _) = self.locate(name)?;
-        Ok(vec![dest])
+    fn targets(
+        self: &Rc<Self>,
+        name: &DestinationName,
+        publisher: Publisher<'_>,
+        message: &[u8],
+    ) -> Result<Vec<DestId>, Unavailable> {
+        match name.kind() {
+            DestinationKind::Topic => {
+                let mut term = self.term.borrow_mut();
+                let term = term.as_mut().ok_or(Unavailable::NotServing)?;
+                let targets = term.topic_targets(publisher, name, message);
+                for dest in &targets {
+                    // Each is asked for its share.
+                    self.awake(term, *dest).ok_or(Unavailable::Gone)?;
+                }
+                Ok(targets)
+            }
+            DestinationKind::TemporaryQueue => match self.locate(name) {
+                Ok((dest, _)) => Ok(vec![dest]),
+                // As without a transaction: nobody waits for the answer any more.
+                Err(Unavailable::Gone) => Ok(Vec::new()),
+                Err(error) => Err(error),
+            },
+            DestinationKind::Queue | DestinationKind::Subscription => {
+                let (dest, _) = self.locate(name)?;
+                Ok(vec![dest])
+            }
+        }
     }
 
     fn transact(&self, input: TransactionInput) {

@@ -39,6 +39,23 @@ impl Kept {
         self.entries.front().map(|entry| entry.lsn)
     }
 
+    fn holds(&self, lsn: Lsn) -> bool {
+        let found = self.entries.binary_search_by_key(&lsn, |entry| entry.lsn);
+        found.is_ok()
+    }
+
+    /// Takes these out; they are in LSN order.
+    fn remove(&mut self, lsns: &[Lsn]) {
+        let bytes = &mut self.bytes;
+        self.entries.retain(|entry| {
+            let goes = lsns.binary_search(&entry.lsn).is_ok();
+            if goes {
+                *bytes = bytes.saturating_sub(entry.message.len());
+            }
+            !goes
+        });
+    }
+
     fn exceeds(&self, room: Room) -> bool {
         self.entries.len() > room.messages || (self.bytes > room.bytes && self.entries.len() > 1)
     }
@@ -175,6 +192,25 @@ impl Backlog {
             self.cursor = self.cursor.max(scanned);
         }
         self.recent_after = self.recent_after.max(self.cursor);
+    }
+
+    /// Takes these out, as far as nobody holds them; gives those that were to be had, in their order.
+    /// An answer of the store that is older than their acknowledgement may still bring them.
+    pub(super) fn remove(&mut self, lsns: &[Lsn]) -> Vec<Lsn> {
+        let taken: Vec<Lsn> = lsns
+            .iter()
+            .copied()
+            .filter(|lsn| {
+                let waits = *lsn <= self.tail && *lsn > self.cursor;
+                waits || self.window.holds(*lsn) || self.returned.contains_key(lsn)
+            })
+            .collect();
+        for lsn in &taken {
+            self.returned.remove(lsn);
+        }
+        self.window.remove(&taken);
+        self.recent.remove(&taken);
+        taken
     }
 
     /// Moves what follows the window without a gap into it.

@@ -1,6 +1,7 @@
 use super::*;
 
 mod property;
+mod removals;
 mod transactions;
 
 const QUEUE: DestId = DestId(7);
@@ -93,6 +94,7 @@ fn show(effect: &DestinationEffect) -> String {
             }
             Err(reason) => format!("refused {reason}"),
         },
+        DestinationEffect::Removed { request, taken } => format!("removed {} {taken:?}", request.0),
     }
 }
 

@@ -234,7 +234,9 @@ impl World {
                     consumer,
                     deliveries,
                 } => self.delivered(consumer, deliveries),
-                DestinationEffect::Answer { .. } | DestinationEffect::Prepared { .. } => {}
+                DestinationEffect::Answer { .. }
+                | DestinationEffect::Prepared { .. }
+                | DestinationEffect::Removed { .. } => {}
                 DestinationEffect::Fetch {
                     after,
                     count,

@@ -483,6 +483,10 @@ impl World {
                     request,
                     operations,
                 } => self.give_commit(who, request, operations),
+                SessionEffect::Subscribe { .. }
+                | SessionEffect::Forget { .. }
+                | SessionEffect::MakeTemporary { .. }
+                | SessionEffect::Browse { .. } => panic!("nobody asked for it"),
                 SessionEffect::Close => {}
             }
         }
@@ -585,6 +589,7 @@ impl World {
                     dest: destination(queue),
                     answer,
                 }),
+                DestinationEffect::Removed { .. } => panic!("no operator works here"),
             }
         }
     }
@@ -631,7 +636,7 @@ impl World {
             for record in unit.records {
                 self.end = self.end.next();
                 let lsn = self.end;
-                match record {
+                match record.clone() {
                     Draft::Put { targets, message } => {
                         let queue = queue_of(targets[0]);
                         assert!(self.defined[queue], "a PUT before its definition");
