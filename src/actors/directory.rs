@@ -16,14 +16,18 @@ use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionEvent,
 use crate::machines::destination::{
     Activation, DestinationConfig, DestinationFigures, DestinationInput, request_of,
 };
+use crate::machines::duplicates::DuplicateMachine;
 use crate::machines::transaction::TransactionMachine;
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Change, Committed, Entry, Fetched, Lane, SharedStore};
+use crate::storage::api::{
+    Change, Committed, DuplicateBounds, Entry, Fetched, Lane, Scope, SharedStore,
+};
 use crate::time::Clock;
 
 pub use transactions::TransactionOperations;
 
+mod submit;
 mod transactions;
 
 /// The kind byte of a queue's definition.
@@ -40,6 +44,8 @@ pub struct DirectoryConfig {
     pub connection_permits: PermitLimit,
     /// The same of all connections.
     pub permits: PermitLimit,
+    /// Ids of messages that are known.
+    pub duplicates: DuplicateBounds,
 }
 
 impl Default for DirectoryConfig {
@@ -55,6 +61,7 @@ impl Default for DirectoryConfig {
                 messages: 131_072,
                 bytes: 256 << 20,
             },
+            duplicates: DuplicateBounds::default(),
         }
     }
 }
@@ -82,6 +89,8 @@ pub struct DestinationDescription {
     pub name: String,
     /// What it does.
     pub report: DestinationReport,
+    /// Messages that were sent again in this term and not stored again.
+    pub duplicates: u64,
 }
 
 /// A destination that is known in this term.
@@ -122,6 +131,7 @@ pub struct Directory {
     sessions: RefCell<HashMap<SessionKey, Rc<Inbox>>>,
     next_session: Cell<u32>,
     upto: Cell<Lsn>,
+    duplicates: RefCell<DuplicateMachine>,
 }
 
 impl Directory {
@@ -138,12 +148,14 @@ impl Directory {
             sessions: RefCell::default(),
             next_session: Cell::new(1),
             upto: Cell::new(Lsn::ZERO),
+            duplicates: RefCell::new(DuplicateMachine::new(config.duplicates)),
         })
     }
 
     /// Other bounds, for what comes from now on.
     pub fn configure(&self, config: DirectoryConfig) {
         self.pool.set_limit(config.permits);
+        self.duplicates.borrow_mut().set_bounds(config.duplicates);
         self.config.set(config);
     }
 
@@ -177,6 +189,7 @@ impl Directory {
             term.known.insert(facts.id, Known { name, state });
         }
         self.upto.set(self.store.committed());
+        *self.duplicates.borrow_mut() = DuplicateMachine::new(self.config.get().duplicates);
         *self.term.borrow_mut() = Some(term);
     }
 
@@ -329,6 +342,7 @@ impl Directory {
     /// What the store has committed: one post for each destination and session that it concerns.
     pub fn committed(&self, committed: Committed) {
         self.upto.set(self.upto.get().max(committed.upto));
+        self.duplicates.borrow_mut().committed(&committed.tickets);
         self.route_changes(committed.changes);
         let mut whose = None;
         let mut requests: Vec<RequestNumber> = Vec::new();
@@ -437,11 +451,13 @@ impl Directory {
     #[must_use]
     pub fn describe(&self) -> Vec<DestinationDescription> {
         let term = self.term.borrow();
-        let known = term.iter().flat_map(|term| term.known.values());
+        let duplicates = self.duplicates.borrow();
+        let known = term.iter().flat_map(|term| &term.known);
         let mut all: Vec<DestinationDescription> = known
-            .map(|known| DestinationDescription {
+            .map(|(id, known)| DestinationDescription {
                 name: known.name.spelling().to_owned(),
                 report: known.state.report(),
+                duplicates: duplicates.hits(Scope::queue(*id)),
             })
             .collect();
         all.sort_unstable_by(|one, other| one.name.cmp(&other.name));

@@ -209,6 +209,7 @@ fn describe_clients(clients: DataPlaneDescription) -> Value {
         "connections": clients.connections,
         "in_flight_messages": clients.in_flight.0,
         "in_flight_bytes": clients.in_flight.1,
+        "duplicates": clients.duplicates,
         "destinations": listed,
     })
 }
@@ -222,6 +223,7 @@ fn destination(described: &DestinationDescription) -> Value {
         "in_flight": figures.unsettled,
         "arrived": figures.arrived,
         "accepted": figures.accepted,
+        "duplicates": described.duplicates,
         "fetching": described.report.fetching,
     })
 }
@@ -259,10 +261,11 @@ mod tests {
                 },
                 fetching: true,
             },
+            duplicates: 6,
         };
         let expected = json!({
             "name": "/queue/q", "depth": 5, "consumers": 2, "in_flight": 3, "arrived": 9,
-            "accepted": 4, "fetching": true,
+            "accepted": 4, "fetching": true, "duplicates": 6,
         });
         assert_eq!(destination(&described), expected);
     }

@@ -3,6 +3,7 @@
 
 pub mod delivery;
 pub mod destination;
+pub mod duplicates;
 pub mod gateway;
 pub mod ha;
 pub mod link;

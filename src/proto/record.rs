@@ -17,6 +17,7 @@ mod find;
 use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::Bytes;
 
+use crate::proto::duplicate::{DuplicateId, Scope};
 use crate::proto::ids::{DestId, Epoch, Lsn};
 use crate::proto::lane::Lane;
 
@@ -47,6 +48,7 @@ pub const KIND_PART: u8 = 6;
 pub const KIND_TX: u8 = 7;
 const DELIVERED_EACH: u8 = 8;
 const FAILED: u8 = 9;
+const SEEN: u8 = 10;
 
 /// Bytes that are not a chunk or a record of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +135,13 @@ pub enum Record<'a> {
         /// Which, and how often in all; encoded in ascending order.
         counts: &'a [(Lsn, u32)],
     },
+    /// A message with this id is stored, by a record of the same unit.
+    Seen {
+        /// Its hash, and where it counts.
+        id: DuplicateId,
+        /// When, in milliseconds since 1970 by the clock of the server that wrote it.
+        at_ms: u64,
+    },
 }
 
 /// A record as it is applied: decoded from a chunk, or made from what was just encoded.
@@ -187,6 +196,13 @@ pub enum LogRecord {
         dest: DestId,
         /// Which and how often, ascending when decoded.
         counts: Vec<(Lsn, u32)>,
+    },
+    /// See [`Record::Seen`].
+    Seen {
+        /// Its hash, and where it counts.
+        id: DuplicateId,
+        /// When.
+        at_ms: u64,
     },
 }
 
@@ -433,6 +449,7 @@ fn read_record(chunk: &Bytes, at: &mut usize) -> Result<LogRecord, DecodeError> 
             }
             LogRecord::Failed { dest, counts }
         }
+        SEEN => payload.seen()?,
         other => return Err(DecodeError::Kind(other)),
     };
     if payload.at != end {
@@ -493,6 +510,15 @@ impl Reader<'_> {
             lsns.push(lsn);
         }
         Ok(lsns)
+    }
+
+    fn seen(&mut self) -> Result<LogRecord, DecodeError> {
+        let scope = Scope(self.varint()?);
+        let at_ms = self.varint()?;
+        let mut key = [0; 16];
+        key.copy_from_slice(self.take(16)?);
+        let id = DuplicateId { scope, key };
+        Ok(LogRecord::Seen { id, at_ms })
     }
 
     fn lane(&mut self) -> Result<Lane, DecodeError> {

@@ -238,6 +238,7 @@ pub fn read<E: From<StoreError>>(
             LogRecord::Delivered { .. }
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
+            | LogRecord::Seen { .. }
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }
@@ -281,6 +282,7 @@ pub fn read<E: From<StoreError>>(
             LogRecord::Delivered { .. }
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
+            | LogRecord::Seen { .. }
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }

@@ -16,6 +16,7 @@ mod commands;
 mod crash_points;
 mod disk;
 mod disk_errors;
+mod duplicates;
 mod explain;
 mod failover;
 mod fence;

@@ -11,6 +11,7 @@ use crate::machines::destination::DestinationInput;
 use crate::machines::transaction::{TransactionEffect, TransactionInput, TransactionPut};
 use crate::proto::destination::DestinationName;
 use crate::proto::ids::DestId;
+use crate::storage::api::Scope;
 
 /// What a session's COMMIT asks for.
 #[derive(Debug)]
@@ -56,8 +57,12 @@ impl Directory {
         operations: TransactionOperations,
     ) -> Result<TransactionInput, Unavailable> {
         let puts = operations.sends.into_iter().map(|(name, message)| {
-            let targets = self.targets(&name)?;
-            Ok(TransactionPut { targets, message })
+            let (dest, _) = self.locate(&name)?;
+            Ok(TransactionPut {
+                scope: Scope::queue(dest),
+                targets: vec![dest],
+                message,
+            })
         });
         let puts = puts.collect::<Result<_, _>>()?;
         let settlements = operations.settlements.into_iter();
@@ -70,12 +75,6 @@ impl Directory {
             puts,
             settlements: settlements.collect::<Result<_, _>>()?,
         })
-    }
-
-    /// The destinations that will owe a message that is sent to this name.
-    fn targets(self: &Rc<Self>, name: &DestinationName) -> Result<Vec<DestId>, Unavailable> {
-        let (dest, _) = self.locate(name)?;
-        Ok(vec![dest])
     }
 
     fn transact(&self, input: TransactionInput) {
@@ -91,7 +90,7 @@ impl Directory {
                         self.command(port, vec![command]);
                     }
                 }
-                TransactionEffect::Submit(unit) => self.store.submit(vec![unit]),
+                TransactionEffect::Submit(unit) => self.submit(vec![unit]),
                 TransactionEffect::Answer { session, event } => self.tell(session, event),
             }
         }
