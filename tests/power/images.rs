@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::thread;
 
 use tempfile::TempDir;
@@ -12,6 +13,7 @@ use crate::recording::Recording;
 use crate::scenes;
 use crate::support::chance::{Chance, number_from};
 use crate::support::pair::copy;
+use crate::support::server::FORKS;
 use crate::test_name;
 use crate::trace::{Change, Event};
 use crate::verdict::{Promises, judge_alone, judge_pair, start};
@@ -121,7 +123,10 @@ fn judge_all(recording: &Recording, cuts: &[Cut], name: &str) -> Tally {
         tally.images += 1;
         tally.promises += promises.len() as u64;
         *tally.by_parts.entry(parts.name()).or_default() += 1;
-        let judged = judge(recording, &image, &promises, chance.percent(12));
+        let judged = {
+            let _no_forks = FORKS.read().unwrap_or_else(PoisonError::into_inner);
+            judge(recording, &image, &promises, chance.percent(12))
+        };
         if let Err(why) = judged {
             let kept = recording.scene.path().join(format!("{name}.{number}"));
             // The image was opened: what is kept shows what recovery made of it.

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -23,6 +24,10 @@ pub(crate) const TWINMQ: &str = env!("CARGO_BIN_EXE_twinmq");
 const BINARY: &str = "TWINMQ_BINARY";
 /// So much of a log is shown when a test fails, in lines.
 const LOG_LINES_SHOWN: usize = 80;
+
+/// Held while a server is being started: between fork and exec its process holds every file of this one,
+/// also one whose lock another thread has just let go and wants again.
+pub(crate) static FORKS: RwLock<()> = RwLock::new(());
 
 /// The stock ports of a role.
 #[derive(Clone, Copy, Debug)]
@@ -177,6 +182,7 @@ impl Server {
         assert!(self.child.is_none(), "{} already runs", self.role.name());
         self.lives += 1;
         let log = File::create(self.log_path()).expect("the test's folder can be written");
+        let forking = FORKS.write().unwrap_or_else(PoisonError::into_inner);
         let child = self
             .command()
             .stdin(Stdio::null())
@@ -184,6 +190,7 @@ impl Server {
             .stderr(log)
             .spawn()
             .expect("the binary under test starts");
+        drop(forking);
         self.child = Some(child);
     }
 
