@@ -54,6 +54,8 @@ pub struct DataPlaneDescription {
     pub connections: usize,
     /// Messages and their bytes on the way to the store.
     pub in_flight: (usize, usize),
+    /// Messages that were sent again in this term and not stored again.
+    pub duplicates: u64,
     /// By name.
     pub destinations: Vec<DestinationDescription>,
 }
@@ -244,6 +246,7 @@ impl Running {
             DataCommand::Describe(done) => done(DataPlaneDescription {
                 connections: self.acceptor.connections(),
                 in_flight: self.directory().in_flight(),
+                duplicates: self.directory().duplicates(),
                 destinations: self.directory().describe(),
             }),
         }

@@ -1,5 +1,5 @@
-//! Destination: one queue. Owns a `DestinationMachine`. Sends units and fetches to the store, and
-//! deliveries and answers to sessions through the directory.
+//! Destination: one queue. Owns a `DestinationMachine`. Sends fetches to the store, units
+//! to it through the directory, and deliveries and answers to sessions the same way.
 //! Does not: know names, sockets or permits, or see what other queues do.
 
 use std::cell::Cell;
@@ -31,9 +31,9 @@ pub struct DestinationReport {
 
 /// Where a destination sends.
 pub struct DestinationPorts {
-    /// Units and fetches.
+    /// Fetches.
     pub store: SharedStore,
-    /// Deliveries and answers.
+    /// Units, deliveries and answers.
     pub directory: Rc<Directory>,
     /// False once the term is over: nothing is submitted any more.
     pub serving: Rc<Cell<bool>>,
@@ -102,7 +102,7 @@ impl Shelled for Destination {
 
     fn run(&mut self, _: &mut Self::Context, effect: DestinationEffect) {
         match effect {
-            DestinationEffect::Submit(units) => self.ports.store.submit(units),
+            DestinationEffect::Submit(units) => self.ports.directory.submit(units),
             DestinationEffect::Deliver {
                 consumer,
                 deliveries,

@@ -18,11 +18,14 @@ use crate::machines::delivery::{
 use crate::machines::destination::{
     Activation, DestinationConfig, DestinationFigures, DestinationInput, request_of,
 };
+use crate::machines::duplicates::DuplicateMachine;
 use crate::machines::subscriptions::{KIND_DURABLE, KIND_PASSING, SubscriptionView};
 use crate::machines::transaction::TransactionMachine;
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Change, Committed, Entry, Fetched, Lane, SharedStore, Ticket, Unit};
+use crate::storage::api::{
+    Change, Committed, DuplicateBounds, Entry, Fetched, Lane, SharedStore, Ticket, Unit,
+};
 use crate::time::Clock;
 
 pub use administration::{
@@ -34,6 +37,7 @@ pub use transactions::TransactionOperations;
 
 mod administration;
 mod browse;
+mod submit;
 mod temporary;
 mod topics;
 mod transactions;
@@ -52,6 +56,8 @@ pub struct DirectoryConfig {
     pub connection_permits: PermitLimit,
     /// The same of all connections.
     pub permits: PermitLimit,
+    /// Ids of messages that are known.
+    pub duplicates: DuplicateBounds,
 }
 
 impl Default for DirectoryConfig {
@@ -67,6 +73,7 @@ impl Default for DirectoryConfig {
                 messages: 131_072,
                 bytes: 256 << 20,
             },
+            duplicates: DuplicateBounds::default(),
         }
     }
 }
@@ -96,6 +103,8 @@ pub struct DestinationDescription {
     pub report: DestinationReport,
     /// What was subscribed to, if it is a subscription.
     pub subscription: Option<SubscriptionView>,
+    /// Messages that were sent again in this term and not stored again.
+    pub duplicates: u64,
 }
 
 /// A destination that is known in this term.
@@ -144,6 +153,7 @@ pub struct Directory {
     next_browser: Cell<u32>,
     next_work: Cell<u32>,
     upto: Cell<Lsn>,
+    duplicates: RefCell<DuplicateMachine>,
 }
 
 impl Directory {
@@ -162,12 +172,14 @@ impl Directory {
             next_browser: Cell::new(0),
             next_work: Cell::new(1),
             upto: Cell::new(Lsn::ZERO),
+            duplicates: RefCell::new(DuplicateMachine::new(config.duplicates)),
         })
     }
 
     /// Other bounds, for what comes from now on.
     pub fn configure(&self, config: DirectoryConfig) {
         self.pool.set_limit(config.permits);
+        self.duplicates.borrow_mut().set_bounds(config.duplicates);
         self.config.set(config);
     }
 
@@ -218,6 +230,7 @@ impl Directory {
             self.store.submit(leftovers);
         }
         self.upto.set(self.store.committed());
+        *self.duplicates.borrow_mut() = DuplicateMachine::new(self.config.get().duplicates);
         *self.term.borrow_mut() = Some(term);
     }
 
@@ -364,6 +377,7 @@ impl Directory {
     /// What the store has committed: one post for each destination and session that it concerns.
     pub fn committed(self: &Rc<Self>, committed: Committed) {
         self.upto.set(self.upto.get().max(committed.upto));
+        self.duplicates.borrow_mut().committed(&committed.tickets);
         self.route_changes(committed.changes);
         let mut whose = None;
         let mut requests: Vec<RequestNumber> = Vec::new();

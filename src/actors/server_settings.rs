@@ -13,6 +13,7 @@ use crate::machines::destination::DestinationConfig;
 use crate::machines::ha::{HaConfig, HaMode, Takeover};
 use crate::machines::replication::ReplicationConfig;
 use crate::machines::stomp_session::{HeartBeatOffer, StompSessionConfig, TransactionLimits};
+use crate::proto::duplicate::DuplicateBounds;
 use crate::proto::ids::{ArbiterId, NodeId};
 use crate::proto::stomp::Limits;
 use crate::storage::{StoreConfig, SyncMode};
@@ -171,6 +172,11 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
             permits: PermitLimit {
                 messages: 131_072,
                 bytes: bound(limits.global_in_flight_bytes),
+            },
+            duplicates: DuplicateBounds {
+                per_scope: limits.duplicate_ids,
+                all: limits.duplicate_ids_total,
+                window_ms: u64::try_from(limits.duplicate_window.as_millis()).unwrap_or(u64::MAX),
             },
         },
         session: SessionConfig {

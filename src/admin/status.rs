@@ -211,6 +211,7 @@ fn describe_clients(clients: DataPlaneDescription) -> Value {
         "connections": clients.connections,
         "in_flight_messages": clients.in_flight.0,
         "in_flight_bytes": clients.in_flight.1,
+        "duplicates": clients.duplicates,
         "destinations": listed,
     })
 }
@@ -224,6 +225,7 @@ fn destination(described: &DestinationDescription) -> Value {
         "in_flight": figures.unsettled,
         "arrived": figures.arrived,
         "accepted": figures.accepted,
+        "duplicates": described.duplicates,
         "fetching": described.report.fetching,
         "subscription": described.subscription.as_ref().map(subscription),
     })
@@ -297,10 +299,11 @@ mod tests {
                 },
                 active: true,
             }),
+            duplicates: 6,
         };
         let expected = json!({
             "name": "/queue/q", "depth": 5, "consumers": 2, "in_flight": 3, "arrived": 9,
-            "accepted": 4, "fetching": true, "subscription": {
+            "accepted": 4, "fetching": true, "duplicates": 6, "subscription": {
                 "topic": "/topic/news.*", "name": "mail", "client_id": "ann", "durable": true,
                 "shared": false, "selector": null, "no_local": true, "active": true,
             },

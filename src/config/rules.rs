@@ -280,6 +280,9 @@ impl Rules<'_> {
             transactions: limits.transactions,
             transaction_messages: limits.transaction_messages,
             transaction_bytes: limits.transaction_mib.saturating_mul(MIB),
+            duplicate_ids: limits.duplicate_ids,
+            duplicate_ids_total: limits.duplicate_ids_total,
+            duplicate_window: Duration::from_millis(limits.duplicate_window_ms),
         }
     }
 

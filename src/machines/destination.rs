@@ -25,8 +25,9 @@ use crate::machines::delivery::{
     ConsumerKey, Delivery, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
     Share, TransactionKey,
 };
+use crate::machines::duplicates;
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Draft, Entry, Lane, SPACE_DESTINATION, Ticket, Unit};
+use crate::storage::api::{Draft, Entry, Lane, SPACE_DESTINATION, Scope, Ticket, Unit};
 
 mod backlog;
 mod consumers;
@@ -373,11 +374,8 @@ impl DestinationMachine {
         }
         self.units.reserve(messages.len());
         for (request, message) in messages {
-            let put = Draft::Put {
-                targets: vec![self.id],
-                message,
-            };
-            self.submit(ticket(session, request), vec![put]);
+            let records = duplicates::send(Scope::queue(self.id), vec![self.id], message);
+            self.submit(ticket(session, request), records);
         }
     }
 

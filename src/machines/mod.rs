@@ -4,6 +4,7 @@
 pub mod browser;
 pub mod delivery;
 pub mod destination;
+pub mod duplicates;
 pub mod gateway;
 pub mod ha;
 pub mod link;

@@ -239,6 +239,7 @@ pub fn read<E: From<StoreError>>(
             LogRecord::Delivered { .. }
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
+            | LogRecord::Seen { .. }
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }
@@ -282,6 +283,7 @@ pub fn read<E: From<StoreError>>(
             LogRecord::Delivered { .. }
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
+            | LogRecord::Seen { .. }
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }

@@ -29,6 +29,7 @@ mod reader;
 pub mod recover;
 pub mod runs;
 mod seek;
+pub mod seen;
 mod shape;
 mod shared;
 pub mod snapshot;

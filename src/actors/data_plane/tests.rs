@@ -16,6 +16,7 @@ use crate::proto::stomp::Limits;
 use crate::storage::api::{StoreEvent, StoreSink};
 use crate::time::SystemClock;
 
+mod duplicates;
 mod transactions;
 
 /// Far beyond anything that is waited for: only a failing test reaches it.

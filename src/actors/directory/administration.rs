@@ -15,7 +15,7 @@ use crate::machines::sweep::{
 };
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Draft, Entry, SPACE_DESTINATION, Seek};
+use crate::storage::api::{Draft, Entry, SPACE_DESTINATION, Scope, Seek};
 
 mod vocabulary;
 
@@ -79,10 +79,20 @@ impl Directory {
         let term = self.term.borrow();
         let all = term
             .iter()
-            .flat_map(|term| term.known.keys().filter_map(|id| term.describe(*id)));
+            .flat_map(|term| term.known.keys().filter_map(|id| self.described(term, *id)));
         let mut all: Vec<DestinationDescription> = all.collect();
         all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         all
+    }
+
+    fn described(&self, term: &Term, id: DestId) -> Option<DestinationDescription> {
+        let known = term.known.get(&id)?;
+        Some(DestinationDescription {
+            name: known.name.spelling().to_owned(),
+            report: known.state.report(),
+            subscription: term.topics.table.view(id),
+            duplicates: self.duplicates.borrow().hits(Scope::queue(id)),
+        })
     }
 
     /// Does what an operator asks, or begins to.
@@ -125,7 +135,7 @@ impl Directory {
         named.sort_unstable();
         let destinations = named
             .into_iter()
-            .filter_map(|(_, id)| term.describe(id))
+            .filter_map(|(_, id)| self.described(term, id))
             .collect();
         DestinationPage {
             destinations,
@@ -471,15 +481,6 @@ impl Directory {
 }
 
 impl Term {
-    pub(super) fn describe(&self, id: DestId) -> Option<DestinationDescription> {
-        let known = self.known.get(&id)?;
-        Some(DestinationDescription {
-            name: known.name.spelling().to_owned(),
-            report: known.state.report(),
-            subscription: self.topics.table.view(id),
-        })
-    }
-
     /// Why this destination cannot go; a subscription that can go is no more in its table then.
     fn objection(
         &mut self,

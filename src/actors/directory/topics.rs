@@ -15,11 +15,12 @@ use crate::machines::delivery::{
     ConsumerKey, DestinationCommand, RequestNumber, SessionEvent, SessionKey,
 };
 use crate::machines::destination::{REFUSED, ticket};
+use crate::machines::duplicates;
 use crate::machines::subscriptions::{Identity, Publisher, SubscriptionSpec, SubscriptionTable};
 use crate::machines::topics::TopicName;
 use crate::proto::destination::DestinationName;
 use crate::proto::ids::DestId;
-use crate::storage::api::{Draft, SPACE_DESTINATION, Ticket, Unit};
+use crate::storage::api::{Draft, SPACE_DESTINATION, Scope, Ticket, Unit};
 
 /// Whose requests definitions are: sessions count from 1.
 pub(super) const OWN: SessionKey = SessionKey(0);
@@ -263,7 +264,7 @@ impl Directory {
             }
         }
         if !units.is_empty() {
-            self.store.submit(units);
+            self.submit(units);
         }
         if !unheard.is_empty() {
             // Nobody is owed anything: there is nothing to wait for.
@@ -298,12 +299,19 @@ impl Term {
         topic: &DestinationName,
         message: &Bytes,
     ) -> Vec<Draft> {
-        let put = |targets: &[DestId]| Draft::Put {
+        let targets = self.topic_targets(publisher, topic, message);
+        let mut parts = targets.chunks(TARGETS_MAX);
+        let Some(first) = parts.next() else {
+            return Vec::new();
+        };
+        // Its id, if it has one, stands before the first of them.
+        let scope = Scope::topic(topic.name());
+        let mut records = duplicates::send(scope, first.to_vec(), message.clone());
+        records.extend(parts.map(|targets| Draft::Put {
             targets: targets.to_vec(),
             message: message.clone(),
-        };
-        let targets = self.topic_targets(publisher, topic, message);
-        targets.chunks(TARGETS_MAX).map(put).collect()
+        }));
+        records
     }
 
     /// The destinations that will owe a message to a topic.

@@ -12,6 +12,7 @@ use crate::machines::subscriptions::Publisher;
 use crate::machines::transaction::{TransactionEffect, TransactionInput, TransactionPut};
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::DestId;
+use crate::storage::api::Scope;
 
 /// What a session's COMMIT asks for.
 #[derive(Debug)]
@@ -64,7 +65,15 @@ impl Directory {
                 client_id: operations.client_id.as_deref(),
             };
             let targets = self.targets(&name, publisher, &message)?;
-            Ok(TransactionPut { targets, message })
+            let scope = match (name.kind(), targets.first()) {
+                (DestinationKind::Topic, _) | (_, None) => Scope::topic(name.name()),
+                (_, Some(dest)) => Scope::queue(*dest),
+            };
+            Ok(TransactionPut {
+                scope,
+                targets,
+                message,
+            })
         });
         let puts = puts.collect::<Result<_, _>>()?;
         let settlements = operations.settlements.into_iter();
@@ -123,7 +132,7 @@ impl Directory {
                         self.command(port, vec![command]);
                     }
                 }
-                TransactionEffect::Submit(unit) => self.store.submit(vec![unit]),
+                TransactionEffect::Submit(unit) => self.submit(vec![unit]),
                 TransactionEffect::Answer { session, event } => self.tell(session, event),
             }
         }

@@ -114,6 +114,7 @@ fn show_record(record: &Draft) -> String {
             format!("mark({ahead})")
         }
         Draft::DeliveredEach { .. } | Draft::Failed { .. } => panic!("not used yet: {record:?}"),
+        Draft::Seen { .. } => "seen".to_owned(),
         Draft::Kv { space, key, value } => {
             assert_eq!((*space, &key[..]), (SPACE_DESTINATION, &[0, 0, 0, 7][..]));
             format!("define({})", String::from_utf8_lossy(value))

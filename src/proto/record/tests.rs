@@ -57,6 +57,13 @@ fn record() -> impl Strategy<Value = LogRecord> {
             value
         }),
         any::<u64>().prop_map(|epoch| LogRecord::Epoch(Epoch(epoch))),
+        any::<(u64, [u8; 16], u64)>().prop_map(|(scope, key, at_ms)| LogRecord::Seen {
+            id: DuplicateId {
+                scope: Scope(scope),
+                key
+            },
+            at_ms
+        }),
     ]
 }
 
@@ -82,6 +89,10 @@ fn borrow(record: &LogRecord) -> Record<'_> {
             value,
         },
         LogRecord::Epoch(epoch) => Record::Epoch(*epoch),
+        LogRecord::Seen { id, at_ms } => Record::Seen {
+            id: *id,
+            at_ms: *at_ms,
+        },
     }
 }
 

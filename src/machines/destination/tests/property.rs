@@ -166,7 +166,10 @@ impl World {
                     Draft::Delivered { ahead, .. } => {
                         self.mark = self.mark.max(Lsn(self.upto.0 + u64::from(ahead)));
                     }
-                    Draft::Kv { .. } | Draft::DeliveredEach { .. } | Draft::Failed { .. } => {}
+                    Draft::Kv { .. }
+                    | Draft::DeliveredEach { .. }
+                    | Draft::Failed { .. }
+                    | Draft::Seen { .. } => {}
                 }
             }
         }

@@ -26,7 +26,7 @@ use crate::proto::destination::DestinationName;
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::message::Message;
 use crate::proto::stomp::{Decoder, Limits, ServerCommand};
-use crate::storage::api::{Draft, Entry, Unit};
+use crate::storage::api::{Draft, Entry, Scope, Unit};
 use crate::time::Moment;
 
 const QUEUES: usize = 2;
@@ -511,9 +511,13 @@ impl World {
             settlements.push((destination(client.consumers[&number]), settlement));
         }
         let sends = operations.sends.into_iter();
-        let puts = sends.map(|(name, message)| TransactionPut {
-            targets: vec![destination(queue_named(&name))],
-            message,
+        let puts = sends.map(|(name, message)| {
+            let dest = destination(queue_named(&name));
+            TransactionPut {
+                scope: Scope::queue(dest),
+                targets: vec![dest],
+                message,
+            }
         });
         let input = TransactionInput::Commit {
             transaction,
@@ -656,7 +660,7 @@ impl World {
                     }
                     Draft::Kv { key, .. } => self.defined[usize::from(key[3]) - 1] = true,
                     // Nothing that this model knows changes by them.
-                    Draft::DeliveredEach { .. } | Draft::Failed { .. } => {}
+                    Draft::DeliveredEach { .. } | Draft::Failed { .. } | Draft::Seen { .. } => {}
                 }
             }
             if let Some((session, request)) = request_of(unit.ticket) {
