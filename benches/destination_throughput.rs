@@ -17,8 +17,8 @@ use twinmq::machines::destination::DestinationInput;
 use twinmq::proto::destination::{DestinationKind, DestinationName};
 use twinmq::proto::ids::{DestId, Lsn, Position, StoreId};
 use twinmq::storage::api::{
-    Batch, Change, Committed, DestinationFacts, Draft, Entry, GatePolicy, Job, LogFacts, LogStore,
-    Seek, SharedStore, StoreFacts, Ticket, Unit,
+    Batch, Change, Committed, DestinationFacts, Draft, DuplicateId, Entry, GatePolicy, Job,
+    LogFacts, LogStore, Seek, SharedStore, StoreFacts, Ticket, Unit,
 };
 use twinmq::time::SystemClock;
 
@@ -53,7 +53,10 @@ impl NullStore {
                         let settled = u32::try_from(lsns.len()).unwrap_or(u32::MAX);
                         change_of(&mut committed, dest).settled += settled;
                     }
-                    Draft::DeliveredEach { .. } | Draft::Failed { .. } | Draft::Kv { .. } => {}
+                    Draft::DeliveredEach { .. }
+                    | Draft::Failed { .. }
+                    | Draft::Seen { .. }
+                    | Draft::Kv { .. } => {}
                 }
             }
         }
@@ -130,6 +133,10 @@ impl LogStore for NullStore {
 
     fn destinations(&self) -> Vec<DestinationFacts> {
         Vec::new()
+    }
+
+    fn seen(&self, ids: &[DuplicateId], _: u64) -> Vec<bool> {
+        vec![false; ids.len()]
     }
 
     fn facts(&self) -> StoreFacts {

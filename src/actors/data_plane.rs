@@ -18,7 +18,9 @@ use tokio::sync::mpsc;
 
 use crate::actors::acceptor::Acceptor;
 use crate::actors::admission::AdmissionBounds;
-use crate::actors::directory::{DestinationDescription, Directory, DirectoryConfig};
+use crate::actors::directory::{
+    Administration, DestinationDescription, Directory, DirectoryConfig,
+};
 use crate::actors::inbox::Order;
 use crate::actors::lease::ServingLease;
 use crate::actors::overload::Limit;
@@ -65,6 +67,8 @@ pub struct DataPlaneDescription {
     pub limited: Vec<String>,
     /// How often each limit was met since the process began.
     pub limits_met: Vec<(Limit, u64)>,
+    /// Messages that were sent again in this term and not stored again.
+    pub duplicates: u64,
     /// By name.
     pub destinations: Vec<DestinationDescription>,
 }
@@ -77,6 +81,7 @@ enum DataCommand {
     Configure(Box<DataPlaneConfig>, Done<()>),
     Committed(Committed),
     Fetched(Fetched),
+    Administer(Box<Administration>),
 }
 
 /// The way to the data thread, for any thread. The plane ends when the last handle is dropped.
@@ -111,6 +116,11 @@ impl DataHandle {
     /// Figures for `status`.
     pub fn describe(&self, done: Done<DataPlaneDescription>) {
         self.send(DataCommand::Describe(done));
+    }
+
+    /// What an operator asks of the destinations.
+    pub fn administer(&self, asked: Administration) {
+        self.send(DataCommand::Administer(Box::new(asked)));
     }
 
     /// From the store's sink. One call is one message to the thread.
@@ -226,6 +236,7 @@ impl Running {
         match command {
             DataCommand::Committed(committed) => self.directory().committed(committed),
             DataCommand::Fetched(fetched) => self.directory().fetched(fetched),
+            DataCommand::Administer(asked) => self.directory().administer(*asked),
             DataCommand::Serve(epoch, done) => {
                 tracing::debug!(target: "twinmq::data", %epoch, "serving begins");
                 self.finish_drain();
@@ -253,6 +264,7 @@ impl Running {
                 memory_bytes: self.directory().overload().memory(),
                 limited: self.directory().limited_now(),
                 limits_met: self.directory().overload().counts(),
+                duplicates: self.directory().duplicates(),
                 destinations: self.directory().describe(),
             }),
         }

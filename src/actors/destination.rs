@@ -1,5 +1,5 @@
-//! Destination: one queue. Owns a `DestinationMachine`. Sends units and fetches to the store, and
-//! deliveries and answers to sessions through the directory.
+//! Destination: one queue. Owns a `DestinationMachine`. Sends fetches to the store, units
+//! to it through the directory, and deliveries and answers to sessions the same way.
 //! Does not: know names, sockets or permits, or see what other queues do.
 
 use std::cell::Cell;
@@ -35,9 +35,9 @@ pub struct DestinationReport {
 
 /// Where a destination sends.
 pub struct DestinationPorts {
-    /// Units and fetches.
+    /// Fetches.
     pub store: SharedStore,
-    /// Deliveries and answers.
+    /// Units, deliveries and answers.
     pub directory: Rc<Directory>,
     /// False once the term is over: nothing is submitted any more.
     pub serving: Rc<Cell<bool>>,
@@ -94,7 +94,7 @@ impl Destination {
             };
             self.ports.report.set(report);
         }
-        self.ports.store.submit(units);
+        self.ports.directory.submit(units);
     }
 }
 
@@ -106,6 +106,15 @@ impl Actor for Destination {
         if self.ports.serving.get() && self.machine.has_times() {
             drive(self, ctx, DestinationInput::Deadline);
         }
+    }
+
+    /// What it kept is kept no more.
+    fn stopped(&mut self, _: &mut Self::Context) {
+        let mut report = self.ports.report.get();
+        let kept = self.ports.kept.get();
+        self.ports.kept.set(kept.saturating_sub(report.kept_bytes));
+        report.kept_bytes = 0;
+        self.ports.report.set(report);
     }
 }
 
@@ -179,6 +188,9 @@ impl Shelled for Destination {
                 transaction,
                 answer,
             } => self.ports.directory.prepared(transaction, self.id, answer),
+            DestinationEffect::Removed { request, taken } => {
+                self.ports.directory.removed(request, taken);
+            }
         }
     }
 

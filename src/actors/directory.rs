@@ -10,93 +10,44 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::actors::destination::{Destination, DestinationPorts, DestinationReport};
 use crate::actors::inbox::{Inbox, Order};
-use crate::actors::overload::{Limit, MemoryBounds, Overload};
-use crate::actors::permits::{Ledger, PermitLimit, PermitPool};
+use crate::actors::overload::{Limit, Overload};
+use crate::actors::permits::{Ledger, PermitPool};
 use crate::actors::post::{Port, post};
-use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionEvent, SessionKey};
-use crate::machines::destination::{
-    Activation, DestinationConfig, DestinationFigures, DestinationInput, VolatilePool, request_of,
+use crate::machines::delivery::{
+    DestinationCommand, OPERATOR, RequestNumber, SessionEvent, SessionKey,
 };
+use crate::machines::destination::{
+    Activation, DestinationFigures, DestinationInput, VolatilePool, request_of,
+};
+use crate::machines::duplicates::DuplicateMachine;
 use crate::machines::policy::Policies;
+use crate::machines::subscriptions::{KIND_DURABLE, KIND_PASSING};
 use crate::machines::transaction::TransactionMachine;
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Change, Committed, Fetched, SharedStore};
+use crate::storage::api::{Change, Committed, Fetched, SharedStore, Ticket, Unit};
 use crate::time::Clock;
 
+pub use administration::{
+    Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
+    MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
+};
+pub use topics::TopicSend;
 pub use transactions::TransactionOperations;
+pub use vocabulary::{DestinationDescription, DirectoryConfig, Unavailable};
 
+mod administration;
+mod browse;
+mod load;
+mod submit;
+mod temporary;
+mod topics;
 mod transactions;
 mod upkeep;
+mod vocabulary;
 
 /// The kind byte of a queue's definition.
 const KIND_QUEUE: u8 = b'q';
-
-/// Validated values.
-#[derive(Clone, Copy, Debug)]
-pub struct DirectoryConfig {
-    /// For each destination.
-    pub destination: DestinationConfig,
-    /// Destinations that clients may bring into being.
-    pub destinations_max: usize,
-    /// Messages on their way to the store, per connection.
-    pub connection_permits: PermitLimit,
-    /// The same of all connections.
-    pub permits: PermitLimit,
-    /// Bytes of messages that are kept in memory only; zero: every message is stored.
-    pub volatile_bytes: usize,
-    /// Memory for messages.
-    pub memory: MemoryBounds,
-}
-
-impl Default for DirectoryConfig {
-    fn default() -> Self {
-        Self {
-            destination: DestinationConfig::default(),
-            destinations_max: 100_000,
-            connection_permits: PermitLimit {
-                messages: 8192,
-                bytes: 16 << 20,
-            },
-            permits: PermitLimit {
-                messages: 131_072,
-                bytes: 256 << 20,
-            },
-            volatile_bytes: 256 << 20,
-            memory: MemoryBounds::default(),
-        }
-    }
-}
-
-/// Why a destination cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    /// This server is not the active one (any more).
-    #[error("this server does not serve; connect to the other server of the pair")]
-    NotServing,
-    /// Only queues can be used.
-    #[error("topics are not available in this version; use /queue/NAME")]
-    Topic,
-    /// The bound on destinations.
-    #[error(
-        "there are {0} destinations, which is the most allowed; use one that exists or raise `destinations_max`"
-    )]
-    TooMany(usize),
-    /// It demands two copies, and this server is alone.
-    #[error(
-        "the destination demands two copies of each message (copies = 2), and this server is alone: the message was not stored; send it again when the pair is in sync"
-    )]
-    OneCopy,
-}
-
-/// A destination for `status`.
-#[derive(Clone, Debug)]
-pub struct DestinationDescription {
-    /// `/queue/NAME`.
-    pub name: String,
-    /// What it does.
-    pub report: DestinationReport,
-}
 
 /// A destination that is known in this term.
 struct Known {
@@ -115,6 +66,8 @@ enum Presence {
 
 /// One term of service.
 struct Term {
+    /// The end of the log then, which no other term has.
+    begun: Lsn,
     by_name: HashMap<DestinationName, DestId>,
     known: HashMap<DestId, Known>,
     next: u32,
@@ -127,6 +80,10 @@ struct Term {
     next_expiry_ms: Option<u64>,
     /// Bytes of messages that destinations keep in memory; shared with them.
     kept: Rc<Cell<usize>>,
+    topics: topics::Topics,
+    temporaries: HashMap<SessionKey, Vec<DestinationName>>,
+    browsers: browse::Browsers,
+    works: administration::Works,
 }
 
 /// See the module.
@@ -144,7 +101,10 @@ pub struct Directory {
     stale_fetches: RefCell<HashMap<DestId, usize>>,
     sessions: RefCell<HashMap<SessionKey, Rc<Inbox>>>,
     next_session: Cell<u32>,
+    next_browser: Cell<u32>,
+    next_work: Cell<u32>,
     upto: Cell<Lsn>,
+    duplicates: RefCell<DuplicateMachine>,
 }
 
 impl Directory {
@@ -163,7 +123,10 @@ impl Directory {
             stale_fetches: RefCell::default(),
             sessions: RefCell::default(),
             next_session: Cell::new(1),
+            next_browser: Cell::new(0),
+            next_work: Cell::new(1),
             upto: Cell::new(Lsn::ZERO),
+            duplicates: RefCell::new(DuplicateMachine::new(config.duplicates)),
         })
     }
 
@@ -171,6 +134,7 @@ impl Directory {
     pub fn configure(&self, config: DirectoryConfig) {
         self.pool.set_limit(config.permits);
         self.overload.set_bounds(config.memory);
+        self.duplicates.borrow_mut().set_bounds(config.duplicates);
         self.config.set(config);
         if let Some(term) = self.term.borrow().as_ref() {
             term.volatile.set_bytes_max(config.volatile_bytes);
@@ -183,6 +147,7 @@ impl Directory {
         let horizon = self.store.log_facts().durable.lsn;
         let horizon = horizon.max(self.store.committed());
         let mut term = Term {
+            begun: horizon,
             by_name: HashMap::new(),
             known: HashMap::new(),
             next: 1,
@@ -196,10 +161,23 @@ impl Directory {
             ),
             next_expiry_ms: None,
             kept: Rc::default(),
+            topics: topics::Topics::default(),
+            temporaries: HashMap::new(),
+            browsers: browse::Browsers::default(),
+            works: administration::Works::default(),
         };
+        let mut leftovers = Vec::new();
         for facts in self.store.destinations() {
             term.next = term.next.max(facts.id.0.saturating_add(1));
-            let Some(name) = queue_name(&facts.definition) else {
+            let name = match facts.definition.first() {
+                Some(&KIND_PASSING | &temporary::KIND) => {
+                    leftovers.push(topics::removal(facts.id));
+                    continue;
+                }
+                Some(&KIND_DURABLE) => term.restore_subscription(facts.id, &facts.definition),
+                _ => queue_name(&facts.definition),
+            };
+            let Some(name) = name else {
                 tracing::warn!(target: "twinmq::data", id = facts.id.0, "a destination of an unknown kind is left alone");
                 continue;
             };
@@ -210,7 +188,11 @@ impl Directory {
             term.by_name.insert(name.clone(), id);
             term.known.insert(id, Known { name, state });
         }
+        if !leftovers.is_empty() {
+            self.store.submit(leftovers);
+        }
         self.upto.set(self.store.committed());
+        *self.duplicates.borrow_mut() = DuplicateMachine::new(self.config.get().duplicates);
         *self.term.borrow_mut() = Some(term);
     }
 
@@ -225,15 +207,7 @@ impl Directory {
         };
         term.serving.set(false);
         for (id, known) in term.known {
-            if let Presence::Awake { port, report } = known.state {
-                port.retire();
-                let fetching = report.get().fetching;
-                if fetching > 0 {
-                    let mut stale = self.stale_fetches.borrow_mut();
-                    let count = stale.entry(id).or_default();
-                    *count = count.saturating_add(fetching);
-                }
-            }
+            self.end(id, known);
         }
     }
 
@@ -256,6 +230,7 @@ impl Directory {
 
     /// A session has ended. It is remembered until its last request is answered.
     pub fn close_session(&self, key: SessionKey) {
+        self.drop_temporaries(key);
         let mut sessions = self.sessions.borrow_mut();
         if sessions.get(&key).is_some_and(|inbox| inbox.leave()) {
             sessions.remove(&key);
@@ -297,26 +272,21 @@ impl Directory {
         self: &Rc<Self>,
         name: &DestinationName,
     ) -> Result<(DestId, Port<DestinationInput>), Unavailable> {
-        if name.kind() == DestinationKind::Topic {
-            return Err(Unavailable::Topic);
-        }
         let mut term = self.term.borrow_mut();
         let term = term.as_mut().ok_or(Unavailable::NotServing)?;
         let id = match term.by_name.get(name) {
             Some(id) => *id,
-            None => self.define(term, name)?,
+            None if name.kind() == DestinationKind::Queue => self.define(term, name)?,
+            None => return Err(Unavailable::Gone),
         };
-        Ok(self.wake(term, id))
+        Ok((id, self.wake(term, id).ok_or(Unavailable::Gone)?))
     }
 
-    /// The way to a known destination, which is begun if it was asleep.
-    fn wake(self: &Rc<Self>, term: &mut Term, id: DestId) -> (DestId, Port<DestinationInput>) {
-        let known = term
-            .known
-            .get_mut(&id)
-            .expect("every id in by_name is in known: both are filled together");
+    /// The way to a destination that there is, which is begun if it was asleep.
+    fn wake(self: &Rc<Self>, term: &mut Term, id: DestId) -> Option<Port<DestinationInput>> {
+        let known = term.known.get_mut(&id)?;
         let mut activation = match &mut known.state {
-            Presence::Awake { port, .. } => return (id, port.clone()),
+            Presence::Awake { port, .. } => return Some(port.clone()),
             Presence::Asleep(activation) => std::mem::take(activation),
         };
         known.name.spelling().clone_into(&mut activation.name);
@@ -341,7 +311,7 @@ impl Directory {
             port: port.clone(),
             report,
         };
-        (id, port)
+        Some(port)
     }
 
     /// Commands for a destination, with what it needs to know besides.
@@ -367,13 +337,22 @@ impl Directory {
     }
 
     /// What the store has committed: one post for each destination and session that it concerns.
-    pub fn committed(&self, committed: Committed) {
+    pub fn committed(self: &Rc<Self>, committed: Committed) {
         self.upto.set(self.upto.get().max(committed.upto));
+        self.duplicates.borrow_mut().committed(&committed.tickets);
         self.route(committed.changes, committed.upto);
         let mut whose = None;
         let mut requests: Vec<RequestNumber> = Vec::new();
         let tickets = self.without_unconfirmed(committed.tickets, committed.alone);
         for (session, request) in tickets.into_iter().filter_map(request_of) {
+            if session == topics::OWN {
+                self.subscription_defined(request);
+                continue;
+            }
+            if session == OPERATOR {
+                self.work_committed(request);
+                continue;
+            }
             if let Some(before) = whose.replace(session)
                 && before != session
             {
@@ -396,7 +375,15 @@ impl Directory {
     }
 
     /// The store's answer to a fetch.
-    pub fn fetched(&self, fetched: Fetched) {
+    pub fn fetched(self: &Rc<Self>, fetched: Fetched) {
+        if browse::is_browsers(fetched.tag) {
+            self.browser_fetched(fetched.tag, fetched.entries, fetched.scanned);
+            return;
+        }
+        if administration::is_operators(fetched.tag) {
+            self.work_fetched(fetched);
+            return;
+        }
         let mut stale = self.stale_fetches.borrow_mut();
         if let Some(count) = stale.get_mut(&fetched.dest) {
             *count = count.saturating_sub(1);
@@ -465,40 +452,59 @@ impl Directory {
         &self.pool
     }
 
-    /// Every destination, by name.
-    #[must_use]
-    pub fn describe(&self) -> Vec<DestinationDescription> {
-        let term = self.term.borrow();
-        let known = term.iter().flat_map(|term| term.known.values());
-        let mut all: Vec<DestinationDescription> = known
-            .map(|known| DestinationDescription {
-                name: known.name.spelling().to_owned(),
-                report: known.state.report(),
-            })
-            .collect();
-        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        all
-    }
-
     /// Gives a new queue its id. Its definition goes with its first unit.
     fn define(&self, term: &mut Term, name: &DestinationName) -> Result<DestId, Unavailable> {
-        if term.known.len() >= self.config.get().destinations_max {
+        let id = self.next_id(term)?;
+        self.learn(term, id, name.clone(), Some(definition(KIND_QUEUE, name)));
+        Ok(id)
+    }
+
+    /// The id of one destination more, which is taken by [`Directory::learn`].
+    fn next_id(&self, term: &Term) -> Result<DestId, Unavailable> {
+        let full = term.known.len() >= self.config.get().destinations_max;
+        if full || term.next == u32::MAX {
             return Err(Unavailable::TooMany(term.known.len()));
         }
-        let id = DestId(term.next);
-        term.next = term
-            .next
-            .checked_add(1)
-            .ok_or(Unavailable::TooMany(term.known.len()))?;
+        Ok(DestId(term.next))
+    }
+
+    /// A new destination; its definition goes with its first unit unless it is in the store's hands.
+    fn learn(&self, term: &mut Term, id: DestId, name: DestinationName, definition: Option<Bytes>) {
+        term.next = term.next.max(id.0.saturating_add(1));
         let state = Presence::Asleep(Activation {
-            definition: Some(definition(name)),
+            definition,
             horizon: self.upto.get(),
             ..Activation::default()
         });
         term.by_name.insert(name.clone(), id);
-        let name = name.clone();
         term.known.insert(id, Known { name, state });
-        Ok(id)
+    }
+
+    /// A destination is no more: its definition is taken out of the store with what it is owed. What is
+    /// in its mailbox is still carried out.
+    fn drop_destination(&self, term: &mut Term, id: DestId, ticket: Ticket) {
+        self.store.submit(vec![Unit {
+            ticket,
+            ..topics::removal(id)
+        }]);
+        if let Some(known) = term.known.remove(&id) {
+            term.by_name.remove(&known.name);
+            term.works.forget(id);
+            self.end(id, known);
+        }
+    }
+
+    /// Its actor ends; an answer that is still to come is nobody's.
+    fn end(&self, id: DestId, known: Known) {
+        if let Presence::Awake { port, report } = known.state {
+            port.retire();
+            let fetching = report.get().fetching;
+            if fetching > 0 {
+                let mut stale = self.stale_fetches.borrow_mut();
+                let count = stale.entry(id).or_default();
+                *count = count.saturating_add(fetching);
+            }
+        }
     }
 }
 
@@ -543,10 +549,10 @@ fn asleep(activation: &Activation) -> DestinationReport {
     }
 }
 
-/// A queue's definition as the store keeps it.
-fn definition(name: &DestinationName) -> Bytes {
+/// A queue's definition as the store keeps it, temporary or not.
+fn definition(kind: u8, name: &DestinationName) -> Bytes {
     let mut value = BytesMut::with_capacity(1 + name.name().len());
-    value.put_u8(KIND_QUEUE);
+    value.put_u8(kind);
     value.put_slice(name.name().as_bytes());
     value.freeze()
 }
@@ -559,8 +565,6 @@ fn queue_name(definition: &[u8]) -> Option<DestinationName> {
     }
     DestinationName::new(DestinationKind::Queue, std::str::from_utf8(name).ok()?).ok()
 }
-
-mod load;
 
 #[cfg(test)]
 mod tests;

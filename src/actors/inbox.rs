@@ -89,7 +89,9 @@ impl Inbox {
             SessionEvent::Attached { .. }
             | SessionEvent::Delivered { .. }
             | SessionEvent::Closing { .. }
-            | SessionEvent::Submitted { .. } => {}
+            | SessionEvent::Submitted { .. }
+            | SessionEvent::NotAttached { .. }
+            | SessionEvent::Browsed { .. } => {}
         }
         if !state.gone {
             match (state.answers.back_mut(), event) {
@@ -97,7 +99,7 @@ impl Inbox {
                     Some(SessionEvent::Committed { requests }),
                     SessionEvent::Committed { requests: more },
                 ) => requests.extend(more),
-                (_, event @ SessionEvent::Delivered { .. }) => {
+                (_, event @ (SessionEvent::Delivered { .. } | SessionEvent::Browsed { .. })) => {
                     state.waiting_bytes = state.waiting_bytes.saturating_add(bytes_of(&event));
                     state.deliveries.push_back(event);
                 }

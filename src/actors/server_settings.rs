@@ -18,6 +18,7 @@ use crate::machines::ha::{HaConfig, HaMode, Takeover};
 use crate::machines::policy::{DestinationPolicy, OnFull, Policies};
 use crate::machines::replication::ReplicationConfig;
 use crate::machines::stomp_session::{HeartBeatOffer, StompSessionConfig, TransactionLimits};
+use crate::proto::duplicate::DuplicateBounds;
 use crate::proto::ids::{ArbiterId, NodeId};
 use crate::proto::stomp::Limits;
 use crate::storage::{RoomLevels, StoreConfig, SyncMode};
@@ -195,6 +196,11 @@ pub(super) fn data_config(config: &Config) -> DataPlaneConfig {
                 high: bound(limits.memory_high_bytes),
                 critical: bound(limits.memory_critical_bytes),
                 connection: bound(limits.connection_memory_bytes),
+            },
+            duplicates: DuplicateBounds {
+                per_scope: limits.duplicate_ids,
+                all: limits.duplicate_ids_total,
+                window_ms: u64::try_from(limits.duplicate_window.as_millis()).unwrap_or(u64::MAX),
             },
         },
         policies: Arc::new(policies(config)),

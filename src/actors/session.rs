@@ -6,7 +6,7 @@
 //! wait to be written; nothing is read while so many bytes of answers do. Deliveries that the client
 //! does not read thus never keep us from reading its ACKs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::Sleep;
 
 use self::gathered::Gathered;
@@ -24,19 +24,19 @@ use crate::actors::lease::ServingLease;
 use crate::actors::overload::Limit;
 use crate::io::client_tcp::{ClientSocket, Fill};
 use crate::machines::delivery::{
-    ConsumerKey, ConsumerTraits, DestinationCommand, Outcome, RequestNumber, SessionEvent,
-    SessionKey,
+    ConsumerKey, ConsumerTraits, DestinationCommand, SessionEvent, SessionKey,
 };
 use crate::machines::stomp_session::{
     SessionEffect, SessionInput, StompSession, StompSessionConfig,
 };
 use crate::proto::destination::DestinationName;
-use crate::proto::ids::Lsn;
 use crate::proto::stomp::Decoder;
 use crate::time::{Clock, Moment};
 
+mod consumers;
 mod gathered;
 mod patience;
+mod topics;
 mod transactions;
 
 /// A buffer that grew larger than this for a large message is given back.
@@ -121,6 +121,8 @@ struct Session {
     /// Bytes that wait for a COMMIT, as they were last counted.
     uncommitted: usize,
     consumers: HashMap<u32, DestinationName>,
+    /// Consumers that only look.
+    browsers: HashSet<u32>,
     gathered: Gathered,
     phase: Phase,
     /// `input` may hold a whole frame.
@@ -142,9 +144,11 @@ impl Session {
         let stomp = Arc::clone(&context.config.stomp);
         let now = context.clock.now();
         let gathered = Gathered::new(Rc::clone(&context.directory));
+        let mut machine = StompSession::new(Arc::clone(&stomp), key, now);
+        machine.set_temporary_scope(context.directory.temporary_scope(key));
         Self {
             decoder: Decoder::new(stomp.limits),
-            machine: StompSession::new(stomp, key, now),
+            machine,
             context,
             socket,
             key,
@@ -156,6 +160,7 @@ impl Session {
             charged: 0,
             uncommitted: 0,
             consumers: HashMap::new(),
+            browsers: HashSet::new(),
             gathered,
             phase: Phase::Open,
             undecoded: false,
@@ -233,7 +238,7 @@ impl Session {
                 } => self
                     .inbox
                     .ledger(|ledger| ledger.publish(*request, message.len())),
-                SessionEffect::Settle { request, .. } => {
+                SessionEffect::Settle { request, .. } | SessionEffect::Forget { request, .. } => {
                     self.inbox.ledger(|ledger| ledger.ask(*request));
                 }
                 SessionEffect::Commit {
@@ -245,6 +250,9 @@ impl Session {
                 SessionEffect::Attach { .. }
                 | SessionEffect::Detach { .. }
                 | SessionEffect::Retire { .. }
+                | SessionEffect::Subscribe { .. }
+                | SessionEffect::MakeTemporary { .. }
+                | SessionEffect::Browse { .. }
                 | SessionEffect::Close => {}
             }
         }
@@ -362,7 +370,7 @@ impl Session {
         if self.effects.is_empty() {
             self.effects = effects;
         }
-        self.gathered.post();
+        self.post_gathered();
     }
 
     fn run(&mut self, effect: SessionEffect) {
@@ -378,12 +386,7 @@ impl Session {
                 prefetch,
                 traits,
             } => self.attach(destination, consumer, prefetch, traits),
-            SessionEffect::Detach { consumer } => {
-                if let Some(name) = self.consumers.remove(&consumer) {
-                    let consumer = self.consumer(consumer);
-                    self.queue(&name, DestinationCommand::Detach { consumer });
-                }
-            }
+            SessionEffect::Detach { consumer } => self.detach(consumer),
             SessionEffect::Settle {
                 consumer,
                 lsns,
@@ -395,6 +398,19 @@ impl Session {
                 operations,
             } => self.commit(request, operations),
             SessionEffect::Retire { consumer, keep } => self.retire(consumer, keep),
+            SessionEffect::Subscribe {
+                consumer,
+                prefetch,
+                subscription,
+            } => self.subscribe(consumer, prefetch, *subscription),
+            SessionEffect::Forget { identity, request } => self.forget(&identity, request),
+            SessionEffect::MakeTemporary { destination } => self.make_temporary(&destination),
+            SessionEffect::Browse {
+                destination,
+                consumer,
+                prefetch,
+                selector,
+            } => self.browse(&destination, consumer, prefetch, selector),
             SessionEffect::Close => {
                 let until = self.context.clock.now().after(self.context.config.linger);
                 self.phase = Phase::LastWords(until);
@@ -406,14 +422,6 @@ impl Session {
         ConsumerKey {
             session: self.key,
             number,
-        }
-    }
-
-    fn publish(&mut self, name: &DestinationName, request: RequestNumber, message: Bytes) {
-        let outcome = self.gathered.publish(self.key, name, request, message);
-        if let Err(error) = outcome {
-            let reason = error.to_string();
-            self.inbox.put(SessionEvent::Refused { request, reason });
         }
     }
 
@@ -438,35 +446,6 @@ impl Session {
                 let reason = error.to_string();
                 self.inbox.put(SessionEvent::Closing { reason });
             }
-        }
-    }
-
-    fn settle(&mut self, number: u32, lsns: Vec<Lsn>, outcome: Outcome, request: RequestNumber) {
-        let Some(name) = self.consumers.get(&number).cloned() else {
-            // Its consumer is gone, and what it held is back in the queue: nothing is left to do.
-            if request.0 != 0 {
-                self.inbox.put(SessionEvent::Committed {
-                    requests: vec![request],
-                });
-            }
-            return;
-        };
-        let consumer = self.consumer(number);
-        self.queue(
-            &name,
-            DestinationCommand::Settle {
-                consumer,
-                lsns,
-                outcome,
-                request,
-            },
-        );
-    }
-
-    /// Queues a command of a consumer. A destination that is no more has given everything back.
-    fn queue(&mut self, name: &DestinationName, command: DestinationCommand) {
-        if let Err(error) = self.gathered.push(name, command) {
-            tracing::trace!(target: "twinmq::data", session = self.key.0, %error, "too late");
         }
     }
 

@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use crate::proto::ids::{DestId, Lsn, Position, StoreId};
 use crate::storage::api::{
-    Batch, Change, Committed, DestinationFacts, Draft, Entry, Fetched, GatePolicy, Job, Lane,
-    LaneFacts, LogFacts, LogStore, RoomLevel, SPACE_DESTINATION, Seek, StoreEvent, StoreFacts,
-    StoreSink, Ticket, Times, Unit,
+    Batch, Change, Committed, DestinationFacts, Draft, DuplicateId, Entry, Fetched, GatePolicy,
+    Job, Lane, LaneFacts, LogFacts, LogStore, RoomLevel, SPACE_DESTINATION, SPACE_DUPLICATES, Seek,
+    StoreEvent, StoreFacts, StoreSink, Ticket, Times, Unit,
 };
 use crate::time::{Clock, Moment};
 
@@ -65,6 +65,7 @@ struct State {
     /// Delivered one by one, and failures.
     known: BTreeMap<(DestId, Lsn), (bool, u32)>,
     submits: usize,
+    seen: std::collections::HashSet<DuplicateId>,
 }
 
 impl FakeStore {
@@ -171,13 +172,25 @@ impl State {
                     changes.entry(dest).or_default().failed.push((lsn, count));
                 }
             }
+            Draft::Seen { id, .. } => {
+                self.seen.insert(id);
+            }
             Draft::Kv { space, key, value } => {
+                if space == SPACE_DUPLICATES {
+                    return;
+                }
                 assert_eq!(space, SPACE_DESTINATION);
                 let id = DestId(u32::from_be_bytes(key[..].try_into().unwrap()));
+                if value.is_empty() {
+                    self.definitions.remove(&id);
+                    self.owed.remove(&id);
+                    self.marks.remove(&id);
+                    return;
+                }
                 let before = self.definitions.insert(id, value.clone());
                 assert!(
                     before.is_none_or(|before| before == value),
-                    "defined twice, and otherwise"
+                    "defined otherwise"
                 );
             }
         }
@@ -341,6 +354,11 @@ impl LogStore for FakeStore {
                 }
             })
             .collect()
+    }
+
+    fn seen(&self, ids: &[DuplicateId], _: u64) -> Vec<bool> {
+        let state = self.state.lock().unwrap();
+        ids.iter().map(|id| state.seen.contains(id)).collect()
     }
 
     fn facts(&self) -> StoreFacts {

@@ -2,6 +2,7 @@
 //! a call that changes something needs the admin token and a `Host` header that names this server,
 //! so that no web page can make it (interface.md, "Admin HTTP").
 
+mod destinations;
 mod explain;
 mod operator;
 mod status;
@@ -67,6 +68,22 @@ pub fn serve(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<S
                 web::post().to(operator::post_switchover),
             )
             .route("/api/v1/promote", web::post().to(operator::post_promote))
+            .route(
+                "/api/v1/destinations",
+                web::get().to(destinations::get_destinations),
+            )
+            .route(
+                "/api/v1/destination",
+                web::get().to(destinations::get_destination),
+            )
+            .route(
+                "/api/v1/messages",
+                web::get().to(destinations::get_messages),
+            )
+            .route("/api/v1/purge", web::post().to(destinations::post_purge))
+            .route("/api/v1/move", web::post().to(destinations::post_move))
+            .route("/api/v1/retry", web::post().to(destinations::post_retry))
+            .route("/api/v1/delete", web::post().to(destinations::post_delete))
             .route("/healthz", web::get().to(get_healthz))
             .route("/readyz", web::get().to(get_readyz))
             .default_service(web::to(not_found))
@@ -170,25 +187,42 @@ async fn not_found(request: HttpRequest) -> HttpResponse {
     ))
 }
 
-fn refusal_of(request: &HttpRequest, state: &AdminState) -> Option<HttpResponse> {
-    let text = |name: header::HeaderName| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-    };
-    let host = text(header::HOST);
-    if !state
-        .hosts
-        .iter()
-        .any(|known| known.eq_ignore_ascii_case(host))
-    {
-        return Some(HttpResponse::Forbidden().body(format!(
-            "the Host header \"{host}\" does not name this server\n"
-        )));
+/// What names users or shows what they sent is read by who may change it, or on loopback, and by no
+/// web page: a name that leads here for once does not name this server.
+fn reading_refusal_of(request: &HttpRequest, state: &AdminState) -> Option<HttpResponse> {
+    let near = request
+        .peer_addr()
+        .is_some_and(|peer| peer.ip().is_loopback());
+    if near {
+        host_refusal_of(request, state)
+    } else {
+        refusal_of(request, state)
     }
-    let token = text(header::AUTHORIZATION)
+}
+
+fn text_of<'a>(request: &'a HttpRequest, name: &header::HeaderName) -> &'a str {
+    let value = request.headers().get(name);
+    value
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+fn host_refusal_of(request: &HttpRequest, state: &AdminState) -> Option<HttpResponse> {
+    let host = text_of(request, &header::HOST);
+    let mut known = state.hosts.iter();
+    if known.any(|known| known.eq_ignore_ascii_case(host)) {
+        return None;
+    }
+    Some(HttpResponse::Forbidden().body(format!(
+        "the Host header \"{host}\" does not name this server\n"
+    )))
+}
+
+fn refusal_of(request: &HttpRequest, state: &AdminState) -> Option<HttpResponse> {
+    if let Some(refusal) = host_refusal_of(request, state) {
+        return Some(refusal);
+    }
+    let token = text_of(request, &header::AUTHORIZATION)
         .strip_prefix("Bearer ")
         .unwrap_or_default();
     if !equal(token.as_bytes(), state.token.as_bytes()) {

@@ -11,6 +11,8 @@ use crate::actors::data_plane::{DataHandle, DataPlaneDescription};
 use crate::actors::directory::DestinationDescription;
 use crate::io::arbiter_file::lock_file_of;
 use crate::machines::replication::SyncProgress;
+use crate::machines::subscriptions::{Identity, SubscriptionView};
+use crate::proto::destination::DestinationKind;
 use crate::proto::ids::{NodeId, StoreId};
 use crate::proto::peer::ServerState;
 use crate::storage::api::SharedStore;
@@ -212,6 +214,7 @@ fn describe_clients(clients: DataPlaneDescription) -> Value {
         "limits": limits(&clients),
         "in_flight_messages": clients.in_flight.0,
         "in_flight_bytes": clients.in_flight.1,
+        "duplicates": clients.duplicates,
         "destinations": listed,
     })
 }
@@ -243,8 +246,29 @@ fn destination(described: &DestinationDescription) -> Value {
         "accepted": figures.accepted,
         "expired": figures.expired,
         "dead": figures.dead,
+        "duplicates": described.duplicates,
         "fetching": described.report.fetching > 0,
         "kept_bytes": described.report.kept_bytes,
+        "subscription": described.subscription.as_ref().map(subscription),
+    })
+}
+
+/// What a subscription is owed messages of.
+fn subscription(view: &SubscriptionView) -> Value {
+    let spec = &view.spec;
+    let (durable, name) = match &spec.identity {
+        Identity::Anonymous => (false, None),
+        Identity::Named { durable, name, .. } => (*durable, Some(name)),
+    };
+    json!({
+        "topic": format!("{}{}", DestinationKind::Topic.prefix(), spec.pattern),
+        "name": name,
+        "client_id": spec.identity.client_id(),
+        "durable": durable,
+        "shared": spec.shared,
+        "selector": spec.selector.as_ref().map(|selector| selector.text()),
+        "no_local": spec.no_local,
+        "active": view.active,
     })
 }
 
@@ -266,6 +290,8 @@ mod tests {
     use crate::actors::destination::DestinationReport;
     use crate::machines::destination::DestinationFigures;
     use crate::machines::replication::SyncKind;
+    use crate::machines::subscriptions::SubscriptionSpec;
+    use crate::machines::topics::TopicPattern;
 
     #[test]
     fn a_destination_is_told_in_numbers() {
@@ -285,10 +311,29 @@ mod tests {
                 acks: 0,
                 kept_bytes: 6,
             },
+            subscription: Some(SubscriptionView {
+                spec: SubscriptionSpec {
+                    pattern: TopicPattern::parse("news.*").unwrap(),
+                    selector: None,
+                    no_local: true,
+                    shared: false,
+                    identity: Identity::Named {
+                        durable: true,
+                        client_id: Some("ann".into()),
+                        name: "mail".into(),
+                    },
+                },
+                active: true,
+            }),
+            duplicates: 6,
         };
         let expected = json!({
             "name": "/queue/q", "depth": 5, "consumers": 2, "in_flight": 3, "arrived": 9,
             "accepted": 4, "expired": 2, "dead": 1, "fetching": true, "kept_bytes": 6,
+            "duplicates": 6, "subscription": {
+                "topic": "/topic/news.*", "name": "mail", "client_id": "ann", "durable": true,
+                "shared": false, "selector": null, "no_local": true, "active": true,
+            },
         });
         assert_eq!(destination(&described), expected);
     }

@@ -179,6 +179,23 @@ impl AdminClient {
         Ok(answer.events)
     }
 
+    /// Calls what changes nothing and may need the token: `what` is the rest of its path, with the query.
+    ///
+    /// # Errors
+    /// As [`AdminClient::status_json`], or when the server refuses.
+    pub fn get(&self, what: &str) -> Result<Value, AdminError> {
+        let call = format!("{}/api/v1/{what}", self.url);
+        let mut request = self.agent.get(&call);
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let text = self.read(&call, request.call())?;
+        serde_json::from_str(&text).map_err(|error| AdminError::Strange {
+            url: call,
+            reason: error.to_string(),
+        })
+    }
+
     fn get_json<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<T, AdminError> {
         let call = format!("{}{path}", self.url);
         let answer = self.agent.get(&call).call();
@@ -246,6 +263,12 @@ impl AdminClient {
             200..=299 => Ok(text),
             401 | 403 => Err(AdminError::Forbidden {
                 url: call.to_owned(),
+            }),
+            // A call that this API knows, about something that it does not.
+            404 if text.starts_with("{\"error\"") => Err(AdminError::Refused {
+                url: call.to_owned(),
+                code,
+                reason: text,
             }),
             404 | 405 => Err(AdminError::Strange {
                 url: call.to_owned(),

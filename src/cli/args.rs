@@ -9,11 +9,16 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod drill;
 mod look;
 mod operator;
+mod queues;
 
 pub use drill::DrillArgs;
 pub use look::{CheckArgs, ExplainArgs, HistoryArgs, StoreCheckArgs};
 pub use operator::{
     DivergenceCommand, DivergenceListArgs, DivergenceTailArgs, PromoteArgs, SwitchoverArgs,
+};
+pub use queues::{
+    DeleteArgs, ListArgs, MoveArgs, PurgeArgs, QueueArgs, QueueBrowseArgs, QueueCommand, RetryArgs,
+    SubscriptionCommand, TopicCommand, WhichArgs,
 };
 
 use super::CliError;
@@ -57,6 +62,8 @@ pub enum Command {
     Send(SendArgs),
     /// Receive messages from a queue and print their bodies
     Receive(ReceiveArgs),
+    /// Show the messages of a queue in the order of delivery; nothing is taken from it
+    Browse(BrowseArgs),
     /// Measure throughput and latency per queue
     Bench(BenchArgs),
     /// See a pair survive: start two servers, kill the active under load, count what was lost
@@ -86,6 +93,15 @@ pub enum Command {
     /// See what a server had that the pair gave up, and export it
     #[command(subcommand)]
     Divergence(DivergenceCommand),
+    /// Look at a running server's queues, and purge, move, retry or delete
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Look at what is subscribed to
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Look at subscriptions, or delete one
+    #[command(subcommand)]
+    Subscription(SubscriptionCommand),
     /// Watch the server that started this process
     #[command(hide = true)]
     Watchdog,
@@ -364,6 +380,26 @@ pub struct ReceiveArgs {
     /// When a message is done with: as it is sent here (auto), or after it was printed
     #[arg(long, value_enum, default_value_t = AckMode::ClientIndividual)]
     pub ack: AckMode,
+    /// Print each message as JSON, with its headers
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `twinmq browse`.
+#[derive(Clone, Debug, Args)]
+pub struct BrowseArgs {
+    /// Where from.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// The queue
+    #[arg(short, long, value_name = "NAME")]
+    pub queue: String,
+    /// Show at most so many messages
+    #[arg(short = 'n', long)]
+    pub count: Option<u64>,
+    /// Show only messages for which this holds, such as "colour = 'red'"
+    #[arg(long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
     /// Print each message as JSON, with its headers
     #[arg(long)]
     pub json: bool,

@@ -4,6 +4,7 @@
 pub mod admin_client;
 pub mod args;
 pub mod bench;
+pub mod browse;
 pub mod check;
 pub mod clear_db;
 pub mod config_show;
@@ -17,6 +18,7 @@ pub mod ledger;
 pub mod load;
 pub mod pair;
 pub mod promote;
+pub mod queue;
 pub mod receive;
 pub mod run;
 mod scratch;
@@ -104,11 +106,15 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Divergence(command) => divergence::run(&command),
         Command::Send(args) => send::run(&args),
         Command::Receive(args) => receive::run(&args),
+        Command::Browse(args) => browse::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Drill(args) => drill::run(&args),
         Command::Watchdog => watchdog::run(),
         Command::Check(args) => check::run(&args),
+        Command::Queue(command) => queue::run(&command),
+        Command::Topic(command) => queue::run_topic(&command),
+        Command::Subscription(command) => queue::run_subscription(&command),
         Command::Store(StoreCommand::Check(args)) => store_check::run(&args),
     }
 }

@@ -138,18 +138,22 @@ impl Receiver<'_> {
 
     fn show(&mut self, frame: &Frame) -> Result<(), Stop> {
         self.received += 1;
-        let text = String::from_utf8_lossy(&frame.body);
-        let line = if self.args.json {
-            let headers: Map<String, Value> = frame
-                .headers()
-                .into_iter()
-                .map(|(name, value)| (name, Value::String(value)))
-                .collect();
-            json!({"headers": headers, "body": text}).to_string()
-        } else {
-            text.into_owned()
-        };
-        (self.printer)(&line).map_err(Stop::Output)
+        (self.printer)(&line(frame, self.args.json)).map_err(Stop::Output)
+    }
+}
+
+/// A message as it is printed.
+pub(super) fn line(frame: &Frame, as_json: bool) -> String {
+    let text = String::from_utf8_lossy(&frame.body);
+    if as_json {
+        let headers: Map<String, Value> = frame
+            .headers()
+            .into_iter()
+            .map(|(name, value)| (name, Value::String(value)))
+            .collect();
+        json!({"headers": headers, "body": text}).to_string()
+    } else {
+        text.into_owned()
     }
 }
 

@@ -351,6 +351,12 @@ pub struct Limits {
     pub transaction_bytes: u64,
     /// MiB of memory for messages that need not be stored; 0: all are.
     pub volatile_mib: u64,
+    /// Ids of messages that are known for one destination; 0: duplicates are not looked for.
+    pub duplicate_ids: u64,
+    /// The same for all destinations.
+    pub duplicate_ids_total: u64,
+    /// For how long an id is known.
+    pub duplicate_window: Duration,
 }
 
 impl Limits {

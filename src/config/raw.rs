@@ -132,6 +132,9 @@ raw!(RawLimits {
     transaction_messages: usize,
     transaction_mib: u64,
     volatile_mib: u64,
+    duplicate_ids: u64,
+    duplicate_ids_total: u64,
+    duplicate_window_ms: u64,
 });
 
 raw!(RawLog {

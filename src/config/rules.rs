@@ -361,6 +361,9 @@ impl Rules<'_> {
             transaction_messages: limits.transaction_messages,
             transaction_bytes: limits.transaction_mib.saturating_mul(MIB),
             volatile_mib: limits.volatile_mib,
+            duplicate_ids: limits.duplicate_ids,
+            duplicate_ids_total: limits.duplicate_ids_total,
+            duplicate_window: Duration::from_millis(limits.duplicate_window_ms),
         }
     }
 

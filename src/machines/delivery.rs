@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use crate::proto::ids::Lsn;
-use crate::storage::api::{Draft, Entry};
+use crate::storage::api::{Draft, Entry, Times};
 
 /// A client connection, for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,6 +83,20 @@ pub struct Share {
     pub acks: Vec<Draft>,
 }
 
+/// Whose requests an operator's are: sessions are counted from 1, and none gets as far as this.
+pub const OPERATOR: SessionKey = SessionKey(u32::MAX);
+
+/// A message that an operator takes out of a destination.
+#[derive(Clone, Debug)]
+pub struct Removal {
+    /// Which.
+    pub lsn: Lsn,
+    /// Where it waits.
+    pub times: Times,
+    /// What is written in the same unit: the message's PUT elsewhere, or nothing.
+    pub records: Vec<Draft>,
+}
+
 /// From a session to a destination.
 #[derive(Clone, Debug)]
 pub enum DestinationCommand {
@@ -147,6 +161,16 @@ pub enum DestinationCommand {
         /// What it keeps.
         keep: Vec<Lsn>,
     },
+    /// An operator takes messages out that no consumer and no transaction holds. Answered at once with
+    /// what was taken; that is one unit with [`OPERATOR`]'s ticket for the request, if it is anything.
+    Remove {
+        /// Which batch, never used twice.
+        request: RequestNumber,
+        /// In LSN order, at or below the commit index that came with the command.
+        removals: Vec<Removal>,
+        /// Definitions of the destinations that the records name.
+        definitions: Vec<Draft>,
+    },
 }
 
 /// From destinations (and the store, through the directory) to a session.
@@ -180,6 +204,18 @@ pub enum SessionEvent {
     Closing {
         /// In words.
         reason: String,
+    },
+    /// Answer to an attempt to consume that cannot be.
+    NotAttached {
+        /// `ConsumerKey::number`.
+        consumer: u32,
+        /// In words for the client.
+        reason: String,
+    },
+    /// A browser was given everything; comes in order with what was delivered.
+    Browsed {
+        /// `ConsumerKey::number`.
+        consumer: u32,
     },
     /// The unit of this transaction has its place in the log: what the session does now comes after
     /// it. `Committed` follows when it is durable.

@@ -34,11 +34,12 @@ use self::volatile::VolatileShare;
 use crate::machines::delivery::{
     ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
 };
+use crate::machines::duplicates;
 use crate::machines::policy::DestinationPolicy;
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::message;
 use crate::storage::api::{
-    Change, Draft, Entry, Fetched, Lane, SPACE_DESTINATION, Ticket, Times, Unit,
+    Change, Draft, Entry, Fetched, Lane, SPACE_DESTINATION, Scope, Ticket, Times, Unit,
 };
 use crate::time::Moment;
 
@@ -50,6 +51,7 @@ mod groups;
 mod holds;
 mod lanes;
 mod redelivery;
+mod removals;
 mod timers;
 mod vocabulary;
 mod volatile;
@@ -65,7 +67,8 @@ const ACK_LSNS_MAX: usize = 4096;
 /// Counts in one record of failures, for the same reason.
 const FAILED_MAX: usize = 2048;
 
-const REFUSED: &str = "the server's store is almost full, by its quota or by its disk: the message \
+/// Why a message is not taken while the store is almost full.
+pub const REFUSED: &str = "the server's store is almost full, by its quota or by its disk: the message \
     was not stored; receive messages or free disk space, then send again";
 
 /// A destination. See the module's comment.
@@ -265,6 +268,11 @@ impl DestinationMachine {
                 submitted,
             } => self.finish(now, transaction, submitted),
             DestinationCommand::Retire { consumer, keep } => self.retire(now, consumer, &keep),
+            DestinationCommand::Remove {
+                request,
+                removals,
+                definitions,
+            } => self.remove(request, removals, definitions, effects),
         }
     }
 
@@ -291,11 +299,8 @@ impl DestinationMachine {
             if lane != Lane::DELAYED {
                 self.lanes.expect(lane);
             }
-            let put = Draft::Put {
-                targets: vec![self.id],
-                message,
-            };
-            self.submit(ticket(session, request), vec![put]);
+            let records = duplicates::send(Scope::queue(self.id), vec![self.id], message);
+            self.submit(ticket(session, request), records);
         }
         if !kept.is_empty() {
             let event = SessionEvent::Committed { requests: kept };

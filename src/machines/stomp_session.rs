@@ -23,6 +23,8 @@ use self::subscriptions::{AckMode, Subscriptions};
 use self::transactions::Transactions;
 pub use self::transactions::{Operations, TransactionLimits};
 use crate::machines::delivery::{ConsumerTraits, Outcome, RequestNumber, SessionEvent, SessionKey};
+use crate::machines::selector::Selector;
+use crate::machines::subscriptions::{Identity, SubscriptionSpec};
 use crate::proto::destination::DestinationName;
 use crate::proto::ids::Lsn;
 use crate::proto::stomp::{
@@ -38,6 +40,7 @@ mod heart_beats;
 mod publish;
 mod requests;
 mod subscriptions;
+mod topics;
 mod transactions;
 
 /// Validated values; shared by all sessions.
@@ -145,6 +148,38 @@ pub enum SessionEffect {
         /// What it keeps.
         keep: Vec<Lsn>,
     },
+    /// A new consumer of a topic.
+    Subscribe {
+        /// `ConsumerKey::number`.
+        consumer: u32,
+        /// Credit.
+        prefetch: u32,
+        /// Of what.
+        subscription: Box<SubscriptionSpec>,
+    },
+    /// A durable subscription is deleted.
+    Forget {
+        /// Which.
+        identity: Box<Identity>,
+        /// Answered by `Committed` or `Refused`.
+        request: RequestNumber,
+    },
+    /// A temporary queue of this connection comes into being.
+    MakeTemporary {
+        /// As others spell it.
+        destination: DestinationName,
+    },
+    /// A consumer that gets copies of what is owed now, then `Browsed`.
+    Browse {
+        /// Of what.
+        destination: DestinationName,
+        /// `ConsumerKey::number`.
+        consumer: u32,
+        /// Credit.
+        prefetch: u32,
+        /// Which.
+        selector: Option<Arc<Selector>>,
+    },
     /// Write out what is in the output, then close the socket. Always the last effect of a session;
     /// every consumer has been detached before it.
     Close,
@@ -168,6 +203,7 @@ pub struct StompSession {
     destinations: publish::RecentDestinations,
     /// What the wall clock showed last, for delays that SENDs ask for.
     wall_ms: u64,
+    temporaries: topics::Temporaries,
 }
 
 #[derive(Debug)]
@@ -198,6 +234,7 @@ impl StompSession {
             transactions: Transactions::default(),
             destinations: publish::RecentDestinations::default(),
             wall_ms: 0,
+            temporaries: topics::Temporaries::default(),
         }
     }
 
@@ -414,6 +451,10 @@ impl StompSession {
                 let problem = Problem::new("the server closes the connection", reason);
                 self.fail(&problem, None, out, effects);
             }
+            SessionEvent::NotAttached { consumer, reason } => {
+                self.not_attached(consumer, reason, out, effects);
+            }
+            SessionEvent::Browsed { consumer } => self.browsed(consumer, out),
             SessionEvent::Submitted { request } => {
                 if self.transactions.committing == Some(request) {
                     self.transactions.committing = None;

@@ -20,12 +20,15 @@ use crate::machines::delivery::{
     DestinationCommand, SessionEvent, SessionKey, Settlement, Share, TransactionKey,
 };
 use crate::machines::destination::ticket;
+use crate::machines::duplicates;
 use crate::proto::ids::DestId;
-use crate::storage::api::{Draft, Unit};
+use crate::storage::api::{Draft, Scope, Unit};
 
 /// A message of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransactionPut {
+    /// Where the application's id of it counts.
+    pub scope: Scope,
     /// Who will owe it.
     pub targets: Vec<DestId>,
     /// The canonical message.
@@ -231,10 +234,9 @@ impl Waiting {
             return;
         }
         let mut records = self.definitions;
-        records.extend(self.puts.into_iter().map(|put| Draft::Put {
-            targets: put.targets,
-            message: put.message,
-        }));
+        // What goes to nobody, because nobody subscribes, is not stored.
+        let puts = self.puts.into_iter().filter(|put| !put.targets.is_empty());
+        records.extend(puts.flat_map(|put| duplicates::send(put.scope, put.targets, put.message)));
         records.extend(self.acks);
         let is_empty = records.is_empty();
         if !is_empty {

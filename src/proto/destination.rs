@@ -1,4 +1,5 @@
-//! Names of destinations as clients spell them: `/queue/NAME`, `/topic/NAME`.
+//! Names of destinations as clients spell them: `/queue/NAME`, `/topic/NAME`,
+//! `/remote-temp-queue/NAME`; and `/subscription/NAME`, which only the server and its operators use.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,6 +8,8 @@ use thiserror::Error;
 
 /// The longest name, in bytes, without its prefix.
 pub const NAME_BYTES_MAX: usize = 200;
+/// The same of names that the server makes.
+const MADE_BYTES_MAX: usize = 2048;
 
 /// How a destination hands out its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +18,10 @@ pub enum DestinationKind {
     Queue,
     /// Each message to every subscriber.
     Topic,
+    /// A queue that goes with the connection that made it.
+    TemporaryQueue,
+    /// A subscription of a topic: what it is owed. No client can spell one.
+    Subscription,
 }
 
 impl DestinationKind {
@@ -24,6 +31,15 @@ impl DestinationKind {
         match self {
             Self::Queue => "/queue/",
             Self::Topic => "/topic/",
+            Self::TemporaryQueue => "/remote-temp-queue/",
+            Self::Subscription => "/subscription/",
+        }
+    }
+
+    fn name_bytes_max(self) -> usize {
+        match self {
+            Self::Queue | Self::Topic => NAME_BYTES_MAX,
+            Self::TemporaryQueue | Self::Subscription => MADE_BYTES_MAX,
         }
     }
 }
@@ -31,7 +47,7 @@ impl DestinationKind {
 /// Why a destination's spelling was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DestinationError {
-    /// Neither `/queue/` nor `/topic/` stands first.
+    /// No kind's prefix stands first.
     #[error("a destination is spelled /queue/NAME or /topic/NAME")]
     Prefix,
     /// Nothing after the prefix.
@@ -65,7 +81,7 @@ impl DestinationName {
         if name.is_empty() {
             return Err(DestinationError::Empty);
         }
-        if name.len() > NAME_BYTES_MAX {
+        if name.len() > kind.name_bytes_max() {
             return Err(DestinationError::TooLong(name.len()));
         }
         if let Some((at, _)) = name.char_indices().find(|(_, c)| c.is_control()) {
@@ -77,12 +93,17 @@ impl DestinationName {
         })
     }
 
-    /// Reads `/queue/NAME` or `/topic/NAME`.
+    /// Reads `/queue/NAME`, `/topic/NAME` or `/remote-temp-queue/NAME`.
     ///
     /// # Errors
     /// Says what is wrong with the spelling.
     pub fn parse(spelling: &str) -> Result<Self, DestinationError> {
-        for kind in [DestinationKind::Queue, DestinationKind::Topic] {
+        let kinds = [
+            DestinationKind::Queue,
+            DestinationKind::Topic,
+            DestinationKind::TemporaryQueue,
+        ];
+        for kind in kinds {
             if let Some(name) = spelling.strip_prefix(kind.prefix()) {
                 return Self::new(kind, name);
             }
@@ -98,7 +119,7 @@ impl DestinationName {
         Self::parse(std::str::from_utf8(spelling).map_err(|_| DestinationError::Encoding)?)
     }
 
-    /// Queue or topic.
+    /// What it is.
     #[must_use]
     pub fn kind(&self) -> DestinationKind {
         self.kind
@@ -150,6 +171,7 @@ mod tests {
         let long = format!("/queue/{}", "x".repeat(NAME_BYTES_MAX + 1));
         for (spelling, error) in [
             ("orders", DestinationError::Prefix),
+            ("/subscription/a/b", DestinationError::Prefix),
             ("", DestinationError::Prefix),
             ("/queue", DestinationError::Prefix),
             ("/queue/", DestinationError::Empty),

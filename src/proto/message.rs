@@ -343,6 +343,17 @@ pub(crate) fn peek(bytes: &[u8]) -> Option<(u8, Option<u64>, Option<u64>)> {
     Some((*priority, number(EXPIRY)?, number(DUE)?))
 }
 
+/// The application's id for duplicate detection; none also when the bytes are no message.
+pub(crate) fn duplicate_id(bytes: &[u8]) -> Option<&str> {
+    let [format, flags, ..] = bytes else {
+        return None;
+    };
+    if *format != FORMAT || flags & DUPLICATE_ID == 0 {
+        return None;
+    }
+    read_envelope(bytes).ok()?.0.duplicate_id
+}
+
 fn read_envelope(bytes: &[u8]) -> Result<(Envelope<'_>, &[u8]), MessageError> {
     const PART: &str = "envelope";
     let Some(([format, flags, priority], mut rest)) = bytes.split_first_chunk() else {

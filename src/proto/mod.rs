@@ -5,6 +5,7 @@ pub mod arbiter;
 pub mod arbiter_codec;
 pub mod auth;
 pub mod destination;
+pub mod duplicate;
 pub(crate) mod fields;
 pub mod history;
 pub mod ids;

@@ -18,6 +18,7 @@ mod reader;
 use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::Bytes;
 
+use crate::proto::duplicate::DuplicateId;
 use crate::proto::ids::{DestId, Epoch, Lsn};
 use crate::proto::lane::Lane;
 
@@ -49,6 +50,7 @@ pub const KIND_PART: u8 = 6;
 pub const KIND_TX: u8 = 7;
 const DELIVERED_EACH: u8 = 8;
 const FAILED: u8 = 9;
+const SEEN: u8 = 10;
 
 /// Bytes that are not a chunk or a record of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,6 +137,13 @@ pub enum Record<'a> {
         /// Which, and how often in all; encoded in ascending order.
         counts: &'a [(Lsn, u32)],
     },
+    /// A message with this id is stored, by a record of the same unit.
+    Seen {
+        /// Its hash, and where it counts.
+        id: DuplicateId,
+        /// When, in milliseconds since 1970 by the clock of the server that wrote it.
+        at_ms: u64,
+    },
 }
 
 /// A record as it is applied: decoded from a chunk, or made from what was just encoded.
@@ -189,6 +198,13 @@ pub enum LogRecord {
         dest: DestId,
         /// Which and how often, ascending when decoded.
         counts: Vec<(Lsn, u32)>,
+    },
+    /// See [`Record::Seen`].
+    Seen {
+        /// Its hash, and where it counts.
+        id: DuplicateId,
+        /// When.
+        at_ms: u64,
     },
 }
 
@@ -435,6 +451,7 @@ fn read_record(chunk: &Bytes, at: &mut usize) -> Result<LogRecord, DecodeError> 
             }
             LogRecord::Failed { dest, counts }
         }
+        SEEN => payload.seen()?,
         other => return Err(DecodeError::Kind(other)),
     };
     if payload.at != end {

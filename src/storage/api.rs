@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use crate::proto::duplicate::{DuplicateBounds, DuplicateId, Scope};
 use crate::proto::ids::{DestId, Epoch, Lsn, Position, StoreId};
 pub use crate::proto::lane::{Lane, Times};
 pub use crate::proto::log::{Batch, EpochStart};
@@ -30,7 +31,8 @@ pub struct Ticket(pub u64);
 pub struct Unit {
     /// Answered in [`Committed::tickets`].
     pub ticket: Ticket,
-    /// In this order in the log. Never empty.
+    /// In this order in the log. None: the ticket is answered when all that was submitted before is
+    /// committed.
     pub records: Vec<Draft>,
 }
 
@@ -87,10 +89,24 @@ pub enum Draft {
         /// Which, and how often in all.
         counts: Vec<(Lsn, u32)>,
     },
+    /// A message with this id is stored by the same unit: [`LogStore::seen`] knows it for as long as
+    /// the bounds allow.
+    Seen {
+        /// Its hash, and where it counts.
+        id: DuplicateId,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
 }
 
 /// The space of [`Draft::Kv`] that holds destinations.
 pub const SPACE_DESTINATION: u8 = 1;
+
+/// The space of [`Draft::Kv`] that holds the bounds of known ids: key [`DUPLICATE_BOUNDS`], value
+/// [`DuplicateBounds::encode`]. Without them the default holds.
+pub const SPACE_DUPLICATES: u8 = 3;
+/// The one key in [`SPACE_DUPLICATES`].
+pub const DUPLICATE_BOUNDS: &[u8] = b"bounds";
 
 /// What a store says of its log, for hello, eligibility and resync. A consistent copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -496,6 +512,8 @@ pub trait LogStore: Send + Sync {
     fn gate(&self) -> GatePolicy;
     /// Every destination.
     fn destinations(&self) -> Vec<DestinationFacts>;
+    /// Which of these ids were stored, in the window that ends at `now_ms` (milliseconds since 1970).
+    fn seen(&self, ids: &[DuplicateId], now_ms: u64) -> Vec<bool>;
     /// Sizes.
     fn facts(&self) -> StoreFacts;
     /// Does what is queued, flushes, and ends the store's threads. Nothing may be asked of it after.

@@ -305,6 +305,7 @@ impl Walked {
             | LogRecord::Delivered { .. }
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
+            | LogRecord::Seen { .. }
             | LogRecord::Kv { .. } => {}
         }
     }
@@ -373,6 +374,10 @@ fn replay<V: View>(view: &V, index: &Index, report: &mut CheckReport) -> Result<
         }
         Ok(ControlFlow::Continue(()))
     })?;
+    if !index.seen().same_as(fresh.seen()) {
+        let what = "the checkpoint differs from a replay of the log";
+        report.find("ckpt", "ids of messages", what);
+    }
     let (shown, replayed) = (index.facts(), fresh.facts());
     for facts in shown.iter().chain(&replayed) {
         let (one, other) = (index.destination(facts.id), fresh.destination(facts.id));

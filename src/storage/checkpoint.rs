@@ -1,6 +1,6 @@
 //! The index as it was at a point of the log, in pages: for each destination a head, a page for each
 //! run of each lane, and pages of what is known of single messages; one value for each other
-//! definition. Only what changed is written again. Every value carries a CRC-32C.
+//! definition; a page for each run of known ids of each scope. Only what changed is written again. Every value carries a CRC-32C.
 //!
 //! | key | value, after its checksum |
 //! |---|---|
@@ -9,9 +9,11 @@
 //! | `d`, destination, 1 + lane, run | the run; in the delayed lane, when each message is due |
 //! | `d`, destination, 32, run | LSN, whether marked, failures |
 //! | `k`, space, key | the definition |
+//! | `s`, scope, run | ids of messages: distance of their LSNs, when, hash |
 
 use bytes::Bytes;
 
+use crate::proto::duplicate::Scope;
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::record::{DecodeError, KEY_BYTES_MAX, Reader, put_varint};
 
@@ -27,6 +29,8 @@ use super::runs::{Run, run_of};
 const CHUNKS: u8 = b'c';
 const DESTINATION: u8 = b'd';
 const DEFINITION: u8 = b'k';
+/// Above the others: the bounds of known ids are a definition.
+const SEEN: u8 = b's';
 /// Sections of a destination's pages: its head, its lanes from 1 on, what is known of messages.
 const HEAD: u8 = 0;
 const LANES: u8 = 1;
@@ -40,6 +44,7 @@ pub fn changes(index: &mut Index) -> Vec<Write> {
         definitions,
         gone,
         known,
+        seen,
     } = index.take_changed();
     let mut writes = Vec::new();
     for page in index.ledger.take_changed() {
@@ -65,6 +70,15 @@ pub fn changes(index: &mut Index) -> Vec<Write> {
         let page = index
             .destination(id)
             .map_or_else(Vec::new, |destination| encode_known(destination, run));
+        if page.is_empty() {
+            writes.push(Write::Delete(Table::Checkpoint, key));
+        } else {
+            put(&mut writes, key, page);
+        }
+    }
+    for (scope, run) in seen {
+        let key = seen_key(scope, run);
+        let page = index.seen().page(scope, run);
         if page.is_empty() {
             writes.push(Write::Delete(Table::Checkpoint, key));
         } else {
@@ -209,6 +223,18 @@ impl Loading<'_> {
                 Ok(())
             }
             [CHUNKS, ..] => self.chunks_page(checked(value)?),
+            [SEEN, rest @ ..] => {
+                let (scope, run) = rest.split_first_chunk::<8>().ok_or(PageError::Key)?;
+                let run = <[u8; 8]>::try_from(run).map_err(|_| PageError::Key)?;
+                let (scope, run) = (u64::from_be_bytes(*scope), u64::from_be_bytes(run));
+                let (body, upto) = (checked(value)?, self.upto);
+                let seen = self.index.seen_mut();
+                if seen.restore(Scope(scope), run, body, upto)? {
+                    Ok(())
+                } else {
+                    Err(PageError::Order)
+                }
+            }
             _ => Err(PageError::Key),
         }
     }
@@ -306,6 +332,13 @@ fn page_key(id: DestId, section: u8, number: u64) -> Vec<u8> {
     key
 }
 
+fn seen_key(scope: Scope, run: u64) -> Vec<u8> {
+    let mut key = vec![SEEN];
+    key.extend_from_slice(&scope.0.to_be_bytes());
+    key.extend_from_slice(&run.to_be_bytes());
+    key
+}
+
 fn damaged<V: View>(view: &V, key: &[u8], error: &PageError) -> StoreError {
     view.damaged(Table::Checkpoint, name_key(key), error.to_string())
 }
@@ -329,6 +362,11 @@ pub fn name_key(key: &[u8]) -> String {
         }
         [DEFINITION, space, name @ ..] => {
             format!("definition {space}/{}", String::from_utf8_lossy(name))
+        }
+        [SEEN, rest @ ..] if rest.len() == 16 => {
+            let part = |at: Option<&[u8; 8]>| at.map_or(0, |at| u64::from_be_bytes(*at));
+            let (scope, run) = (part(rest.first_chunk()), part(rest.last_chunk()));
+            format!("known ids of {scope} run {run}")
         }
         _ => format!("{key:02x?}"),
     }

@@ -480,6 +480,7 @@ fn size_of_draft(draft: &Draft) -> usize {
         Draft::Ack { lsns, .. } | Draft::DeliveredEach { lsns, .. } => lsns.len() * 10,
         Draft::Failed { counts, .. } => counts.len() * 15,
         Draft::Delivered { .. } => 0,
+        Draft::Seen { .. } => 36,
         Draft::Kv { key, value, .. } => key.len() + value.len(),
     }
 }
@@ -503,6 +504,10 @@ fn borrow(draft: &Draft) -> Record<'_> {
             key,
             value,
         },
+        Draft::Seen { id, at_ms } => Record::Seen {
+            id: *id,
+            at_ms: *at_ms,
+        },
     }
 }
 
@@ -518,5 +523,6 @@ fn into_record(draft: Draft, offset: u32) -> LogRecord {
         Draft::DeliveredEach { dest, lsns } => LogRecord::DeliveredEach { dest, lsns },
         Draft::Failed { dest, counts } => LogRecord::Failed { dest, counts },
         Draft::Kv { space, key, value } => LogRecord::Kv { space, key, value },
+        Draft::Seen { id, at_ms } => LogRecord::Seen { id, at_ms },
     }
 }

@@ -15,6 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::proto::fields::FieldReader;
 use crate::proto::ids::{DestId, Epoch, Lsn, StoreId};
 use crate::proto::record::{CHUNK_HEADER, Chunk, LogRecord};
 
@@ -238,6 +239,7 @@ pub fn read<E: From<StoreError>>(
             LogRecord::Delivered { .. }
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
+            | LogRecord::Seen { .. }
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }
@@ -281,6 +283,7 @@ pub fn read<E: From<StoreError>>(
             LogRecord::Delivered { .. }
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
+            | LogRecord::Seen { .. }
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }
@@ -297,8 +300,19 @@ fn named(names: &BTreeMap<u32, String>, dest: DestId) -> String {
 
 /// The name in a destination's definition; none in a definition that removes it.
 pub(super) fn name_of(definition: &[u8]) -> Option<String> {
-    let (_, name) = definition.split_first()?;
-    Some(String::from_utf8_lossy(name).into_owned())
+    let (kind, name) = definition.split_first()?;
+    let subscription = matches!(kind, b's' | b'v').then(|| subscription_name(name));
+    let plain = || String::from_utf8_lossy(name).into_owned();
+    Some(subscription.flatten().unwrap_or_else(plain))
+}
+
+/// What people call a subscription, whose definition goes on with flags, pattern and name.
+fn subscription_name(rest: &[u8]) -> Option<String> {
+    let mut reader = FieldReader::new(Bytes::copy_from_slice(rest));
+    reader.u8("flags").ok()?;
+    let pattern = reader.text("pattern").ok()?;
+    let name = reader.text("name").ok()?;
+    Some(format!("subscription {name:?} of /topic/{pattern}"))
 }
 
 fn each_record<E: From<StoreError>>(

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use crate::proto::ids::{DestId, Lsn, NodeId, Position, StoreId};
 
 use super::api::{
-    Batch, DestinationFacts, GatePolicy, Job, JobOutcome, JobRefusal, LogFacts, LogStore, Seek,
-    SharedStore, StoreAnswer, StoreAnswerTo, StoreCall, StoreDoor, StoreEvent, StoreFacts,
-    StoreSink, Unit,
+    Batch, DestinationFacts, DuplicateId, GatePolicy, Job, JobOutcome, JobRefusal, LogFacts,
+    LogStore, Seek, SharedStore, StoreAnswer, StoreAnswerTo, StoreCall, StoreDoor, StoreEvent,
+    StoreFacts, StoreSink, Unit,
 };
 use super::common_dir::{self, Had};
 use super::data_dir::DataDir;
@@ -193,6 +193,13 @@ impl LogStore for DoorStore {
     fn destinations(&self) -> Vec<DestinationFacts> {
         self.opened()
             .map_or_else(Vec::new, |store| store.destinations())
+    }
+
+    fn seen(&self, ids: &[DuplicateId], now_ms: u64) -> Vec<bool> {
+        match self.opened() {
+            Some(store) => store.seen(ids, now_ms),
+            None => vec![false; ids.len()],
+        }
     }
 
     fn facts(&self) -> StoreFacts {

@@ -6,13 +6,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 
+use crate::proto::duplicate::{DuplicateBounds, Scope};
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::record::LogRecord;
 
-use super::api::{Change, Committed, DestinationFacts, Entry, Lane, SPACE_DESTINATION, Times};
+use super::api::{
+    Change, Committed, DUPLICATE_BOUNDS, DestinationFacts, Entry, Lane, SPACE_DESTINATION,
+    SPACE_DUPLICATES, Times,
+};
 use super::ledger::{ChunkFacts, Ledger};
 use super::owed::{Destination, Known};
 use super::runs::run_of;
+use super::seen::Seen;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +28,7 @@ pub struct Index {
     /// The ledger, which is kept beside it.
     pub ledger: Ledger,
     messages: u64,
+    seen: Seen,
     /// Destinations and definitions that changed since [`Index::take_changed`].
     changed: Changed,
 }
@@ -38,6 +44,8 @@ pub struct Changed {
     pub gone: BTreeSet<(DestId, Lane, u64)>,
     /// Runs with messages of which something else is known than before.
     pub known: BTreeSet<(DestId, u64)>,
+    /// Runs with ids of messages that came or went.
+    pub seen: BTreeSet<(Scope, u64)>,
 }
 
 impl Changed {
@@ -175,6 +183,7 @@ impl Index {
                 }
             }
             LogRecord::Kv { space, key, value } => self.define(*space, key, value),
+            LogRecord::Seen { id, at_ms } => self.seen.note(lsn, *id, *at_ms),
             // The epoch table is kept by the writer.
             LogRecord::Epoch(_) => {}
         }
@@ -213,6 +222,9 @@ impl Index {
             // Copies: a slice would keep its whole chunk in memory.
             let name = (space, Bytes::copy_from_slice(key));
             self.changed.definitions.insert(name.clone());
+            if let Some(bounds) = duplicate_bounds(space, key, value) {
+                self.seen.set_bounds(bounds);
+            }
             if value.is_empty() {
                 self.definitions.remove(&name);
             } else {
@@ -259,7 +271,21 @@ impl Index {
 
     /// A definition as it was at a checkpoint.
     pub fn restore_definition(&mut self, space: u8, key: Bytes, value: Bytes) {
+        if let Some(bounds) = duplicate_bounds(space, &key, &value) {
+            self.seen.restore_bounds(bounds);
+        }
         self.definitions.insert((space, key), value);
+    }
+
+    /// The ids of messages that were stored.
+    #[must_use]
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// The same, to take them from a checkpoint.
+    pub(super) fn seen_mut(&mut self) -> &mut Seen {
+        &mut self.seen
     }
 
     /// One destination.
@@ -324,7 +350,7 @@ impl Index {
     #[must_use]
     pub fn memory(&self) -> usize {
         let owed: usize = self.destinations.values().map(Destination::memory).sum();
-        owed + self.ledger.memory()
+        owed + self.ledger.memory() + self.seen.memory()
     }
 
     /// Destinations defined.
@@ -341,6 +367,16 @@ impl Index {
 
     /// What changed since this was asked last.
     pub fn take_changed(&mut self) -> Changed {
-        std::mem::take(&mut self.changed)
+        let seen = self.seen.take_changed();
+        Changed {
+            seen,
+            ..std::mem::take(&mut self.changed)
+        }
     }
+}
+
+/// The bounds that a definition sets; those that are removed or cannot be read stay as they are.
+fn duplicate_bounds(space: u8, key: &[u8], value: &[u8]) -> Option<DuplicateBounds> {
+    let is_theirs = space == SPACE_DUPLICATES && key == DUPLICATE_BOUNDS;
+    DuplicateBounds::decode(value).filter(|_| is_theirs)
 }

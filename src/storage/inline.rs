@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use crate::proto::ids::{DestId, Lsn};
 
 use super::api::{
-    Batch, DestinationFacts, GatePolicy, Job, LogFacts, LogStore, Seek, StoreFacts, Unit,
+    Batch, DestinationFacts, DuplicateId, GatePolicy, Job, LogFacts, LogStore, Seek, StoreFacts,
+    Unit,
 };
 use super::backend::Home;
 use super::core::{Core, HomeView, Request};
@@ -124,6 +125,10 @@ impl<H: Home> LogStore for InlineStore<H> {
 
     fn destinations(&self) -> Vec<DestinationFacts> {
         self.shared.state().index.facts()
+    }
+
+    fn seen(&self, ids: &[DuplicateId], now_ms: u64) -> Vec<bool> {
+        self.shared.state().seen(ids, now_ms)
     }
 
     fn facts(&self) -> StoreFacts {

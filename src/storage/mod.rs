@@ -31,6 +31,7 @@ mod relief;
 mod room;
 pub mod runs;
 mod seek;
+pub mod seen;
 mod shape;
 mod shared;
 pub mod snapshot;

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::proto::duplicate::DuplicateId;
 use crate::proto::ids::{Lsn, StoreId};
 use crate::proto::log::EpochStart;
 use crate::proto::record::LogRecord;
@@ -121,6 +122,12 @@ impl State {
         let waiting = waiting.filter(|chunk| chunk.last > after);
         let waiting: u64 = waiting.map(|chunk| chunk.bytes).sum();
         waiting.saturating_add(self.index.ledger.bytes_after(after))
+    }
+
+    /// See `LogStore::seen`.
+    pub(crate) fn seen(&self, ids: &[DuplicateId], now_ms: u64) -> Vec<bool> {
+        let seen = self.index.seen();
+        ids.iter().map(|id| seen.knows(id, now_ms)).collect()
     }
 
     pub(crate) fn log_facts(&self) -> LogFacts {

@@ -106,6 +106,58 @@ fn what_is_submitted_is_cut_durable_committed_in_this_order_and_found_again() {
     }
 }
 
+/// Two transactions may both send to a queue that neither knows to be defined.
+#[test]
+fn a_destination_that_is_defined_again_keeps_what_it_owes() {
+    let (_a, _b, media) = media();
+    for medium in media {
+        let rig = Rig::open(&medium);
+        rig.serve(1);
+        rig.store.submit(vec![
+            unit(1, vec![define(1), put(&[1], "a")]),
+            unit(2, vec![define(1), put(&[1], "b")]),
+        ]);
+        rig.flush();
+        let owed = [(3, Bytes::from("a")), (5, Bytes::from("b"))];
+        assert_eq!(rig.owed(1), owed);
+        rig.store.close();
+        drop(rig);
+        let rig = Rig::open(&medium);
+        rig.store.set_gate(GatePolicy::Alone);
+        assert_eq!(rig.owed(1), owed);
+        assert_eq!(rig.store.destinations().len(), 1);
+    }
+}
+
+#[test]
+fn a_unit_over_the_bounds_of_a_batch_is_one_batch_all_the_same() {
+    let rig = Rig::open(&memory(1));
+    rig.serve(1);
+    rig.store.submit(vec![unit(1, vec![define(1)])]);
+    rig.flush();
+    rig.probe.take();
+    let body = Bytes::from(vec![b'x'; 800]);
+    let puts = (0..10_000).map(|_| put(&[1], body.clone())).collect();
+    rig.store.submit(vec![
+        unit(2, vec![put(&[1], "before")]),
+        unit(3, puts),
+        unit(4, vec![put(&[1], "after")]),
+    ]);
+    rig.flush();
+    let events = rig.probe.take();
+    let cuts: Vec<(Lsn, Lsn)> = events
+        .iter()
+        .filter_map(|event| match event {
+            StoreEvent::Cut(batch) => Some((batch.first, batch.last)),
+            _ => None,
+        })
+        .collect();
+    let whole = cuts
+        .iter()
+        .any(|(first, last)| *first <= Lsn(4) && Lsn(10_003) <= *last);
+    assert!(whole, "it is torn: {cuts:?}");
+}
+
 #[test]
 fn nothing_is_committed_before_the_peer_holds_it() {
     let rig = Rig::open(&memory(1));

@@ -3,7 +3,8 @@
 //!
 //! By command: `TWINMQ_KILLS=500 TWINMQ_SEED=1 cargo test --test cluster -- --nocapture schedule`
 //! `TWINMQ_CRASH_POINTS=500 cargo test --test cluster -- --nocapture crash_points`,
-//! and `TWINMQ_OUTAGES=20 cargo test --test cluster -- --nocapture outage`.
+//! `TWINMQ_OUTAGES=20 cargo test --test cluster -- --nocapture outage`,
+//! and `TWINMQ_SOAK_MINUTES=20 cargo test --test cluster -- --nocapture soak`.
 #![expect(
     clippy::print_stderr,
     reason = "logs of failed servers, seeds and measured outages are for whoever runs the tests"
@@ -12,10 +13,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin_queues;
 mod commands;
 mod crash_points;
 mod disk;
 mod disk_errors;
+mod duplicates;
 mod explain;
 mod failover;
 mod fence;
@@ -35,7 +38,10 @@ mod resync;
 mod schedule;
 mod shared;
 mod shared_disk;
+mod soak;
 mod starts;
+mod stomp_session;
+mod topics;
 mod transactions;
 mod troubleshooting;
 mod two_hosts;

@@ -18,8 +18,8 @@ use twinmq::actors::store_sink::CommittedSink;
 use twinmq::machines::ha::ExitCause;
 use twinmq::proto::ids::{DestId, Epoch, Lsn};
 use twinmq::storage::api::{
-    Batch, Committed, DestinationFacts, Entry, Fetched, GatePolicy, Job, LogFacts, LogStore, Seek,
-    SharedStore, StoreFacts, Unit,
+    Batch, Committed, DestinationFacts, DuplicateId, Entry, Fetched, GatePolicy, Job, LogFacts,
+    LogStore, Seek, SharedStore, StoreFacts, Unit,
 };
 use twinmq::time::Clock;
 
@@ -312,6 +312,10 @@ impl LogStore for AskingStore {
 
     fn destinations(&self) -> Vec<DestinationFacts> {
         self.store().destinations()
+    }
+
+    fn seen(&self, ids: &[DuplicateId], now_ms: u64) -> Vec<bool> {
+        self.store().seen(ids, now_ms)
     }
 
     fn facts(&self) -> StoreFacts {

@@ -49,6 +49,11 @@ impl Homes {
         }
     }
 
+    /// The client is still connected to this server. One that has gone gives it nothing more.
+    pub(crate) fn has(&self, client: usize, life: Life) -> bool {
+        open(&self.at)[client].is_some_and(|(home, _)| home == life)
+    }
+
     /// The connection ends.
     pub(crate) fn leave(&self, client: usize, life: Life) {
         let at = &mut open(&self.at)[client];

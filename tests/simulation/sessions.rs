@@ -111,6 +111,8 @@ impl Session {
                 SessionEvent::Refused { .. } | SessionEvent::Closing { .. } => return None,
                 SessionEvent::Attached { .. }
                 | SessionEvent::Delivered { .. }
+                | SessionEvent::NotAttached { .. }
+                | SessionEvent::Browsed { .. }
                 | SessionEvent::Submitted { .. } => {}
             }
         }
@@ -196,7 +198,7 @@ async fn turns_of_producer(session: &mut Session, producer: usize) {
             flow,
             ..
         } = &session.setting;
-        if idle && !homes.heard(producer, *life) {
+        if idle && !homes.heard(producer, *life) || !homes.has(producer, *life) {
             return;
         }
         if session.inbox.ordered() == Order::Run && flow.load(Ordering::Relaxed) {

@@ -7,6 +7,8 @@ use crate::machines::policy::DestinationPolicy;
 use crate::proto::pattern::NamePattern;
 use crate::storage::api::{LogStore, StoreEvent, StoreSink};
 
+mod topics;
+
 /// Keeps what the store tells until the test passes it on.
 #[derive(Default)]
 struct Told(Mutex<Vec<StoreEvent>>);
@@ -17,14 +19,14 @@ impl StoreSink for Told {
     }
 }
 
-struct World {
+pub(super) struct World {
     told: Arc<Told>,
-    store: Arc<FakeStore>,
-    directory: Rc<Directory>,
+    pub(super) store: Arc<FakeStore>,
+    pub(super) directory: Rc<Directory>,
 }
 
 impl World {
-    fn new(config: DirectoryConfig) -> Self {
+    pub(super) fn new(config: DirectoryConfig) -> Self {
         let told = Arc::new(Told::default());
         let store = FakeStore::new(Arc::clone(&told) as Arc<dyn StoreSink>);
         let shared = Arc::clone(&store) as SharedStore;
@@ -37,18 +39,18 @@ impl World {
     }
 
     /// Serves, with default limits.
-    fn serving() -> Self {
+    pub(super) fn serving() -> Self {
         let world = Self::new(DirectoryConfig::default());
         world.directory.activate();
         world
     }
 
-    fn port(&self, name: &str) -> Port<DestinationInput> {
+    pub(super) fn port(&self, name: &str) -> Port<DestinationInput> {
         self.directory.resolve(&queue(name)).unwrap()
     }
 
     /// Passes on what the store told, and lets the destinations work, until nothing is left.
-    async fn settle_down(&self) {
+    pub(super) async fn settle_down(&self) {
         loop {
             while self.directory.backlog() > 0 {
                 tokio::task::yield_now().await;
@@ -80,7 +82,7 @@ impl World {
         self.directory.command(port, vec![publish]);
     }
 
-    fn attach(&self, port: &Port<DestinationInput>, session: SessionKey) {
+    pub(super) fn attach(&self, port: &Port<DestinationInput>, session: SessionKey) {
         let consumer = ConsumerKey { session, number: 1 };
         let prefetch = 100;
         self.directory.command(
@@ -98,7 +100,7 @@ fn queue(name: &str) -> DestinationName {
     DestinationName::new(DestinationKind::Queue, name).unwrap()
 }
 
-fn deliveries(inbox: &Inbox) -> Vec<(u64, bool)> {
+pub(super) fn deliveries(inbox: &Inbox) -> Vec<(u64, bool)> {
     let mut all = Vec::new();
     while let Some(SessionEvent::Delivered { deliveries, .. }) = inbox.take_delivery(usize::MAX) {
         all.extend(deliveries.iter().map(|d| (d.lsn.0, d.redelivered)));
@@ -168,7 +170,7 @@ fn what_cannot_be_used_is_refused_with_its_reason() {
         assert_eq!(refused(&queue("a")), Unavailable::NotServing);
         world.directory.activate();
         let topic = DestinationName::new(DestinationKind::Topic, "news").unwrap();
-        assert_eq!(refused(&topic), Unavailable::Topic);
+        assert_eq!(refused(&topic), Unavailable::Gone);
         world.port("a");
         assert_eq!(refused(&queue("b")), Unavailable::TooMany(1));
         assert!(world.directory.resolve(&queue("a")).is_ok());

@@ -10,13 +10,17 @@ use crate::machines::delivery::{
     DestinationCommand, SessionEvent, Settlement, Share, TransactionKey,
 };
 use crate::machines::destination::DestinationInput;
+use crate::machines::subscriptions::Publisher;
 use crate::machines::transaction::{TransactionEffect, TransactionInput, TransactionPut};
-use crate::proto::destination::DestinationName;
+use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::DestId;
+use crate::storage::api::Scope;
 
 /// What a session's COMMIT asks for.
 #[derive(Debug)]
 pub struct TransactionOperations {
+    /// Of the connection.
+    pub client_id: Option<String>,
     /// In the order of the sends.
     pub sends: Vec<(DestinationName, Bytes)>,
     /// What is settled where.
@@ -57,9 +61,25 @@ impl Directory {
         transaction: TransactionKey,
         operations: TransactionOperations,
     ) -> Result<TransactionInput, Unavailable> {
+        let mut demands_both = false;
         let puts = operations.sends.into_iter().map(|(name, message)| {
-            let targets = self.targets(&name)?;
-            Ok(TransactionPut { targets, message })
+            let publisher = Publisher {
+                session: transaction.session,
+                client_id: operations.client_id.as_deref(),
+            };
+            let targets = self.targets(&name, publisher, &message)?;
+            if !targets.is_empty() {
+                demands_both |= self.check_copies(&name)?;
+            }
+            let scope = match (name.kind(), targets.first()) {
+                (DestinationKind::Topic, _) | (_, None) => Scope::topic(name.name()),
+                (_, Some(dest)) => Scope::queue(*dest),
+            };
+            Ok(TransactionPut {
+                scope,
+                targets,
+                message,
+            })
         });
         let puts = puts.collect::<Result<_, _>>()?;
         let settlements = operations.settlements.into_iter();
@@ -67,17 +87,46 @@ impl Directory {
             let (dest, _) = self.locate(&name)?;
             Ok((dest, settlement))
         });
+        let settlements = settlements.collect::<Result<_, _>>()?;
+        if demands_both {
+            self.demand_both(transaction.session, transaction.request);
+        }
         Ok(TransactionInput::Commit {
             transaction,
             puts,
-            settlements: settlements.collect::<Result<_, _>>()?,
+            settlements,
         })
     }
 
     /// The destinations that will owe a message that is sent to this name.
-    fn targets(self: &Rc<Self>, name: &DestinationName) -> Result<Vec<DestId>, Unavailable> {
-        let (dest, _) = self.locate(name)?;
-        Ok(vec![dest])
+    fn targets(
+        self: &Rc<Self>,
+        name: &DestinationName,
+        publisher: Publisher<'_>,
+        message: &[u8],
+    ) -> Result<Vec<DestId>, Unavailable> {
+        match name.kind() {
+            DestinationKind::Topic => {
+                let mut term = self.term.borrow_mut();
+                let term = term.as_mut().ok_or(Unavailable::NotServing)?;
+                let targets = term.topic_targets(publisher, name, message);
+                for dest in &targets {
+                    // Each is asked for its share.
+                    self.wake(term, *dest).ok_or(Unavailable::Gone)?;
+                }
+                Ok(targets)
+            }
+            DestinationKind::TemporaryQueue => match self.locate(name) {
+                Ok((dest, _)) => Ok(vec![dest]),
+                // As without a transaction: nobody waits for the answer any more.
+                Err(Unavailable::Gone) => Ok(Vec::new()),
+                Err(error) => Err(error),
+            },
+            DestinationKind::Queue | DestinationKind::Subscription => {
+                let (dest, _) = self.locate(name)?;
+                Ok(vec![dest])
+            }
+        }
     }
 
     fn transact(&self, input: TransactionInput) {
@@ -98,7 +147,7 @@ impl Directory {
                     transaction,
                     submitted,
                 } => self.finish(dest, transaction, submitted),
-                TransactionEffect::Submit(unit) => self.store.submit(vec![unit]),
+                TransactionEffect::Submit(unit) => self.submit(vec![unit]),
                 TransactionEffect::Answer { session, event } => self.tell(session, event),
             }
         }

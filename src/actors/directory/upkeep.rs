@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Directory, Presence, definition};
+use super::{Directory, KIND_QUEUE, Presence, definition};
 use crate::actors::post::post;
 use crate::machines::destination::{DeadLetterQueue, DestinationInput};
 use crate::machines::policy::Policies;
@@ -39,7 +39,7 @@ impl Directory {
                     Some(id) => *id,
                     None => self.define(term, &name).map_err(|error| error.to_string())?,
                 };
-                let definition = definition(&name);
+                let definition = definition(KIND_QUEUE, &name);
                 Ok(DeadLetterQueue { id, definition })
             })
             .inspect_err(|error| {

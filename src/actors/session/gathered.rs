@@ -4,10 +4,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::actors::directory::{Directory, Unavailable};
+use crate::actors::directory::{Directory, TopicSend, Unavailable};
 use crate::actors::post::Port;
 use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionKey};
 use crate::machines::destination::DestinationInput;
+use crate::machines::subscriptions::Publisher;
 use crate::proto::destination::DestinationName;
 
 /// Destinations gathered before their commands are posted: they are looked for one by one.
@@ -24,6 +25,8 @@ struct Batch {
 pub(super) struct Gathered {
     directory: Rc<Directory>,
     batches: Vec<Batch>,
+    /// Messages to topics, in order.
+    to_topics: Vec<TopicSend>,
 }
 
 impl Gathered {
@@ -31,7 +34,13 @@ impl Gathered {
         Self {
             directory,
             batches: Vec::new(),
+            to_topics: Vec::new(),
         }
+    }
+
+    /// Adds a message to a topic.
+    pub(super) fn publish_to_topic(&mut self, send: TopicSend) {
+        self.to_topics.push(send);
     }
 
     /// Adds a message; those for one destination that follow each other are one command.
@@ -45,9 +54,7 @@ impl Gathered {
         request: RequestNumber,
         message: Bytes,
     ) -> Result<(), Unavailable> {
-        if self.directory.check_copies(name)? {
-            self.directory.demand_both(session, request);
-        }
+        let demands_both = self.directory.check_copies(name)?;
         let commands = self.commands(name)?;
         if let Some(DestinationCommand::Publish { messages, .. }) = commands.last_mut() {
             messages.push((request, message));
@@ -56,6 +63,9 @@ impl Gathered {
                 session,
                 messages: vec![(request, message)],
             });
+        }
+        if demands_both {
+            self.directory.demand_both(session, request);
         }
         Ok(())
     }
@@ -73,8 +83,16 @@ impl Gathered {
         Ok(())
     }
 
-    /// One post for each destination.
-    pub(super) fn post(&mut self) {
+    /// One post for each destination; what goes to topics is the publisher's.
+    pub(super) fn post(&mut self, publisher: Publisher<'_>) {
+        if !self.to_topics.is_empty() {
+            let sends = std::mem::take(&mut self.to_topics);
+            self.directory.publish_to_topics(publisher, sends);
+        }
+        self.post_batches();
+    }
+
+    fn post_batches(&mut self) {
         for batch in self.batches.drain(..) {
             self.directory.command(&batch.port, batch.commands);
         }
@@ -89,7 +107,7 @@ impl Gathered {
             None => {
                 let port = self.directory.resolve(name)?;
                 if self.batches.len() >= BATCHES_MAX {
-                    self.post();
+                    self.post_batches();
                 }
                 self.batches.push(Batch {
                     name: name.clone(),

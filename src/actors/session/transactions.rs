@@ -11,7 +11,7 @@ use crate::proto::ids::Lsn;
 impl Session {
     /// Hands a whole transaction over, after everything that the session wanted before.
     pub(super) fn commit(&mut self, request: RequestNumber, operations: Operations) {
-        self.gathered.post();
+        self.post_gathered();
         let transaction = TransactionKey {
             session: self.key,
             request,
@@ -34,6 +34,7 @@ impl Session {
             ));
         }
         let operations = TransactionOperations {
+            client_id: self.machine.client_id().map(ToOwned::to_owned),
             sends: operations.sends,
             settlements,
         };

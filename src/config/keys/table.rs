@@ -485,6 +485,32 @@ const LIMITS: Section = Section {
             "",
         )
         .on_reload(),
+        key(
+            "limits.duplicate_ids",
+            count(0, 1_000_000),
+            "20000",
+            "Ids of sent messages (_AMQ_DUPL_ID) that are known for one destination: a message that is \
+             sent again with an id that is known is not stored again. 0: ids are not looked at.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.duplicate_ids_total",
+            count(1, 10_000_000),
+            "1000000",
+            "The same for all destinations together; beyond it the oldest is forgotten. Each takes about \
+             85 bytes of memory.",
+            "",
+        )
+        .on_reload(),
+        key(
+            "limits.duplicate_window_ms",
+            ms(1, 604_800_000),
+            "3600000",
+            "How long an id is known, by the clock of the server that stored the message.",
+            "",
+        )
+        .on_reload(),
     ],
 };
 

@@ -202,6 +202,11 @@ impl Backlog {
         self.recent_after = self.recent_after.max(self.cursor);
     }
 
+    /// This one is in the store alone, if it is owed at all.
+    pub(super) fn is_in_store(&self, lsn: Lsn) -> bool {
+        lsn > self.cursor && lsn <= self.recent_after
+    }
+
     /// Moves what follows the window without a gap into it.
     pub(super) fn pull(&mut self) {
         while self.recent.front().is_some_and(|lsn| lsn <= self.cursor) {

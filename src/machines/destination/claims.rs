@@ -142,9 +142,12 @@ impl Claims {
     }
 }
 
+/// Bits of a tag that are a destination's: the upper two say that others ask.
+const TAG_BITS: u32 = 30;
+
 /// A number that fits a question's tag; unambiguous among the few that are open.
 fn tag(number: u64) -> u32 {
-    u32::try_from(number & u64::from(u32::MAX)).unwrap_or(u32::MAX)
+    u32::try_from(number % (1 << TAG_BITS)).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -168,6 +171,13 @@ mod tests {
             claims.settled(1);
             let taken: Vec<u64> = (1..=6).filter(|lsn| claims.is_taken(Lsn(*lsn))).collect();
             assert_eq!(taken, (settled + 1..=6).collect::<Vec<u64>>());
+        }
+    }
+
+    #[test]
+    fn tags_leave_the_upper_two_bits_to_others() {
+        for number in [0, (1 << 30) - 1, 1 << 30, (1 << 31) + 7, u64::MAX] {
+            assert_eq!(tag(number) >> TAG_BITS, 0, "{number}");
         }
     }
 

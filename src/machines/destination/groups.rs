@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::machines::delivery::ConsumerKey;
+use crate::proto::ids::Lsn;
 use crate::storage::api::Entry;
 
 /// How many buckets there are.
@@ -73,6 +74,21 @@ impl Groups {
         let entry = entry?;
         self.take_off(&entry);
         Some((owner, entry))
+    }
+
+    /// Takes a message out, if it waits here.
+    pub(super) fn remove(&mut self, lsn: Lsn) -> Option<Entry> {
+        let (owner, at) = self.aside.iter().find_map(|(owner, waiting)| {
+            let at = waiting.iter().position(|entry| entry.lsn == lsn)?;
+            Some((*owner, at))
+        })?;
+        let waiting = self.aside.get_mut(&owner)?;
+        let entry = waiting.remove(at)?;
+        if waiting.is_empty() {
+            self.aside.remove(&owner);
+        }
+        self.take_off(&entry);
+        Some(entry)
     }
 
     /// A consumer is gone: its buckets are free. Gives what waited for it.

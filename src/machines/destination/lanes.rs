@@ -252,6 +252,12 @@ impl Lanes {
         state.backlog.remove(lsn)
     }
 
+    /// This one is in the store alone, if it is owed at all.
+    pub(super) fn is_in_store(&self, lane: Lane, lsn: Lsn) -> bool {
+        let mut all = self.all.iter().filter(|state| state.lane == lane);
+        all.any(|state| state.backlog.is_in_store(lsn))
+    }
+
     /// Takes out the volatile messages that expire at or before `now_ms`, of all lanes, and tells
     /// when the next one does.
     pub(super) fn expire_volatile(&mut self, now_ms: u64, expired: &mut Vec<Entry>) -> Option<u64> {

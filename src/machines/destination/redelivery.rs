@@ -70,6 +70,17 @@ impl Redelivery {
         Some(entry)
     }
 
+    /// Takes a message out, if it waits here, also if it is dead.
+    pub(super) fn remove(&mut self, lsn: Lsn) -> Option<Entry> {
+        if let Some(at) = self.dead.iter().position(|(entry, _)| entry.lsn == lsn) {
+            return Some(self.dead.remove(at).0);
+        }
+        let place = *self.waiting.keys().find(|(_, waits)| *waits == lsn)?;
+        let entry = self.waiting.remove(&place)?;
+        self.bytes = self.bytes.saturating_sub(entry.message.len());
+        Some(entry)
+    }
+
     /// Bytes of what waits for its redelivery.
     pub(super) fn kept_bytes(&self) -> usize {
         self.bytes

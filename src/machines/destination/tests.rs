@@ -6,6 +6,7 @@ use crate::proto::message::{Envelope, Message, MessageWriter, Properties};
 use crate::storage::api::{LaneFacts, Seek};
 
 mod property;
+mod removals;
 mod subjects;
 mod transactions;
 
@@ -153,6 +154,7 @@ fn show(effect: &DestinationEffect) -> String {
             }
             Err(reason) => format!("refused {reason}"),
         },
+        DestinationEffect::Removed { request, taken } => format!("removed {} {taken:?}", request.0),
     }
 }
 
@@ -191,6 +193,7 @@ fn show_record(record: &Draft) -> String {
             let counts = counts.iter().map(|(lsn, count)| format!("{lsn}:{count}"));
             format!("failed({})", counts.collect::<Vec<_>>().join(","))
         }
+        Draft::Seen { .. } => "seen".to_owned(),
         Draft::Kv { space, key, value } => {
             assert_eq!(*space, SPACE_DESTINATION);
             assert!(key[..] == [0, 0, 0, 7] || key[..] == [0, 0, 0, 99]);

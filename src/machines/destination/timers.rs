@@ -159,6 +159,11 @@ impl Timers {
             .or_else(|| self.marking.remove(&lsn))
     }
 
+    /// This one is in the store alone, if it is owed at all.
+    pub(super) fn is_in_store(&self, lsn: Lsn, due_ms: u64) -> bool {
+        (due_ms, lsn) > self.cursor
+    }
+
     /// These are marked: they may go.
     pub(super) fn marked(&mut self, lsns: &[Lsn]) {
         for lsn in lsns {

@@ -238,6 +238,13 @@ pub enum DestinationEffect {
         /// What this destination adds to its unit, or why there cannot be one.
         answer: Result<Share, String>,
     },
+    /// Tell the operator what was taken out.
+    Removed {
+        /// Which batch.
+        request: RequestNumber,
+        /// In LSN order, or why nothing was.
+        taken: Result<Vec<Lsn>, String>,
+    },
 }
 
 /// Figures for `status`.

@@ -86,6 +86,10 @@ impl StompSession {
                 | SessionEffect::Attach { .. }
                 | SessionEffect::Detach { .. }
                 | SessionEffect::Retire { .. }
+                | SessionEffect::Subscribe { .. }
+                | SessionEffect::Forget { .. }
+                | SessionEffect::MakeTemporary { .. }
+                | SessionEffect::Browse { .. }
                 | SessionEffect::Commit { .. }
                 | SessionEffect::Close => None,
             })

@@ -5,11 +5,13 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 
 use super::ends::Problem;
-use super::publish::{decimal, is_brokers, queue};
+use super::publish::{decimal, is_brokers};
 use super::requests::Receipt;
 use super::subscriptions::{AckMode, Subscription, message_head};
+use super::topics::{any_destination, is_browser};
 use super::{Phase, SessionEffect, StompSession, write_receipt};
 use crate::machines::delivery::{ConsumerTraits, Delivery};
+use crate::proto::destination::DestinationKind;
 use crate::proto::message::{Message, MessageError, PRIORITY_DEFAULT};
 use crate::proto::stomp::encode::put_decimal;
 use crate::proto::stomp::{ClientFrame, FrameWriter, Version};
@@ -23,13 +25,15 @@ impl StompSession {
         let header = |name: &'static str| frame.headers.raw_value(name.as_bytes());
         let spelling =
             header("destination").ok_or_else(|| Problem::missing("SUBSCRIBE", "destination"))?;
-        let destination = queue(&frame.headers.unescape(spelling))?;
+        let spelling = frame.headers.unescape(spelling);
+        let destination = any_destination(&spelling, &self.temporaries)?;
         let id = header("id");
         if id.is_none() && self.version > Version::V1_0 {
             return Err(Problem::missing("SUBSCRIBE", "id"));
         }
         self.check_free(id, destination.spelling())?;
-        if header("selector").is_some() {
+        let plain = destination.kind() != DestinationKind::Topic && !is_browser(frame);
+        if header("selector").is_some() && plain {
             return Err(Problem::new(
                 "selectors are not available yet in this version",
                 "subscribe without the selector header",
@@ -44,6 +48,12 @@ impl StompSession {
                 )
             })?,
         };
+        if is_browser(frame) && ack != AckMode::Auto {
+            return Err(Problem::new(
+                "the ack header is wrong",
+                "a browser gets copies, of which nothing is acknowledged; subscribe with ack:auto",
+            ));
+        }
         let prefetch = self.prefetch(frame)?;
         let traits = traits(frame)?;
         let number = self.subscriptions.next_number().ok_or_else(|| {
@@ -52,23 +62,33 @@ impl StompSession {
                 "this connection has used up its subscription numbers; connect again",
             )
         })?;
+        let attach = self
+            .special_consumer(frame, &destination, number, prefetch, effects)?
+            .unwrap_or_else(|| SessionEffect::Attach {
+                destination: destination.clone(),
+                consumer: number,
+                prefetch,
+                traits,
+            });
+        let topic = if let SessionEffect::Subscribe { subscription, .. } = &attach {
+            Some(subscription.identity.clone())
+        } else {
+            None
+        };
+        let shown = topic.is_none().then_some(&*spelling);
         self.subscriptions.push(Subscription {
             number,
             id: id.map(Box::from),
-            head: message_head(self.version, id, &destination),
-            destination: destination.clone(),
+            head: message_head(self.version, id, shown),
+            destination,
             ack,
+            topic,
             unsettled: VecDeque::new(),
             deliveries: 0,
             attaching: true,
             receipt: header("receipt").map(Receipt::new),
         });
-        effects.push(SessionEffect::Attach {
-            destination,
-            consumer: number,
-            prefetch,
-            traits,
-        });
+        effects.push(attach);
         Ok(())
     }
 
@@ -137,6 +157,9 @@ impl StompSession {
             (None, _) => return Err(Problem::missing("UNSUBSCRIBE", "id")),
         };
         let Some(subscription) = subscription else {
+            if self.forget(frame, None, effects)? {
+                return Ok(());
+            }
             return Err(Problem::new(
                 "unknown subscription",
                 "UNSUBSCRIBE names no subscription of this connection",
@@ -161,10 +184,39 @@ impl StompSession {
         if let Some(receipt) = subscription.receipt {
             self.subscriptions.awaited.push((consumer, receipt));
         }
-        if let Some(receipt) = frame.headers.raw_value(b"receipt") {
+        if !self.forget(frame, subscription.topic, effects)?
+            && let Some(receipt) = frame.headers.raw_value(b"receipt")
+        {
             write_receipt(out, self.version, receipt);
         }
         Ok(())
+    }
+
+    /// A consumer that could not be: its SUBSCRIBE is answered with an ERROR.
+    pub(super) fn not_attached(
+        &mut self,
+        consumer: u32,
+        reason: String,
+        out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
+    ) {
+        let subscription = self
+            .subscriptions
+            .take(|subscription| subscription.number == consumer);
+        let receipt = subscription.and_then(|subscription| subscription.receipt);
+        let problem = Problem::new("the subscription was refused", reason);
+        self.fail(&problem, receipt.as_ref().map(Receipt::raw), out, effects);
+    }
+
+    /// A browser has seen everything.
+    pub(super) fn browsed(&mut self, consumer: u32, out: &mut BytesMut) {
+        if let Some(subscription) = self.subscriptions.by_number(consumer) {
+            out.extend_from_slice(&subscription.head);
+            out.extend_from_slice(b"end\n");
+            let mut frame = FrameWriter::resume(out, self.version);
+            frame.raw_header("browser", b"end");
+            frame.body(b"");
+        }
     }
 
     pub(super) fn attached(&mut self, consumer: u32, out: &mut BytesMut) {
@@ -251,6 +303,11 @@ fn write_message(
         out.extend_from_slice(b"\n");
     }
     let mut frame = FrameWriter::resume(out, version);
+    if subscription.topic.is_some() {
+        let to = message.properties().to;
+        let to = to.unwrap_or_else(|| subscription.destination.spelling());
+        frame.header("destination", to.as_bytes());
+    }
     if delivery.redelivered {
         frame.raw_header("redelivered", b"true");
     }

@@ -6,8 +6,9 @@ use bytes::BytesMut;
 
 use super::ends::Problem;
 use super::requests::Receipt;
+use super::topics::{Temporaries, send_destination};
 use super::{SessionEffect, StompSession};
-use crate::proto::destination::{DestinationKind, DestinationName};
+use crate::proto::destination::DestinationName;
 use crate::proto::message::{Envelope, MessageWriter, PRIORITY_DEFAULT, Properties};
 use crate::proto::stomp::frame::RawHeader;
 use crate::proto::stomp::{ClientFrame, Headers};
@@ -24,12 +25,16 @@ pub(super) struct RecentDestinations {
 }
 
 impl RecentDestinations {
-    fn find(&mut self, spelling: &[u8]) -> Result<DestinationName, Problem> {
+    fn find(
+        &mut self,
+        spelling: &[u8],
+        temporaries: &Temporaries,
+    ) -> Result<DestinationName, Problem> {
         let known = |name: &&DestinationName| name.spelling().as_bytes() == spelling;
         if let Some(name) = self.names.iter().find(known) {
             return Ok(name.clone());
         }
-        let name = queue(spelling)?;
+        let name = send_destination(spelling, temporaries)?;
         if self.names.len() < RECENT {
             self.names.push(name.clone());
         } else {
@@ -37,24 +42,6 @@ impl RecentDestinations {
             self.oldest = (self.oldest + 1) % RECENT;
         }
         Ok(name)
-    }
-}
-
-/// A destination that this version serves.
-pub(super) fn queue(spelling: &[u8]) -> Result<DestinationName, Problem> {
-    let name = DestinationName::parse_bytes(spelling).map_err(|error| {
-        let shown = String::from_utf8_lossy(spelling);
-        Problem::new(
-            "the destination is not valid",
-            format!("{error}; it was {shown:?}"),
-        )
-    })?;
-    match name.kind() {
-        DestinationKind::Queue => Ok(name),
-        DestinationKind::Topic => Err(Problem::new(
-            "topics are not available yet in this version",
-            format!("{name} is a topic; use a queue, /queue/NAME"),
-        )),
     }
 }
 
@@ -136,6 +123,7 @@ pub(super) fn is_brokers(name: &[u8]) -> bool {
             | b"receipt"
             | b"receipt-id"
             | b"transaction"
+            | b"browser"
     )
 }
 
@@ -151,9 +139,20 @@ impl StompSession {
             .destination
             .ok_or_else(|| Problem::missing("SEND", "destination"))?;
         let spelling = frame.headers.unescape(spelling);
-        let destination = self.destinations.find(&spelling)?;
-        let login = self.login.as_deref();
-        let message = encode(frame, &headers, &destination, login, self.wall_ms)?;
+        let destination = self.destinations.find(&spelling, &self.temporaries)?;
+        let reply_to = match headers.reply_to.map(|raw| text(&frame.headers, raw)) {
+            None => None,
+            Some(spelling) => Some(match self.reply_to(&spelling, effects)? {
+                Some(name) => Cow::Owned(name.spelling().to_owned()),
+                None => spelling,
+            }),
+        };
+        let sender = Sender {
+            destination: &destination,
+            reply_to: reply_to.as_deref(),
+            user: self.login.as_deref(),
+        };
+        let message = encode(frame, &headers, sender, self.wall_ms)?;
         if let Some(id) = headers.transaction {
             let limits = self.config.transactions;
             self.transactions.send(id, destination, message, limits)?;
@@ -170,17 +169,23 @@ impl StompSession {
     }
 }
 
+/// What a message says besides what its frame does.
+struct Sender<'a> {
+    destination: &'a DestinationName,
+    /// As others spell it.
+    reply_to: Option<&'a str>,
+    user: Option<&'a str>,
+}
+
 fn encode(
     frame: &ClientFrame,
     headers: &SendHeaders<'_>,
-    destination: &DestinationName,
-    user: Option<&str>,
+    sender: Sender<'_>,
     wall_ms: u64,
 ) -> Result<bytes::Bytes, Problem> {
     let plain = |raw| text(&frame.headers, raw);
     let group = headers.group.map(plain);
     let duplicate_id = headers.duplicate_id.map(plain);
-    let reply_to = headers.reply_to.map(plain);
     let correlation_id = headers.correlation_id.map(plain);
     let content_type = headers.content_type.map(plain);
     let envelope = Envelope {
@@ -209,11 +214,11 @@ fn encode(
         due_ms: due(headers, wall_ms)?,
         group: group.as_deref(),
         duplicate_id: duplicate_id.as_deref(),
-        user,
+        user: sender.user,
     };
     let properties = Properties {
-        to: Some(destination.spelling()),
-        reply_to: reply_to.as_deref(),
+        to: Some(sender.destination.spelling()),
+        reply_to: sender.reply_to,
         correlation_id: correlation_id.as_deref(),
         content_type: content_type.as_deref(),
     };

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use super::requests::Receipt;
+use crate::machines::subscriptions::Identity;
 use crate::proto::destination::DestinationName;
 use crate::proto::ids::Lsn;
 use crate::proto::stomp::{FrameWriter, ServerCommand, Version};
@@ -42,6 +43,8 @@ pub(super) struct Subscription {
     pub(super) id: Option<Box<[u8]>>,
     pub(super) destination: DestinationName,
     pub(super) ack: AckMode,
+    /// Of a topic: each message says which, and this is how the subscription is found again.
+    pub(super) topic: Option<Identity>,
     /// The first lines of each of its MESSAGE frames, up to the LSN of the message-id.
     pub(super) head: Bytes,
     /// Sent, in the order of sending. Auto: not yet known to have reached the socket; others: not
@@ -110,18 +113,21 @@ impl Settled {
     }
 }
 
-/// The lines of a MESSAGE that are the same for all messages of a subscription.
+/// The lines of a MESSAGE that are the same for all messages of a subscription. Without a destination
+/// where each message has its own.
 pub(super) fn message_head(
     version: Version,
     id: Option<&[u8]>,
-    destination: &DestinationName,
+    destination: Option<&[u8]>,
 ) -> Bytes {
     let mut head = BytesMut::new();
     let mut frame = FrameWriter::new(&mut head, version, ServerCommand::Message);
     if let Some(id) = id {
         frame.raw_header("subscription", id);
     }
-    frame.header("destination", destination.spelling().as_bytes());
+    if let Some(destination) = destination {
+        frame.header("destination", destination);
+    }
     head.extend_from_slice(b"message-id:");
     head.extend_from_slice(MESSAGE_ID_PREFIX.as_bytes());
     head.freeze()

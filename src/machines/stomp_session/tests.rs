@@ -5,4 +5,5 @@ mod model;
 mod publish;
 mod support;
 mod table;
+mod topics;
 mod transactions;

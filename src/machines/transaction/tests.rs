@@ -13,6 +13,7 @@ const B: DestId = DestId(2);
 
 fn put(dest: DestId, body: &'static str) -> TransactionPut {
     TransactionPut {
+        scope: Scope::queue(dest),
         targets: vec![dest],
         message: Bytes::from_static(body.as_bytes()),
     }
@@ -52,6 +53,7 @@ fn show_record(record: &Draft) -> String {
         Draft::Kv { key, .. } => format!("define {}", key[3]),
         Draft::DeliveredEach { dest, lsns } => format!("mark {} in {}", lsns.len(), dest.0),
         Draft::Failed { dest, counts } => format!("{} failed in {}", counts.len(), dest.0),
+        Draft::Seen { .. } => "seen".to_owned(),
     }
 }
 

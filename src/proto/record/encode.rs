@@ -8,7 +8,7 @@ use crate::proto::log::Batch;
 
 use super::{
     ACK, CHUNK_BYTES, CHUNK_HEADER, CRC_AT, DELIVERED, DELIVERED_EACH, EPOCH, FAILED, KV, MAGIC,
-    PUT, Record, VERSION, checksum,
+    PUT, Record, SEEN, VERSION, checksum,
 };
 
 pub(crate) fn put_varint(to: &mut Vec<u8>, mut value: u64) {
@@ -128,6 +128,12 @@ impl BatchWriter {
                     put_varint(head, u64::from(dest.0));
                     put_counts(head, counts);
                     (FAILED, &[])
+                }
+                Record::Seen { id, at_ms } => {
+                    put_varint(head, id.scope.0);
+                    put_varint(head, at_ms);
+                    head.extend_from_slice(&id.key);
+                    (SEEN, &[])
                 }
             }
         };

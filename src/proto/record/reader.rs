@@ -1,9 +1,10 @@
 //! Numbers from bytes that may say anything.
 
+use crate::proto::duplicate::{DuplicateId, Scope};
 use crate::proto::ids::Lsn;
 use crate::proto::lane::Lane;
 
-use super::DecodeError;
+use super::{DecodeError, LogRecord};
 
 /// Reads numbers from bytes that may say anything.
 pub(crate) struct Reader<'a> {
@@ -56,6 +57,15 @@ impl Reader<'_> {
             lsns.push(lsn);
         }
         Ok(lsns)
+    }
+
+    pub(super) fn seen(&mut self) -> Result<LogRecord, DecodeError> {
+        let scope = Scope(self.varint()?);
+        let at_ms = self.varint()?;
+        let mut key = [0; 16];
+        key.copy_from_slice(self.take(16)?);
+        let id = DuplicateId { scope, key };
+        Ok(LogRecord::Seen { id, at_ms })
     }
 
     pub(super) fn lane(&mut self) -> Result<Lane, DecodeError> {

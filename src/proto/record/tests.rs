@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::proto::duplicate::Scope;
 use crate::proto::log::Batch;
 
 fn record() -> impl Strategy<Value = LogRecord> {
@@ -57,6 +58,13 @@ fn record() -> impl Strategy<Value = LogRecord> {
             value
         }),
         any::<u64>().prop_map(|epoch| LogRecord::Epoch(Epoch(epoch))),
+        any::<(u64, [u8; 16], u64)>().prop_map(|(scope, key, at_ms)| LogRecord::Seen {
+            id: DuplicateId {
+                scope: Scope(scope),
+                key
+            },
+            at_ms
+        }),
     ]
 }
 
@@ -82,6 +90,10 @@ fn borrow(record: &LogRecord) -> Record<'_> {
             value,
         },
         LogRecord::Epoch(epoch) => Record::Epoch(*epoch),
+        LogRecord::Seen { id, at_ms } => Record::Seen {
+            id: *id,
+            at_ms: *at_ms,
+        },
     }
 }
 

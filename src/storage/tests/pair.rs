@@ -272,3 +272,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_unit_without_records_is_answered_when_all_before_it_is_committed_on_both() {
+    let rig = Rig::open(&memory(1));
+    rig.serve(1);
+    rig.store.set_gate(GatePolicy::WithPeer);
+    rig.store.peer_holds(rig.end());
+    let message = bytes::Bytes::from_static(b"first");
+    rig.store
+        .submit(vec![unit(1, vec![define(1), put(&[1], message)])]);
+    rig.pump();
+    rig.store.submit(vec![unit(2, Vec::new())]);
+    rig.flush();
+    let told = |rig: &Rig| -> Vec<u64> {
+        let events = rig.probe.take().into_iter();
+        let committed = events.filter_map(|event| match event {
+            StoreEvent::Committed(committed) => Some(committed.tickets),
+            _ => None,
+        });
+        committed.flatten().map(|ticket| ticket.0).collect()
+    };
+    assert_eq!(told(&rig), Vec::<u64>::new(), "the peer has nothing of it");
+    rig.store.peer_holds(rig.end());
+    assert_eq!(told(&rig), [1, 2]);
+    // Nothing is before it that waits.
+    rig.store.submit(vec![unit(3, Vec::new())]);
+    rig.flush();
+    assert_eq!(told(&rig), [3]);
+}

@@ -8,7 +8,7 @@ use crate::proto::message::{Envelope, MessageWriter, Properties};
 use crate::storage::api::*;
 use crate::storage::check::{check, check_view};
 
-use super::reference::Reference;
+use super::reference::{IDS, Reference, an_id, some_ids};
 use super::resync::full_copy;
 use super::rig::*;
 
@@ -28,6 +28,9 @@ enum Op {
     },
     Delivered(u32, u8),
     Other(u8, bool),
+    /// A message with an id, at a time.
+    Send(usize, u64),
+    Bounds(DuplicateBounds),
     /// Records of nobody, so that what follows is in another run.
     Skip(usize),
     Pump(usize),
@@ -94,6 +97,10 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(dest, picks, what)| Op::Pick { dest, picks, what }),
         2 => (dest(), 0u8..11).prop_map(|(dest, lane)| Op::Delivered(dest, lane)),
         1 => (0u8..4, any::<bool>()).prop_map(|(key, on)| Op::Other(key, on)),
+        8 => (0..IDS, 0u64..500).prop_map(|(id, at_ms)| Op::Send(id, at_ms)),
+        1 => (0u64..6, 1u64..12, 1u64..500).prop_map(|(per_scope, all, window_ms)| {
+            Op::Bounds(DuplicateBounds { per_scope, all, window_ms })
+        }),
         1 => (500usize..4500).prop_map(Op::Skip),
         6 => (1usize..4).prop_map(Op::Pump),
         3 => Just(Op::Flush),
@@ -179,6 +186,9 @@ impl Run {
         let rig = self.rig();
         assert_eq!(rig.end().0, self.reference.log.len() as u64);
         assert_eq!(rig.store.committed(), rig.end());
+        for (now, known) in self.reference.seen() {
+            assert_eq!(rig.store.seen(&some_ids(), now), known, "at {now}");
+        }
         let expected = self.reference.owed();
         let found = rig.store.destinations();
         let ids: Vec<u32> = found.iter().map(|facts| facts.id.0).collect();
@@ -242,6 +252,16 @@ impl Run {
                 key: Bytes::from(vec![key]),
                 value: Bytes::from(vec![1; usize::from(on)]),
             }]),
+            Op::Send(id, at_ms) => {
+                let id = an_id(id);
+                let message = Bytes::from_static(b"sent");
+                self.submit(vec![Draft::Seen { id, at_ms }, put(&[1], message)]);
+            }
+            Op::Bounds(bounds) => self.submit(vec![Draft::Kv {
+                space: SPACE_DUPLICATES,
+                key: Bytes::from_static(DUPLICATE_BOUNDS),
+                value: Bytes::copy_from_slice(&bounds.encode()),
+            }]),
             Op::Skip(count) => self.submit(vec![ack(99, &[]); count]),
             Op::Pump(steps) => {
                 for _ in 0..steps {
@@ -262,6 +282,9 @@ impl Run {
         let copy = Rig::open(&memory(9));
         full_copy(self.rig(), &copy);
         self.note();
+        for (now, known) in self.reference.seen() {
+            assert_eq!(copy.store.seen(&some_ids(), now), known, "at {now}");
+        }
         let expected = self.reference.owed();
         for facts in copy.store.destinations() {
             expected[&facts.id.0].compare(&copy, &facts);

@@ -168,6 +168,21 @@ fn sought(rig: &Rig, id: DestId, seek: impl Fn(Lsn) -> Seek) -> Vec<Entry> {
     }
 }
 
+const SCOPES: [Scope; 3] = [Scope(1), Scope(2), Scope(1 << 63)];
+
+/// The id of a number, which is of one of three destinations.
+pub(super) fn an_id(number: usize) -> DuplicateId {
+    DuplicateId::new(SCOPES[number % 3], &number.to_string())
+}
+
+/// All that are used.
+pub(super) fn some_ids() -> Vec<DuplicateId> {
+    (0..IDS).map(an_id).collect()
+}
+
+/// How many these are.
+pub(super) const IDS: usize = 40;
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Reference {
@@ -190,6 +205,47 @@ impl Reference {
         );
         self.log.truncate(usize::try_from(end).unwrap());
         self.unit_ends.retain(|unit| *unit <= end);
+    }
+
+    /// Which of some ids are known at some times.
+    pub(super) fn seen(&self) -> Vec<(u64, Vec<bool>)> {
+        let mut bounds = DuplicateBounds::default();
+        let mut kept: Vec<(DuplicateId, u64)> = Vec::new();
+        for record in self.log.iter().flatten() {
+            let now = match record {
+                Draft::Kv { space, value, .. } if *space == SPACE_DUPLICATES => {
+                    bounds = DuplicateBounds::decode(value).unwrap();
+                    0
+                }
+                Draft::Seen { id, at_ms } => {
+                    kept.push((*id, *at_ms));
+                    *at_ms
+                }
+                _ => continue,
+            };
+            for scope in SCOPES {
+                let of = |(id, _): &(DuplicateId, u64)| id.scope == scope;
+                let mut over = (kept.iter().filter(|one| of(one)).count() as u64)
+                    .saturating_sub(bounds.per_scope);
+                kept.retain(|one| {
+                    let goes = of(one) && over > 0;
+                    over -= u64::from(goes);
+                    !goes
+                });
+            }
+            while kept.first().is_some_and(|(_, at)| {
+                at + bounds.window_ms <= now || kept.len() as u64 > bounds.all
+            }) {
+                kept.remove(0);
+            }
+        }
+        let known = |id: &DuplicateId, now| {
+            let newest = kept.iter().rev().find(|(own, _)| own == id);
+            newest.is_some_and(|(_, at)| at + bounds.window_ms > now)
+        };
+        let ids = some_ids();
+        let at = |now| (now, ids.iter().map(|id| known(id, now)).collect());
+        [0, 100, 400].map(at).to_vec()
     }
 
     pub(super) fn owed(&self) -> BTreeMap<u32, Owing> {
@@ -253,6 +309,6 @@ fn apply(owed: &mut BTreeMap<u32, Owing>, lsn: u64, record: &Draft) {
                 }
             }
         }
-        Draft::Kv { .. } => {}
+        Draft::Kv { .. } | Draft::Seen { .. } => {}
     }
 }

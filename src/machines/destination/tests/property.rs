@@ -436,7 +436,7 @@ impl World {
                             }
                         }
                     }
-                    Draft::Kv { .. } => {}
+                    Draft::Kv { .. } | Draft::Seen { .. } => {}
                 }
             }
         }
@@ -638,6 +638,7 @@ impl World {
                     deliveries,
                 } => self.delivered(consumer, deliveries),
                 DestinationEffect::Prepared { answer, .. } => self.share = Some(answer),
+                DestinationEffect::Removed { .. } => {}
                 DestinationEffect::Answer { event, .. } => {
                     if let SessionEvent::Committed { requests } = event {
                         self.kept_in_memory += requests.len() as u64;

@@ -52,8 +52,8 @@ fn every_bad_subscribe_says_what_is_wrong() {
         ("destination:/queue/b\n", "a header is missing"),
         ("id:0\ndestination:b\n", "the destination is not valid"),
         (
-            "id:0\ndestination:/topic/b\n",
-            "topics are not available yet in this version",
+            "id:0\ndestination:/topic/b.>.c\n",
+            "the destination is not valid",
         ),
         ("id:s\ndestination:/queue/b\n", "the subscription exists"),
         (

@@ -244,7 +244,12 @@ impl World {
                     self.open.push((request.0, self.asked.take()));
                 }
             }
-            SessionEffect::Commit { .. } | SessionEffect::Retire { .. } => {
+            SessionEffect::Commit { .. }
+            | SessionEffect::Retire { .. }
+            | SessionEffect::Subscribe { .. }
+            | SessionEffect::Forget { .. }
+            | SessionEffect::MakeTemporary { .. }
+            | SessionEffect::Browse { .. } => {
                 panic!("this client has no transactions")
             }
             SessionEffect::Close => {

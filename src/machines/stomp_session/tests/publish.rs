@@ -200,9 +200,11 @@ fn every_bad_send_says_what_is_wrong() {
         ("destination:a\n", "the destination is not valid"),
         ("destination:/queue/\n", "the destination is not valid"),
         ("destination:/queue/\\n\n", "the destination is not valid"),
+        ("destination:/topic/a.*\n", "the destination is not valid"),
+        ("destination:/temp-queue/\n", "the destination is not valid"),
         (
-            "destination:/topic/a\n",
-            "topics are not available yet in this version",
+            "destination:/queue/a\nreply-to:/temp-queue/\n",
+            "the destination is not valid",
         ),
         (
             "destination:/queue/a\ntransaction:t\n",

@@ -26,7 +26,7 @@ use crate::proto::destination::DestinationName;
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::message::Message;
 use crate::proto::stomp::{Decoder, Limits, ServerCommand};
-use crate::storage::api::{Change, Draft, Entry, Fetched, Seek, Unit};
+use crate::storage::api::{Change, Draft, Entry, Fetched, Scope, Seek, Unit};
 use crate::time::Moment;
 
 const QUEUES: usize = 2;
@@ -493,6 +493,10 @@ impl World {
                     request,
                     operations,
                 } => self.give_commit(who, request, operations),
+                SessionEffect::Subscribe { .. }
+                | SessionEffect::Forget { .. }
+                | SessionEffect::MakeTemporary { .. }
+                | SessionEffect::Browse { .. } => panic!("nobody asked for it"),
                 SessionEffect::Close => {}
             }
         }
@@ -517,9 +521,13 @@ impl World {
             settlements.push((destination(client.consumers[&number]), settlement));
         }
         let sends = operations.sends.into_iter();
-        let puts = sends.map(|(name, message)| TransactionPut {
-            targets: vec![destination(queue_named(&name))],
-            message,
+        let puts = sends.map(|(name, message)| {
+            let dest = destination(queue_named(&name));
+            TransactionPut {
+                scope: Scope::queue(dest),
+                targets: vec![dest],
+                message,
+            }
         });
         let input = TransactionInput::Commit {
             transaction,
@@ -618,6 +626,7 @@ impl World {
                     dest: destination(queue),
                     answer,
                 }),
+                DestinationEffect::Removed { .. } => panic!("no operator works here"),
             }
         }
     }
@@ -670,7 +679,7 @@ impl World {
             for record in unit.records {
                 self.end = self.end.next();
                 let lsn = self.end;
-                match record {
+                match record.clone() {
                     Draft::Put { targets, message } => {
                         let queue = queue_of(targets[0]);
                         assert!(self.defined[queue], "a PUT before its definition");
@@ -692,7 +701,7 @@ impl World {
                     }
                     Draft::Kv { key, .. } => self.defined[usize::from(key[3]) - 1] = true,
                     // Nothing that this model knows changes by them.
-                    Draft::DeliveredEach { .. } | Draft::Failed { .. } => {}
+                    Draft::DeliveredEach { .. } | Draft::Failed { .. } | Draft::Seen { .. } => {}
                 }
             }
             if let Some((session, request)) = request_of(unit.ticket) {

@@ -1,0 +1,309 @@
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::actors::directory::tests::World;
+use crate::machines::delivery::{ConsumerKey, ConsumerTraits, SessionKey};
+use crate::machines::selector::{Dialect, Selector};
+use crate::proto::message::{Envelope, MessageWriter, Properties};
+use crate::storage::api::{Entry, LogStore};
+
+fn message(n: u32, headers: &[(&str, &str)]) -> Bytes {
+    let mut writer = MessageWriter::new(&Envelope::default(), &Properties::default(), 64);
+    writer.header("n", &n.to_string());
+    for (name, value) in headers {
+        writer.header(name, value);
+    }
+    writer.finish(b"body").unwrap()
+}
+
+/// What was answered.
+struct Answer<T>(Arc<Mutex<Option<Result<T, AdministrationError>>>>);
+
+impl<T: Send + 'static> Answer<T> {
+    fn new() -> (Reply<T>, Self) {
+        let slot = Arc::new(Mutex::new(None));
+        let kept = Arc::clone(&slot);
+        (
+            Box::new(move |answer| *slot.lock().unwrap() = Some(answer)),
+            Self(kept),
+        )
+    }
+
+    #[track_caller]
+    fn get(&self) -> Result<T, AdministrationError> {
+        self.0.lock().unwrap().take().expect("an answer")
+    }
+}
+
+impl World {
+    fn fill(&self, queue: &str, from: u32, messages: Vec<Bytes>) {
+        let port = self.port(queue);
+        let number = |at: usize| RequestNumber(from + u32::try_from(at).unwrap());
+        let messages = messages.into_iter().enumerate();
+        let messages = messages
+            .map(|(at, message)| (number(at), message))
+            .collect();
+        let session = SessionKey(77);
+        let publish = DestinationCommand::Publish { session, messages };
+        self.directory.command(&port, vec![publish]);
+    }
+
+    async fn filled(queue: &str, count: u32) -> Self {
+        let world = Self::serving();
+        world.fill(queue, 1, (0..count).map(|n| message(n, &[])).collect());
+        world.settle_down().await;
+        world
+    }
+
+    async fn sweep(&self, order: SweepOrder) -> Result<SweepProgress, AdministrationError> {
+        let (reply, answer) = Answer::new();
+        self.directory
+            .administer(Administration::Sweep(order, reply));
+        self.settle_down().await;
+        answer.get()
+    }
+
+    fn depth(&self, name: &str) -> u64 {
+        let all = self.directory.describe();
+        let found = all.iter().find(|it| it.name == name);
+        found.map_or(0, |it| it.report.figures.depth)
+    }
+
+    /// What the store owes here, by the header `n`.
+    async fn contents(&self, name: &str) -> Vec<String> {
+        let (reply, answer) = Answer::new();
+        let query = BrowseQuery {
+            name: name.to_owned(),
+            after: Lsn::ZERO,
+            limit: 256,
+        };
+        self.directory
+            .administer(Administration::Browse(query, reply));
+        self.settle_down().await;
+        let number = |entry: &Entry| {
+            let read = crate::proto::message::Message::read(&entry.message).unwrap();
+            let (_, number) = read.headers().next().unwrap();
+            number.to_owned()
+        };
+        answer.get().unwrap().entries.iter().map(number).collect()
+    }
+
+    async fn delete(&self, name: &str, messages: u64) -> Result<(), AdministrationError> {
+        let (reply, answer) = Answer::new();
+        let asked = Administration::Delete(name.to_owned(), messages, reply);
+        self.directory.administer(asked);
+        self.settle_down().await;
+        answer.get()
+    }
+}
+
+fn order(name: &str, wish: SweepWish) -> SweepOrder {
+    SweepOrder {
+        name: name.to_owned(),
+        wish,
+        selector: None,
+        count: u64::MAX,
+        after: Lsn::ZERO,
+        until: None,
+    }
+}
+
+fn test(run: impl Future<Output = ()>) {
+    crate::actors::testkit::local(run);
+}
+
+#[test]
+fn a_move_keeps_order_and_makes_the_queue_that_it_moves_to() {
+    test(async {
+        let world = World::filled("a", 5).await;
+        let moved = world
+            .sweep(order("/queue/a", SweepWish::Move("/queue/b".to_owned())))
+            .await
+            .unwrap();
+        assert_eq!((moved.report.done, moved.report.complete), (5, true));
+        assert_eq!(world.contents("/queue/b").await, ["0", "1", "2", "3", "4"]);
+        assert_eq!((world.depth("/queue/a"), world.depth("/queue/b")), (0, 5));
+        assert_eq!(world.store.owed(), 5);
+        // The next term knows it too.
+        assert_eq!(world.store.destinations().len(), 2);
+    });
+}
+
+#[test]
+fn what_a_consumer_holds_stays_and_what_it_does_not_hold_never_reaches_it() {
+    test(async {
+        let world = World::filled("a", 5).await;
+        let (session, inbox) = world.directory.open_session();
+        let consumer = ConsumerKey { session, number: 1 };
+        let attach = DestinationCommand::Attach {
+            consumer,
+            prefetch: 2,
+            traits: ConsumerTraits::default(),
+        };
+        world.directory.command(&world.port("a"), vec![attach]);
+        world.settle_down().await;
+        let purged = world.sweep(order("/queue/a", SweepWish::Purge)).await;
+        let report = purged.unwrap().report;
+        assert_eq!((report.done, report.held), (3, 2));
+        assert_eq!(world.depth("/queue/a"), 2);
+        let lsns = super::super::tests::deliveries(&inbox);
+        assert_eq!(lsns.len(), 2);
+        let settle = DestinationCommand::Settle {
+            consumer,
+            lsns: lsns.iter().map(|(lsn, _)| Lsn(*lsn)).collect(),
+            outcome: crate::machines::delivery::Outcome::Accepted,
+            request: RequestNumber(0),
+        };
+        world.directory.command(&world.port("a"), vec![settle]);
+        world.settle_down().await;
+        assert!(super::super::tests::deliveries(&inbox).is_empty());
+        assert_eq!((world.depth("/queue/a"), world.store.owed()), (0, 0));
+    });
+}
+
+#[test]
+fn a_selector_and_a_count_pick_the_first_that_fit() {
+    test(async {
+        let world = World::filled("a", 6).await;
+        let selector = Selector::parse("n >= 2", Dialect::TextIsNumeric).unwrap();
+        let wanted = SweepOrder {
+            selector: Some(selector),
+            count: 3,
+            ..order("/queue/a", SweepWish::Purge)
+        };
+        let purged = world.sweep(wanted).await.unwrap();
+        assert_eq!(purged.report.done, 3);
+        assert_eq!(world.contents("/queue/a").await, ["0", "1", "5"]);
+    });
+}
+
+#[test]
+fn a_batch_waits_for_its_commit_and_a_term_that_ends_answers_nobody() {
+    test(async {
+        let world = World::filled("a", 3).await;
+        world.store.hold(true);
+        let (reply, answer) = Answer::new();
+        let wanted = order("/queue/a", SweepWish::Move("/queue/b".to_owned()));
+        world
+            .directory
+            .administer(Administration::Sweep(wanted.clone(), reply));
+        world.settle_down().await;
+        assert!(answer.0.lock().unwrap().is_none(), "nothing is committed");
+        let again = world.sweep(wanted).await.unwrap_err();
+        assert!(again.to_string().contains("already"), "{again}");
+        world.directory.deactivate("the test");
+        assert!(answer.0.lock().unwrap().is_none());
+        world.store.hold(false);
+        world.directory.activate();
+        world.settle_down().await;
+        assert_eq!((world.depth("/queue/a"), world.depth("/queue/b")), (0, 3));
+    });
+}
+
+#[test]
+fn dead_messages_go_back_to_where_they_came_from() {
+    test(async {
+        let world = World::serving();
+        let dead = |n, origin| message(n, &[("TMQ_ORIGINAL_DESTINATION", origin)]);
+        let messages = vec![
+            dead(0, "/queue/a"),
+            dead(1, "/queue/b"),
+            message(2, &[]),
+            dead(3, "/subscription/app/gone"),
+            dead(4, "/queue/a"),
+        ];
+        world.fill("dead", 1, messages);
+        world.settle_down().await;
+        let report = world.sweep(order("/queue/dead", SweepWish::Retry)).await;
+        let report = report.unwrap().report;
+        assert_eq!((report.done, report.homeless, report.held), (3, 2, 0));
+        assert_eq!(world.contents("/queue/a").await, ["0", "4"]);
+        assert_eq!(world.contents("/queue/b").await, ["1"]);
+        assert_eq!(world.contents("/queue/dead").await, ["2", "3"]);
+    });
+}
+
+#[test]
+fn a_store_that_is_almost_full_takes_no_moves_but_purges() {
+    test(async {
+        let world = World::filled("a", 3).await;
+        world.store.refuse_sends(true);
+        world.directory.look_at_store();
+        let moved = world.sweep(order("/queue/a", SweepWish::Move("/queue/b".to_owned())));
+        let refused = moved.await.unwrap_err();
+        assert!(refused.to_string().contains("almost full"), "{refused}");
+        assert_eq!(world.contents("/queue/a").await.len(), 3);
+        let purged = world.sweep(order("/queue/a", SweepWish::Purge)).await;
+        assert_eq!(purged.unwrap().report.done, 3);
+    });
+}
+
+#[test]
+fn a_queue_goes_only_empty_or_with_as_many_messages_as_were_named() {
+    test(async {
+        let world = World::filled("a", 3).await;
+        let refused = world.delete("/queue/a", 2).await.unwrap_err();
+        assert!(refused.to_string().contains("3 messages"), "{refused}");
+        let (session, _inbox) = world.directory.open_session();
+        world.attach(&world.port("a"), session);
+        world.settle_down().await;
+        let refused = world.delete("/queue/a", 3).await.unwrap_err();
+        assert!(refused.to_string().contains("consumers"), "{refused}");
+        let consumer = ConsumerKey { session, number: 1 };
+        let detach = DestinationCommand::Detach { consumer };
+        world.directory.command(&world.port("a"), vec![detach]);
+        world.settle_down().await;
+        world.delete("/queue/a", 3).await.unwrap();
+        assert_eq!(world.store.destinations().len(), 0);
+        let unknown = world.delete("/queue/a", 3).await.unwrap_err();
+        assert!(matches!(unknown, AdministrationError::Unknown(_)));
+        world.fill("a", 9, vec![message(9, &[])]);
+        world.settle_down().await;
+        assert_eq!(world.contents("/queue/a").await, ["9"]);
+    });
+}
+
+#[test]
+fn destinations_are_listed_in_pages_by_name() {
+    test(async {
+        let world = World::serving();
+        for name in ["c", "a", "b", "x.1", "x.2"] {
+            world.port(name);
+        }
+        let page = |pattern: Option<&str>, after: Option<&str>| {
+            let (reply, answer) = Answer::new();
+            let query = DestinationQuery {
+                pattern: pattern.map(str::to_owned),
+                after: after.map(str::to_owned),
+                limit: 2,
+                kind: None,
+            };
+            world
+                .directory
+                .administer(Administration::List(query, reply));
+            let page = answer.get().unwrap();
+            let names: Vec<String> = page.destinations.into_iter().map(|it| it.name).collect();
+            (names, page.total, page.more)
+        };
+        let names = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            page(None, None),
+            (names(&["/queue/a", "/queue/b"]), 5, true)
+        );
+        let next = page(None, Some("/queue/b"));
+        assert_eq!(next, (names(&["/queue/c", "/queue/x.1"]), 5, true));
+        assert_eq!(
+            page(Some("x.*"), None),
+            (names(&["/queue/x.1", "/queue/x.2"]), 2, false)
+        );
+    });
+}
+
+#[test]
+fn nothing_is_done_by_a_server_that_does_not_serve() {
+    test(async {
+        let world = World::new(super::super::DirectoryConfig::default());
+        let refused = world.sweep(order("/queue/a", SweepWish::Purge)).await;
+        assert_eq!(refused.unwrap_err(), AdministrationError::NotServing);
+    });
+}

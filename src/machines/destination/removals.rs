@@ -1,0 +1,76 @@
+//! What an operator takes out: purged, moved, or sent back to where it came from. Only messages that
+//! nobody holds, each with its acknowledgement in one unit with its PUT elsewhere, so that it is in one
+//! place at any time.
+//!
+//! What was taken is claimed: it is passed over in answers of the store that may be older than it.
+
+use std::collections::HashSet;
+
+use super::{DestinationEffect, DestinationMachine, REFUSED, ticket};
+use crate::machines::delivery::{OPERATOR, Removal, RequestNumber};
+use crate::proto::ids::Lsn;
+use crate::storage::api::Draft;
+
+impl DestinationMachine {
+    /// Takes out what nobody holds.
+    pub(super) fn remove(
+        &mut self,
+        request: RequestNumber,
+        removals: Vec<Removal>,
+        definitions: Vec<Draft>,
+        effects: &mut Vec<DestinationEffect>,
+    ) {
+        let needs_room = removals.iter().any(|removal| !removal.records.is_empty());
+        if needs_room && self.sends_refused {
+            let taken = Err(REFUSED.to_owned());
+            effects.push(DestinationEffect::Removed { request, taken });
+            return;
+        }
+        // What this step did before has its place in the log before it.
+        self.coalesce();
+        let acknowledged = self.claims.acknowledged();
+        let mut records = definitions;
+        let mut taken = Vec::new();
+        for removal in removals {
+            if self.take_out(&removal, &acknowledged) {
+                taken.push(removal.lsn);
+                records.extend(removal.records);
+            }
+        }
+        if !taken.is_empty() {
+            records.extend(self.ack_records(taken.clone()));
+            self.submit(ticket(OPERATOR, request), records);
+        }
+        if !self.units.is_empty() {
+            effects.push(DestinationEffect::Submit(std::mem::take(&mut self.units)));
+        }
+        let taken = Ok(taken);
+        effects.push(DestinationEffect::Removed { request, taken });
+    }
+
+    /// Whether it was to be had.
+    fn take_out(&mut self, removal: &Removal, acknowledged: &HashSet<Lsn>) -> bool {
+        let lsn = removal.lsn;
+        if acknowledged.contains(&lsn) || self.consumers.holds(lsn) || self.holds.contains(lsn) {
+            return false;
+        }
+        let (known, is_in_store) = match removal.times.due_ms {
+            Some(due) => (
+                self.timers.remove(lsn, due),
+                self.timers.is_in_store(lsn, due),
+            ),
+            None => (
+                self.lanes.remove(removal.times.lane, lsn),
+                self.lanes.is_in_store(removal.times.lane, lsn),
+            ),
+        };
+        let known = known
+            .or_else(|| self.groups.remove(lsn))
+            .or_else(|| self.redelivery.remove(lsn));
+        if known.is_none() && (!is_in_store || self.claims.is_taken(lsn)) {
+            return false;
+        }
+        self.claims.take(lsn);
+        true
+    }
+}

@@ -1,0 +1,338 @@
+"""Several kinds of load at once for the soak, each an activity of a few lines on connections of its own.
+
+stomp.py is used as it comes; every connection follows the host list for ever, in a new connection object
+each time (see docs/clients.md). What an activity sends has a number of its own, and what arrives is told
+with it; the Rust side keeps the ledger. Commands come on standard input: `stop` (producers end; what is
+there is still received), `quit`. Facts go to standard output, one JSON object a line:
+
+    {"activity": "plain", "event": "confirmed", "number": 0}
+    {"activity": "plain", "event": "received", "number": 0, "message_id": "..", "redelivered": false}
+    {"activity": "plain", "event": "idle"}          its producer has ended, nothing is unknown any more
+    {"activity": "plain", "event": "error", "message": ".."}
+
+To add an activity: a function of (name, soak), and its place in ACTIVITIES.
+"""
+
+import json
+import os
+import random
+import sys
+import threading
+import time
+
+import stomp
+
+WRITING = threading.Lock()
+CONNECT_SECONDS = 2
+WINDOW = 50
+
+
+def emit(activity, event, **facts):
+    line = json.dumps({"activity": activity, "event": event, **facts}) + "\n"
+    with WRITING:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+
+class Life(stomp.ConnectionListener):
+    def __init__(self, link, hosts):
+        self.link = link
+        self.connected = threading.Event()
+        self.connection = stomp.Connection12(
+            hosts,
+            reconnect_sleep_initial=0.05,
+            reconnect_sleep_increase=0.0,
+            reconnect_attempts_max=-1,
+            timeout=CONNECT_SECONDS,
+        )
+        self.connection.set_listener("reconnecting-listener", self)
+
+    def on_connected(self, frame):
+        self.connected.set()
+
+    def on_error(self, frame):
+        message = frame.headers.get("message", "") + " " + str(frame.body)
+        emit(self.link.name, "error", message=message)
+
+    def on_receipt(self, frame):
+        if self.link.life is self:
+            self.link.on_receipt(frame.headers["receipt-id"])
+
+    def on_message(self, frame):
+        if self.link.life is self:
+            try:
+                self.link.on_message(frame)
+            except Exception:  # the connection is gone: it comes again
+                pass
+
+
+class Link:
+    """A connection for ever. `subscribe` is called on each new one."""
+
+    def __init__(self, name, soak, subscribe=lambda connection: None):
+        self.name = name
+        self.hosts = list(soak.hosts)
+        self.subscribe = subscribe
+        self.on_message = lambda frame: None
+        self.on_receipt = lambda receipt: None
+        self.on_new = lambda: None
+        self.life = None
+        self.using = threading.RLock()
+        self.alive = True
+
+    def start(self):
+        self.connect()
+        threading.Thread(target=self.stay, daemon=True).start()
+        return self
+
+    @property
+    def connection(self):
+        return self.life.connection
+
+    def connect(self):
+        while self.alive:
+            life = Life(self, self.hosts)
+            self.life = life
+            try:
+                life.connection.connect(wait=False)
+                if not life.connected.wait(CONNECT_SECONDS):
+                    raise TimeoutError("no CONNECTED")
+                self.subscribe(life.connection)
+                self.on_new()
+                return
+            except Exception:
+                self.give_up()
+                self.hosts = self.hosts[1:] + self.hosts[:1]
+                time.sleep(0.05)
+
+    def give_up(self):
+        try:
+            self.connection.transport.stop()
+            self.connection.transport.disconnect_socket()
+        except Exception:
+            pass
+
+    def stay(self):
+        while self.alive:
+            if not self.connection.is_connected():
+                with self.using:
+                    self.give_up()
+                    self.connect()
+            time.sleep(0.05)
+
+
+class Producer:
+    """Sends numbered units, each confirmed by the receipt of its number, at a pace and in a window.
+    `send(connection, number)` sends one and gives the numbers of its messages; `again`: what is unknown
+    after a new connection is sent once more."""
+
+    def __init__(self, name, soak, send, again=False):
+        self.name, self.soak, self.send, self.again = name, soak, send, again
+        self.unknown = {}
+        self.room = threading.Condition()
+        self.link = Link(name, soak)
+        self.link.on_receipt = self.confirmed
+        self.link.on_new = self.renewed
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def confirmed(self, receipt):
+        with self.room:
+            numbers = self.unknown.pop(int(receipt), [])
+            self.room.notify_all()
+        for number in numbers:
+            emit(self.name, "confirmed", number=number)
+
+    def renewed(self):
+        with self.room:
+            units = sorted(self.unknown)
+            if not self.again:
+                self.unknown.clear()
+        if self.again:
+            for unit in units:
+                self.send(self.link.connection, unit)
+
+    def run(self):
+        self.link.start()
+        unit = 0
+        while not self.soak.stopping.wait(1.0 / self.soak.rate):
+            with self.room:
+                while len(self.unknown) >= WINDOW and not self.soak.stopping.is_set():
+                    self.room.wait(0.1)
+            with self.link.using:
+                try:
+                    with self.room:
+                        self.unknown[unit] = [unit]
+                    numbers = self.send(self.link.connection, unit)
+                    with self.room:
+                        if unit in self.unknown:
+                            self.unknown[unit] = numbers
+                except Exception:  # unknown, like everything without an answer
+                    pass
+            unit += 1
+        with self.room:
+            while self.unknown:
+                self.room.wait(0.1)
+        emit(self.name, "idle")
+
+
+def received(name, frame):
+    emit(
+        name,
+        "received",
+        number=int(frame.body.split(" ", 1)[0]),
+        message_id=frame.headers["message-id"],
+        redelivered=frame.headers.get("redelivered") == "true",
+    )
+
+
+def body(number):
+    return f"{number} ".ljust(random.randint(100, 2000), ".")
+
+
+def to(queue, headers=lambda number: {}):
+    def send(connection, number):
+        connection.send(queue, body(number), receipt=str(number), headers=headers(number))
+        return [number]
+
+    return send
+
+
+def consumer(name, soak, queue, take, prefetch=20):
+    """`take(link, frame)` settles a message and tells of it."""
+
+    def subscribe(connection):
+        headers = {"prefetch-count": str(prefetch)}
+        connection.subscribe(queue, id="1", ack="client-individual", headers=headers)
+
+    link = Link(name, soak, subscribe)
+    link.on_message = lambda frame: take(link, frame)
+    threading.Thread(target=link.start, daemon=True).start()
+
+
+def accept(name):
+    def take(link, frame):
+        received(name, frame)
+        link.connection.ack(frame.headers["ack"])
+
+    return take
+
+
+# The activities
+
+
+def plain(name, soak):
+    Producer(name, soak, to("/queue/soak.plain"))
+    for _ in range(2):
+        consumer(name, soak, "/queue/soak.plain", accept(name))
+
+
+def priorities(name, soak):
+    Producer(name, soak, to("/queue/soak.priorities", lambda n: {"priority": str(n % 10)}))
+    consumer(name, soak, "/queue/soak.priorities", accept(name))
+
+
+def ids(name, soak):
+    """Everything unknown is sent again with its id: it must not arrive under two message-ids."""
+    queue = "/queue/soak.ids"
+    Producer(name, soak, to(queue, lambda n: {"_AMQ_DUPL_ID": f"soak-{n}"}), again=True)
+    consumer(name, soak, queue, accept(name))
+
+
+def refusals(name, soak):
+    """Every tenth message is refused until it comes again."""
+
+    def take(link, frame):
+        again = frame.headers.get("redelivered") == "true"
+        if not again and random.random() < 0.1:
+            link.connection.nack(frame.headers["ack"])
+        else:
+            received(name, frame)
+            link.connection.ack(frame.headers["ack"])
+
+    Producer(name, soak, to("/queue/soak.refusals"))
+    consumer(name, soak, "/queue/soak.refusals", take)
+
+
+def transactions(name, soak):
+    """Three messages to two queues in one transaction; each is taken out in a transaction of its own."""
+    queues = ["/queue/soak.left", "/queue/soak.right"]
+
+    def send(connection, unit):
+        work = f"send-{unit}"
+        numbers = [unit * 3 + index for index in range(3)]
+        connection.begin(transaction=work)
+        for number in numbers:
+            connection.send(queues[number % 2], body(number), transaction=work)
+        connection.commit(transaction=work, receipt=str(unit))
+        return numbers
+
+    def take(link, frame):
+        work = frame.headers["message-id"]
+        link.connection.begin(transaction=work)
+        link.connection.ack(frame.headers["ack"], transaction=work)
+        if random.random() < 0.05 and frame.headers.get("redelivered") != "true":
+            link.connection.abort(transaction=work)
+            link.connection.nack(frame.headers["ack"])
+            return
+        received(name, frame)
+        link.connection.commit(transaction=work)
+
+    Producer(name, soak, send)
+    for queue in queues:
+        consumer(name, soak, queue, take)
+
+
+def backlog(name, soak):
+    """A consumer that comes and goes, so that messages wait in the store."""
+    queue = "/queue/soak.backlog"
+    Producer(name, soak, to(queue))
+
+    def comings():
+        while True:
+            soak.stopping.wait(random.uniform(2, 15))
+            link = Link(name, soak, lambda c: c.subscribe(queue, id="1", ack="client-individual"))
+            link.on_message = lambda frame, link=link: accept(name)(link, frame)
+            link.start()
+            if soak.stopping.is_set():
+                return
+            soak.stopping.wait(random.uniform(1, 5))
+            if soak.stopping.is_set():
+                return
+            link.alive = False
+            link.give_up()
+
+    threading.Thread(target=comings, daemon=True).start()
+
+
+ACTIVITIES = {
+    "plain": plain,
+    "priorities": priorities,
+    "ids": ids,
+    "refusals": refusals,
+    "transactions": transactions,
+    "backlog": backlog,
+}
+
+
+class Soak:
+    def __init__(self, hosts, rate):
+        hosts = [entry.rsplit(":", 1) for entry in hosts.split(",")]
+        self.hosts = [(host, int(port)) for host, port in hosts]
+        self.rate = rate
+        self.stopping = threading.Event()
+
+
+def main():
+    soak = Soak(sys.argv[1], float(sys.argv[2]))
+    for name in sys.argv[3:] or ACTIVITIES:
+        ACTIVITIES[name](name, soak)
+    for line in sys.stdin:
+        if line.strip() == "stop":
+            soak.stopping.set()
+        elif line.strip() == "quit":
+            break
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
