@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::proto::duplicate::Scope;
 use crate::proto::log::Batch;
 
 fn record() -> impl Strategy<Value = LogRecord> {
