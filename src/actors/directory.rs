@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::actors::destination::{Destination, DestinationPorts, DestinationReport};
 use crate::actors::inbox::{Inbox, Order};
@@ -28,6 +28,8 @@ use crate::storage::api::{
 };
 use crate::time::Clock;
 
+use definition::{KIND_QUEUE, definition, queue_name};
+
 pub use administration::{
     Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
     MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
@@ -37,13 +39,11 @@ pub use transactions::TransactionOperations;
 
 mod administration;
 mod browse;
+mod definition;
 mod submit;
 mod temporary;
 mod topics;
 mod transactions;
-
-/// The kind byte of a queue's definition.
-const KIND_QUEUE: u8 = b'q';
 
 /// Validated values.
 #[derive(Clone, Copy, Debug)]
@@ -585,23 +585,6 @@ impl Presence {
             Self::Awake { report, .. } => report.get(),
         }
     }
-}
-
-/// A queue's definition as the store keeps it, temporary or not.
-fn definition(kind: u8, name: &DestinationName) -> Bytes {
-    let mut value = BytesMut::with_capacity(1 + name.name().len());
-    value.put_u8(kind);
-    value.put_slice(name.name().as_bytes());
-    value.freeze()
-}
-
-/// The name in a queue's definition.
-fn queue_name(definition: &[u8]) -> Option<DestinationName> {
-    let (kind, name) = definition.split_first()?;
-    if *kind != KIND_QUEUE {
-        return None;
-    }
-    DestinationName::new(DestinationKind::Queue, std::str::from_utf8(name).ok()?).ok()
 }
 
 #[cfg(test)]
