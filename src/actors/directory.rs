@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::actors::destination::{Destination, DestinationPorts, DestinationReport};
 use crate::actors::inbox::{Inbox, Order};
@@ -28,6 +28,8 @@ use crate::proto::ids::{DestId, Lsn};
 use crate::storage::api::{Change, Committed, Fetched, SharedStore, Ticket, Unit};
 use crate::time::Clock;
 
+use definition::{KIND_QUEUE, definition, queue_name};
+
 pub use administration::{
     Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
     MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
@@ -38,6 +40,7 @@ pub use vocabulary::{DestinationDescription, DirectoryConfig, Unavailable};
 
 mod administration;
 mod browse;
+mod definition;
 mod load;
 mod submit;
 mod temporary;
@@ -45,9 +48,6 @@ mod topics;
 mod transactions;
 mod upkeep;
 mod vocabulary;
-
-/// The kind byte of a queue's definition.
-const KIND_QUEUE: u8 = b'q';
 
 /// A destination that is known in this term.
 struct Known {
@@ -547,23 +547,6 @@ fn asleep(activation: &Activation) -> DestinationReport {
         },
         ..DestinationReport::default()
     }
-}
-
-/// A queue's definition as the store keeps it, temporary or not.
-fn definition(kind: u8, name: &DestinationName) -> Bytes {
-    let mut value = BytesMut::with_capacity(1 + name.name().len());
-    value.put_u8(kind);
-    value.put_slice(name.name().as_bytes());
-    value.freeze()
-}
-
-/// The name in a queue's definition.
-fn queue_name(definition: &[u8]) -> Option<DestinationName> {
-    let (kind, name) = definition.split_first()?;
-    if *kind != KIND_QUEUE {
-        return None;
-    }
-    DestinationName::new(DestinationKind::Queue, std::str::from_utf8(name).ok()?).ok()
 }
 
 #[cfg(test)]
