@@ -41,6 +41,8 @@ pub(crate) struct Pair {
     servers: [Option<Server>; 2],
     /// Stopped by a signal: nothing of it runs.
     paused: [bool; 2],
+    /// Was asked to stop in this life.
+    leaving: [bool; 2],
     shown: [ServerState; 2],
     starts: u64,
     /// When each server was seen to have ended by itself.
@@ -88,6 +90,7 @@ impl Pair {
             hosts,
             servers: [None, None],
             paused: [false; 2],
+            leaving: [false; 2],
             shown: [ServerState::Dead; 2],
             starts: 0,
             gone: [None, None],
@@ -109,6 +112,7 @@ impl Pair {
         self.world.net.wake(at);
         self.world.share.silence(at, false);
         self.gone[at] = None;
+        self.leaving[at] = false;
         self.servers[at] = Server::start(&self.world, &self.hosts[at], life).await;
         if self.servers[at].is_none() {
             self.world.trace.tell(format_args!("{life} cannot start"));
@@ -192,7 +196,8 @@ impl Pair {
     }
 
     /// The operator asks a server to stop.
-    pub(crate) fn ask_to_stop(&self, at: usize) {
+    pub(crate) fn ask_to_stop(&mut self, at: usize) {
+        self.leaving[at] = true;
         post(&self.server(at).wired.manager, HaMessage::Stop);
     }
 
@@ -246,7 +251,20 @@ impl Pair {
     /// One serves, the other is in step.
     pub(crate) fn in_sync(&self) -> bool {
         let states = [self.state(0), self.state(1)];
-        states.contains(&ServerState::Active) && states.contains(&ServerState::Passive)
+        let serve = |at: usize| {
+            self.servers[at]
+                .as_ref()
+                .is_some_and(|it| it.clients.serving())
+        };
+        states.contains(&ServerState::Active)
+            && states.contains(&ServerState::Passive)
+            && (serve(0) || serve(1))
+            && !self.is_leaving()
+    }
+
+    /// A server that was asked to stop has not ended yet.
+    fn is_leaving(&self) -> bool {
+        (0..2).any(|at| self.leaving[at] && self.runs(at))
     }
 
     /// The one that serves.
