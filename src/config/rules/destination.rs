@@ -45,15 +45,19 @@ impl Rules<'_> {
                 ),
             );
         }
-        let on_full_at = find(table, "on_full");
-        if on_full_at.origin != Origin::Default && max_messages.or(max_mib).is_none() {
-            self.warnings.push(ConfigWarning {
-                at: on_full_at.origin.clone(),
-                key: on_full_at.key.path.to_owned(),
-                value: on_full_at.value.to_string(),
-                message: "has no effect without max_messages or max_mib in the same table"
-                    .to_owned(),
-            });
+        for leaf in ["max_messages", "max_mib", "on_full"] {
+            let found = find(table, leaf);
+            if found.origin != Origin::Default {
+                self.warnings.push(ConfigWarning {
+                    at: found.origin.clone(),
+                    key: found.key.path.to_owned(),
+                    value: found.value.to_string(),
+                    message:
+                        "has no effect in this version: no destination has a bound of its own \
+                              yet, only the store and the disk have"
+                            .to_owned(),
+                });
+            }
         }
         DestinationTable {
             pattern: table.pattern.clone(),

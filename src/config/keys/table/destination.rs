@@ -58,7 +58,8 @@ pub(in crate::config::keys) const DESTINATION: Section = Section {
             "destination.max_messages",
             count(0, 1_000_000_000_000),
             "0",
-            "Messages that the destination holds at most. 0: no bound of its own.",
+            "Not enforced in this version. Messages that the destination holds at most. 0: no bound of its \
+             own.",
             "",
         )
         .on_reload(),
@@ -66,7 +67,8 @@ pub(in crate::config::keys) const DESTINATION: Section = Section {
             "destination.max_mib",
             mib(0, 524_288),
             "0",
-            "MiB of messages that the destination holds at most. 0: no bound of its own.",
+            "Not enforced in this version. MiB of messages that the destination holds at most. 0: no bound \
+             of its own.",
             "",
         )
         .on_reload(),
@@ -74,7 +76,7 @@ pub(in crate::config::keys) const DESTINATION: Section = Section {
             "destination.on_full",
             Kind::Choice(&["block", "reject", "drop_oldest", "dead_letter"]),
             "reject",
-            "What a send meets at either bound. block: it waits, up to limits.block_timeout_ms. reject: \
+            "Not enforced in this version. What a send meets at either bound. block: it waits, up to limits.block_timeout_ms. reject: \
              it gets an ERROR. drop_oldest: the oldest message goes for it. dead_letter: the oldest goes \
              to dead_letter.",
             "dead_letter needs dead_letter",
