@@ -102,7 +102,8 @@ fn depth(server: &Server, queue: &str) -> u64 {
 fn queues_are_looked_at_purged_moved_retried_and_deleted() {
     let scene = Scene::new(test_name!());
     let mut server = Server::standalone(scene.address, scene.path());
-    server.start_and_await();
+    server.start();
+    server.await_status("it serves", |status| status.serving);
     let hosts = server.client_address();
     fill(&hosts, "/queue/orders", 0..10, &[]);
     fill(
@@ -175,7 +176,8 @@ fn queues_are_looked_at_purged_moved_retried_and_deleted() {
 
     // It is all in the log.
     server.kill();
-    server.start_and_await();
+    server.start();
+    server.await_status("it serves", |status| status.serving);
     assert_eq!(depth(&server, "/queue/dead"), 0);
     assert_eq!(drain(&hosts, "/queue/orders"), numbers(5..10));
 }
@@ -224,7 +226,8 @@ fn kill_9_in_the_middle_of_a_move_loses_nothing_and_doubles_nothing() {
 fn a_durable_subscription_is_listed_and_deleted() {
     let scene = Scene::new(test_name!());
     let mut server = Server::standalone(scene.address, scene.path());
-    server.start_and_await();
+    server.start();
+    server.await_status("it serves", |status| status.serving);
     let options = twinmq::cli::stomp_client::StompOptions::default();
     let mut connection =
         twinmq::cli::stomp_client::Connection::open(&server.client_address(), &options)
