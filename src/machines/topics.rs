@@ -12,13 +12,12 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::proto::levels::{self, ANY_LEVEL, ANY_REST, levels, wildcard_beside_others};
+
 /// Longest name or pattern, in bytes.
 pub const TOPIC_BYTES_MAX: usize = 1024;
 /// Most levels of a name or pattern.
 pub const TOPIC_LEVELS_MAX: usize = 64;
-
-const ANY_LEVEL: &str = "*";
-const ANY_REST: &str = ">";
 
 /// Why a text is no topic's name or pattern. Places are in bytes from the text's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -89,9 +88,7 @@ impl TopicPattern {
             if level.is_empty() {
                 return Err(TopicError::EmptyLevel(at));
             }
-            if level.len() > 1
-                && let Some(wildcard) = level.find(['*', '>'])
-            {
+            if let Some(wildcard) = wildcard_beside_others(level) {
                 return Err(TopicError::WildcardInLevel(at + wildcard));
             }
             if let Some(rest_at) = rest_at {
@@ -119,17 +116,7 @@ impl TopicPattern {
     /// Whether messages to this name are asked for. For one pattern alone; [`TopicRouter`] is for many.
     #[must_use]
     pub fn matches(&self, name: TopicName<'_>) -> bool {
-        let mut names = name.0.split('.');
-        for level in self.0.split('.') {
-            match (level, names.next()) {
-                (_, None) => return false,
-                (ANY_REST, Some(_)) => return true,
-                (ANY_LEVEL, Some(_)) => {}
-                (level, Some(name)) if level == name => {}
-                (_, Some(_)) => return false,
-            }
-        }
-        names.next().is_none()
+        levels::matches(&self.0, name.0)
     }
 }
 
@@ -148,16 +135,6 @@ fn check_size(text: &str) -> Result<(), TopicError> {
         return Err(TopicError::TooManyLevels(levels));
     }
     Ok(())
-}
-
-/// Each level and the byte where it begins.
-fn levels(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let mut at = 0;
-    text.split('.').map(move |level| {
-        let start = at;
-        at += level.len() + 1;
-        (start, level)
-    })
 }
 
 /// Subscriptions by their patterns.

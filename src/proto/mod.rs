@@ -10,6 +10,7 @@ pub(crate) mod fields;
 pub mod history;
 pub mod ids;
 pub mod lane;
+pub(crate) mod levels;
 pub mod log;
 pub mod message;
 pub mod pattern;

@@ -10,9 +10,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::destination::{DestinationKind, DestinationName, NAME_BYTES_MAX};
-
-const ANY_LEVEL: &str = "*";
-const ANY_REST: &str = ">";
+use super::levels::{self, ANY_LEVEL, ANY_REST, levels, wildcard_beside_others};
 
 /// Why a text is no pattern. Places are in bytes from the start of the name, without its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -61,17 +59,13 @@ impl NamePattern {
         if let Some((at, _)) = name.char_indices().find(|(_, c)| c.is_control()) {
             return Err(PatternError::Control(at));
         }
-        let mut start = 0;
-        for level in name.split('.') {
-            if level.len() > 1
-                && let Some(wildcard) = level.find(['*', '>'])
-            {
-                return Err(PatternError::WildcardInLevel(start + wildcard));
+        for (at, level) in levels(name) {
+            if let Some(wildcard) = wildcard_beside_others(level) {
+                return Err(PatternError::WildcardInLevel(at + wildcard));
             }
-            if level == ANY_REST && start + level.len() < name.len() {
-                return Err(PatternError::RestNotLast(start));
+            if level == ANY_REST && at + level.len() < name.len() {
+                return Err(PatternError::RestNotLast(at));
             }
-            start += level.len() + 1;
         }
         Ok(Self {
             kind,
@@ -82,20 +76,8 @@ impl NamePattern {
     /// Whether a destination is meant.
     #[must_use]
     pub fn matches(&self, destination: &DestinationName) -> bool {
-        if self.kind.is_some_and(|kind| kind != destination.kind()) {
-            return false;
-        }
-        let mut levels = destination.name().split('.');
-        for wanted in self.name.split('.') {
-            match (wanted, levels.next()) {
-                (_, None) => return false,
-                (ANY_REST, Some(_)) => return true,
-                (ANY_LEVEL, Some(_)) => {}
-                (wanted, Some(level)) if wanted == level => {}
-                (_, Some(_)) => return false,
-            }
-        }
-        levels.next().is_none()
+        self.kind.is_none_or(|kind| kind == destination.kind())
+            && levels::matches(&self.name, destination.name())
     }
 
     /// The more specific one is less. Patterns are compared level by level from the left: a name comes
