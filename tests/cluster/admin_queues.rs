@@ -8,7 +8,7 @@ use twinmq::cli::admin_client::AdminClient;
 use crate::support::eventually::{SOON, eventually};
 use crate::support::pair::{Pair, Scene};
 use crate::support::server::Server;
-use crate::{connect, test_name};
+use crate::{connect, drain, test_name};
 
 fn operate(server: &Server, words: &[&str]) -> Output {
     let mut command = server.operator(words);
@@ -61,31 +61,6 @@ fn fill(hosts: &str, queue: &str, numbers: std::ops::Range<u32>, headers: &[(&st
         }
     }
     connection.close(SOON).expect("the server answers");
-}
-
-/// Takes everything that is in a queue, in order.
-fn drain(hosts: &str, queue: &str) -> Vec<String> {
-    let mut connection = connect(hosts);
-    let mut early = connection
-        .subscribe("1", queue, "auto", 1000, SOON)
-        .expect("a server that serves takes subscribers")
-        .into_iter();
-    connection.queue("SEND", &[("destination", queue)], b"the end");
-    connection.flush().expect("the server serves");
-    let mut bodies = Vec::new();
-    loop {
-        let next = match early.next() {
-            Some(frame) => Some(frame),
-            None => connection.next(SOON).expect("the server serves"),
-        };
-        let frame = next.expect("the mark arrives in time");
-        if &frame.body[..] == b"the end" {
-            break;
-        }
-        bodies.push(String::from_utf8_lossy(&frame.body).into_owned());
-    }
-    connection.close(SOON).expect("the server answers");
-    bodies
 }
 
 fn numbers(range: std::ops::Range<u32>) -> Vec<String> {

@@ -1,26 +1,22 @@
 //! Messages that are sent again with their ids: stored once, whatever happened to the server in between,
 //! for as long as the window lasts.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use serde_json::Value;
 use twinmq::cli::stomp_client::Connection;
 
 use crate::support::eventually::{SOON, eventually};
 use crate::support::pair::{Pair, Scene};
-use crate::support::python;
+use crate::support::script::Script;
 use crate::support::server::Server;
-use crate::{connect, test_name};
+use crate::{connect, drain, test_name};
 
 const QUEUE: &str = "/queue/orders";
 
-/// The producer, in a process of its own, which is killed on drop.
+/// The producer.
 struct Producer {
-    child: Child,
-    stdin: ChildStdin,
+    script: Script,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -34,38 +30,18 @@ struct Seen {
 
 impl Producer {
     fn start(hosts: &str) -> Self {
-        let script = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/clients/duplicate_driver.py"
-        );
-        let mut child = Command::new(python::interpreter())
-            .args([script, hosts, QUEUE])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the interpreter starts");
-        let stdin = child.stdin.take().expect("it was asked for");
-        let stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
         let seen = Arc::new(Mutex::new(Seen::default()));
         let entered = Arc::clone(&seen);
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let fact: Value = serde_json::from_str(&line).expect("the driver prints JSON");
-                let mut seen = entered.lock().unwrap_or_else(PoisonError::into_inner);
-                match fact["event"].as_str() {
-                    Some("receipt") => seen.receipts += 1,
-                    Some("connected") => seen.connects += 1,
-                    Some("error") => seen.errors.push(fact.to_string()),
-                    other => panic!("{other:?}"),
-                }
+        let script = Script::start("duplicate_driver.py", &[hosts, QUEUE], move |fact| {
+            let mut seen = entered.lock().unwrap_or_else(PoisonError::into_inner);
+            match fact["event"].as_str() {
+                Some("receipt") => seen.receipts += 1,
+                Some("connected") => seen.connects += 1,
+                Some("error") => seen.errors.push(fact.to_string()),
+                other => panic!("{other:?}"),
             }
         });
-        Self { child, stdin, seen }
-    }
-
-    fn say(&mut self, command: &str) {
-        writeln!(self.stdin, "{command}").expect("the driver reads its commands");
+        Self { script, seen }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -86,46 +62,9 @@ impl Producer {
     #[track_caller]
     fn again(&mut self, first: usize, end: usize) {
         let before = self.seen().receipts;
-        self.say(&format!("again {first} {end}"));
+        self.script.say(&format!("again {first} {end}"));
         self.await_receipts(before, end - first);
     }
-}
-
-impl Drop for Producer {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// Messages in the queue, taken out of it: their bodies, in order.
-fn drain(hosts: &str) -> Vec<String> {
-    let mut connection = connect(hosts);
-    let mut early = connection
-        .subscribe("1", QUEUE, "client-individual", 1000, SOON)
-        .expect("a server that serves takes subscribers")
-        .into_iter();
-    let mut bodies = Vec::new();
-    // A mark of one's own ends it: what was there before comes before.
-    connection.queue("SEND", &[("destination", QUEUE)], b"the end");
-    connection.flush().expect("the server serves");
-    loop {
-        let next = match early.next() {
-            Some(frame) => Some(frame),
-            None => connection.next(SOON).expect("the server serves"),
-        };
-        let frame = next.expect("the mark arrives in time");
-        let body = String::from_utf8_lossy(&frame.body).into_owned();
-        let ack = frame.header("ack").expect("a delivery to be acknowledged");
-        connection.queue("ACK", &[("id", &ack)], b"");
-        connection.flush().expect("the server serves");
-        if body == "the end" {
-            break;
-        }
-        bodies.push(body);
-    }
-    connection.close(SOON).expect("the server answers");
-    bodies
 }
 
 /// Messages that the server says it has not stored again: of the queue, and in all.
@@ -161,7 +100,7 @@ fn a_producer_that_sends_again_after_kill_9_is_stored_exactly_once() {
     const COUNT: usize = 3000;
     let mut pair = Pair::in_sync_with(test_name!(), &[("store.checkpoint_mib", "1")]);
     let mut producer = Producer::start(&pair.hosts());
-    producer.say(&format!("send {COUNT}"));
+    producer.script.say(&format!("send {COUNT}"));
     // Killed while it sends.
     for kill in 1..=2 {
         producer.await_receipts(0, COUNT / 4 * kill);
@@ -199,7 +138,7 @@ fn a_producer_that_sends_again_after_kill_9_is_stored_exactly_once() {
     producer.again(0, COUNT);
     assert_eq!(producer.seen().errors, Vec::<String>::new());
 
-    let mut numbers: Vec<usize> = drain(&pair.hosts())
+    let mut numbers: Vec<usize> = drain(&pair.hosts(), QUEUE)
         .iter()
         .map(|body| body.parse().expect("a number"))
         .collect();
@@ -226,7 +165,7 @@ fn beyond_the_window_an_id_is_new_again() {
     }
     connection.close(SOON).expect("the server answers");
     assert_eq!(duplicates(&server), (3, 3));
-    assert_eq!(drain(&hosts), ["a", "b", "c", "d", "a", "b"]);
+    assert_eq!(drain(&hosts, QUEUE), ["a", "b", "c", "d", "a", "b"]);
 
     // The bound is in the log: with another one, what is over it goes.
     server.kill();
@@ -236,7 +175,7 @@ fn beyond_the_window_an_id_is_new_again() {
     for id in ["b", "e", "b", "e", "b"] {
         send(&mut connection, id);
     }
-    assert_eq!(drain(&hosts), ["e", "b", "e", "b"]);
+    assert_eq!(drain(&hosts, QUEUE), ["e", "b", "e", "b"]);
 }
 
 #[test]
@@ -291,7 +230,7 @@ fn of_a_transaction_only_what_was_stored_before_is_left_out() {
         .expect("a server that serves confirms");
     connection.close(SOON).expect("the server answers");
     assert_eq!(duplicates(&server), (3, 3));
-    assert_eq!(drain(&hosts), ["a", "b", "c", "d"]);
+    assert_eq!(drain(&hosts, QUEUE), ["a", "b", "c", "d"]);
     let left = server
         .status()
         .expect("the admin port answers")

@@ -66,6 +66,36 @@ fn connect(hosts: &str) -> Connection {
         .expect("a server serves")
 }
 
+/// Takes everything that is in a queue: the bodies, in order.
+fn drain(hosts: &str, queue: &str) -> Vec<String> {
+    let mut connection = connect(hosts);
+    let mut early = connection
+        .subscribe("1", queue, "client-individual", 1000, SOON)
+        .expect("a server that serves takes subscribers")
+        .into_iter();
+    let mut bodies = Vec::new();
+    // A mark of one's own ends it: what was there before comes before.
+    connection.queue("SEND", &[("destination", queue)], b"the end");
+    connection.flush().expect("the server serves");
+    loop {
+        let next = match early.next() {
+            Some(frame) => Some(frame),
+            None => connection.next(SOON).expect("the server serves"),
+        };
+        let frame = next.expect("the mark arrives in time");
+        let body = String::from_utf8_lossy(&frame.body).into_owned();
+        let ack = frame.header("ack").expect("a delivery to be acknowledged");
+        connection.queue("ACK", &[("id", &ack)], b"");
+        connection.flush().expect("the server serves");
+        if body == "the end" {
+            break;
+        }
+        bodies.push(body);
+    }
+    connection.close(SOON).expect("the server answers");
+    bodies
+}
+
 fn driver(pair: &Pair) -> Driver {
     Driver {
         hosts: pair.hosts(),

@@ -6,8 +6,6 @@
 //! lasts seconds, with one kill.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -17,7 +15,7 @@ use serde_json::Value;
 use crate::support::chance::{Chance, number_from};
 use crate::support::eventually::{SOON, eventually, now};
 use crate::support::pair::Pair;
-use crate::support::python;
+use crate::support::script::Script;
 use crate::support::server::{Role, Server};
 use crate::test_name;
 
@@ -111,48 +109,26 @@ impl Ledger {
     }
 }
 
-/// The load, in a process of its own, which is killed on drop.
+/// The load.
 struct Load {
-    child: Child,
-    stdin: ChildStdin,
+    script: Script,
     ledger: Arc<Mutex<Ledger>>,
 }
 
 impl Load {
     fn start(hosts: &str) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/soak_driver.py");
-        let mut child = Command::new(python::interpreter())
-            .args([script, hosts, RATE])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the interpreter starts");
-        let stdin = child.stdin.take().expect("it was asked for");
-        let stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let entered = Arc::clone(&ledger);
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let fact: Value = serde_json::from_str(&line).expect("the driver prints JSON");
-                let mut ledger = entered.lock().unwrap_or_else(PoisonError::into_inner);
-                if fact["event"] == "error" {
-                    ledger.errors.push(line);
-                    continue;
-                }
-                let name = fact["activity"].as_str().unwrap_or_default().to_owned();
-                ledger.accounts.entry(name).or_default().enter(&fact);
+        let script = Script::start("soak_driver.py", &[hosts, RATE], move |fact| {
+            let mut ledger = entered.lock().unwrap_or_else(PoisonError::into_inner);
+            if fact["event"] == "error" {
+                ledger.errors.push(fact.to_string());
+                return;
             }
+            let name = fact["activity"].as_str().unwrap_or_default().to_owned();
+            ledger.accounts.entry(name).or_default().enter(&fact);
         });
-        Self {
-            child,
-            stdin,
-            ledger,
-        }
-    }
-
-    fn say(&mut self, command: &str) {
-        writeln!(self.stdin, "{command}").expect("the driver reads its commands");
+        Self { script, ledger }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -176,13 +152,6 @@ impl Load {
             on.then_some(())
                 .ok_or_else(|| format!("{before:?} {after:?}"))
         });
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }
 
@@ -295,7 +264,7 @@ fn run(pair: &mut Pair, load: &Load, length: Duration, chance: &mut Chance) -> S
 
 /// Producers end, and all that is confirmed arrives and is acknowledged.
 fn drain(pair: &mut Pair, load: &mut Load) {
-    load.say("stop");
+    load.script.say("stop");
     eventually(SOON * 4, "everything confirmed is delivered", || {
         let ledger = load.ledger();
         let done = |one: &Account| one.idle && one.lost() == 0;
@@ -313,7 +282,7 @@ fn drain(pair: &mut Pair, load: &mut Load) {
             Err(format!("{left:?}"))
         }
     });
-    load.say("quit");
+    load.script.say("quit");
 }
 
 #[test]

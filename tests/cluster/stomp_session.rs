@@ -1,19 +1,15 @@
 //! One connection of an unmodified stomp.py client, in a process of its own, told what to do.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 use serde_json::{Value, json};
 
 use crate::support::eventually::{SOON, eventually};
-use crate::support::python;
+use crate::support::script::Script;
 
 /// The connection; cut on drop, by `kill -9` of its process.
 pub(crate) struct StompSession {
-    child: Child,
-    stdin: ChildStdin,
+    script: Script,
     frames: Arc<Mutex<Vec<Value>>>,
     receipts: u32,
 }
@@ -31,31 +27,15 @@ fn object(headers: Headers<'_>) -> Value {
 impl StompSession {
     /// Connected to the first server of the list that serves.
     pub(crate) fn connect(hosts: &str, headers: Headers<'_>) -> Self {
-        let script = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/clients/session_driver.py"
-        );
-        let mut child = Command::new(python::interpreter())
-            .args([script, hosts, &object(headers).to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the interpreter starts");
-        let stdin = child.stdin.take().expect("it was asked for");
-        let stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
         let frames = Arc::new(Mutex::new(Vec::new()));
         let entered = Arc::clone(&frames);
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let frame = serde_json::from_str(&line).expect("the driver prints JSON");
-                let mut frames = entered.lock().unwrap_or_else(PoisonError::into_inner);
-                frames.push(frame);
-            }
+        let headers = object(headers).to_string();
+        let script = Script::start("session_driver.py", &[hosts, &headers], move |frame| {
+            let mut frames = entered.lock().unwrap_or_else(PoisonError::into_inner);
+            frames.push(frame);
         });
         let session = Self {
-            child,
-            stdin,
+            script,
             frames,
             receipts: 0,
         };
@@ -87,7 +67,7 @@ impl StompSession {
 
     /// Gives a command and waits for nothing.
     pub(crate) fn say(&mut self, command: &Value) {
-        writeln!(self.stdin, "{command}").expect("the driver reads its commands");
+        self.script.say(&command.to_string());
     }
 
     /// Gives a command with a receipt and waits for that.
@@ -177,13 +157,5 @@ impl StompSession {
     #[track_caller]
     pub(crate) fn disconnect(mut self) {
         self.confirmed(json!({"do": "disconnect"}), &[]);
-    }
-}
-
-impl Drop for StompSession {
-    fn drop(&mut self) {
-        // Already gone is as good.
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }

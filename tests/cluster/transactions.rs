@@ -1,67 +1,43 @@
 //! Transactions of an unmodified stomp.py client.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 use serde_json::Value;
 
 use crate::support::eventually::{SOON, eventually};
 use crate::support::pair::{Pair, Scene};
-use crate::support::python;
+use crate::support::script::Script;
 use crate::support::server::Server;
-use crate::{connect, test_name};
+use crate::{connect, drain, test_name};
 
 /// Messages that each transaction of the load sends, to two queues.
 const SENDS: usize = 6;
 /// Messages that the transactions take and put back, each with one hop more.
 const TOKENS: usize = 30;
 
-/// The client, in a process of its own, which is killed on drop.
+/// The client.
 struct Client {
-    child: Child,
-    stdin: ChildStdin,
+    script: Script,
     facts: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Client {
     fn start(hosts: &str) -> Self {
-        let script = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/clients/transaction_driver.py"
-        );
-        let mut child = Command::new(python::interpreter())
-            .args([script, hosts])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the interpreter starts");
-        let stdin = child.stdin.take().expect("it was asked for");
-        let stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
         let facts = Arc::new(Mutex::new(Vec::new()));
         let entered = Arc::clone(&facts);
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let fact = serde_json::from_str(&line).expect("the driver prints JSON");
-                let mut facts = entered.lock().unwrap_or_else(PoisonError::into_inner);
-                facts.push(fact);
-            }
+        let script = Script::start("transaction_driver.py", &[hosts], move |fact| {
+            let mut facts = entered.lock().unwrap_or_else(PoisonError::into_inner);
+            facts.push(fact);
         });
-        let client = Self {
-            child,
-            stdin,
-            facts,
-        };
+        let client = Self { script, facts };
         client.until("it is connected", |fact| fact["event"] == "connected");
         client
     }
 
     fn say(&mut self, commands: &[&str]) {
         for command in commands {
-            writeln!(self.stdin, "{command}").expect("the driver reads its commands");
+            self.script.say(command);
         }
     }
 
@@ -105,43 +81,6 @@ impl Client {
         let text = |name: &str| fact[name].as_str().unwrap_or_default().to_owned();
         (text("message"), text("detail"))
     }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// What is in a queue, taken out of it.
-fn drain(hosts: &str, queue: &str) -> Vec<String> {
-    let mut connection = connect(hosts);
-    let mut early = connection
-        .subscribe("1", queue, "client-individual", 1000, SOON)
-        .expect("a server that serves takes subscribers")
-        .into_iter();
-    let mut bodies = Vec::new();
-    // A mark of one's own ends it: what was there before comes before.
-    connection.queue("SEND", &[("destination", queue)], b"the end");
-    connection.flush().expect("the server serves");
-    loop {
-        let next = match early.next() {
-            Some(frame) => Some(frame),
-            None => connection.next(SOON).expect("the server serves"),
-        };
-        let frame = next.expect("the mark arrives in time");
-        let body = String::from_utf8_lossy(&frame.body).into_owned();
-        let ack = frame.header("ack").expect("a delivery to be acknowledged");
-        connection.queue("ACK", &[("id", &ack)], b"");
-        connection.flush().expect("the server serves");
-        if body == "the end" {
-            break;
-        }
-        bodies.push(body);
-    }
-    connection.close(SOON).expect("the server answers");
-    bodies
 }
 
 fn standalone(test: &str) -> (Scene, Server) {

@@ -6,6 +6,7 @@ pub(crate) mod chance;
 pub(crate) mod eventually;
 pub(crate) mod pair;
 pub(crate) mod python;
+pub(crate) mod script;
 pub(crate) mod server;
 pub(crate) mod stomp_py;
 pub(crate) mod strace;

@@ -1,9 +1,7 @@
 //! An unmodified stomp.py client in a process of its own, and the ledger of what it saw.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,7 +9,7 @@ use twinmq::cli::ledger::{Arrival, Ledger, LedgerReport};
 use twinmq::time::Moment;
 
 use super::eventually::{SOON, eventually, now};
-use super::python;
+use super::script::Script;
 
 /// What the client does.
 #[derive(Clone, Debug)]
@@ -28,9 +26,7 @@ pub(crate) struct Driver {
 
 /// A client that sends and receives on one connection. Its process is killed on drop.
 pub(crate) struct StompPy {
-    child: Child,
-    stdin: ChildStdin,
-    reader: Option<JoinHandle<()>>,
+    script: Script,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -61,40 +57,27 @@ struct Seen {
 impl StompPy {
     /// Starts a client that begins to send and to receive as soon as a server serves.
     pub(crate) fn start(driver: &Driver) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/stomp_driver.py");
-        let mut child = Command::new(python::interpreter())
-            .arg(script)
-            .args(["--send", "--receive", "--hosts", &driver.hosts])
-            .args(["--queue", &driver.queue])
-            .args(["--window", &driver.window.to_string()])
-            .args(["--rate", &driver.rate.to_string()])
-            .args(["--heart-beat", &driver.heart_beat_ms.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            // stomp.py logs each refused connection: that is the normal course here.
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the interpreter starts");
-        let stdin = child.stdin.take().expect("it was asked for");
-        let stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
         let seen = Arc::new(Mutex::new(Seen::default()));
         let entered = Arc::clone(&seen);
-        let reader = thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let fact = serde_json::from_str(&line).expect("the driver prints JSON");
-                lock(&entered).enter(&fact);
-            }
-        });
-        Self {
-            child,
-            stdin,
-            reader: Some(reader),
-            seen,
-        }
-    }
-
-    fn command(&mut self, command: &str) {
-        writeln!(self.stdin, "{command}").expect("the driver reads its commands");
+        let script = Script::start(
+            "stomp_driver.py",
+            &[
+                "--send",
+                "--receive",
+                "--hosts",
+                &driver.hosts,
+                "--queue",
+                &driver.queue,
+                "--window",
+                &driver.window.to_string(),
+                "--rate",
+                &driver.rate.to_string(),
+                "--heart-beat",
+                &driver.heart_beat_ms.to_string(),
+            ],
+            move |fact| lock(&entered).enter(&fact),
+        );
+        Self { script, seen }
     }
 
     /// How many receipts have come.
@@ -139,7 +122,7 @@ impl StompPy {
     /// Ends sending and waits until everything that was sent is answered or unknown.
     #[track_caller]
     pub(crate) fn stop_sending(&mut self) {
-        self.command("stop-sending");
+        self.script.say("stop-sending");
         eventually(SOON * 2, "all sends are settled", || {
             let seen = lock(&self.seen);
             if seen.idle { Ok(()) } else { Err(seen.tail()) }
@@ -166,7 +149,7 @@ impl StompPy {
                 )),
             }
         });
-        self.command("quit");
+        self.script.say("quit");
         eventually(SOON, "the client ends", || {
             let seen = lock(&self.seen);
             if seen.ended { Ok(()) } else { Err(seen.tail()) }
@@ -178,7 +161,7 @@ impl StompPy {
 impl StompPy {
     /// What its threads do, for the text of a failure.
     fn stacks(&mut self) -> String {
-        if writeln!(self.stdin, "stacks").is_err() {
+        if self.script.try_say("stacks").is_err() {
             return "it has ended".to_owned();
         }
         let until = now().after(Duration::from_secs(2));
@@ -197,12 +180,7 @@ impl Drop for StompPy {
         if thread::panicking() {
             eprintln!("stomp.py's threads: {}", self.stacks());
         }
-        // It may have ended by itself; either way it is gone and reaped after this.
-        self.child.kill().ok();
-        self.child.wait().ok();
-        if let Some(reader) = self.reader.take() {
-            reader.join().ok();
-        }
+        self.script.end();
         if thread::panicking() {
             eprintln!("stomp.py saw: {}", lock(&self.seen).tail());
         }
