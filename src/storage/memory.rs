@@ -30,7 +30,7 @@ struct Disk {
     /// Store ids given so far: they are the node's id and this number.
     stores: u64,
     last_record: Option<Bytes>,
-    present: Option<MemoryEnv>,
+    present: Option<Pages>,
     tails: Vec<(Lsn, Lsn, Vec<u8>)>,
     overrides: Vec<String>,
     fail_commit_after: Option<u32>,
@@ -38,11 +38,18 @@ struct Disk {
     space: Option<Space>,
 }
 
-/// One environment. Clones are the same one.
+/// What an environment consists of on the disk. Clones are the same. It does not know its disk: a disk
+/// that held itself would never go.
 #[derive(Clone)]
-pub struct MemoryEnv {
+struct Pages {
     cell: Arc<Mutex<Cell>>,
     defers: bool,
+}
+
+/// One environment of a disk. Clones are the same one.
+#[derive(Clone)]
+pub struct MemoryEnv {
+    pages: Pages,
     disk: MemoryDisk,
 }
 
@@ -74,8 +81,8 @@ impl MemoryDisk {
 
     /// The power goes: what was committed but not flushed is lost. Close the store first.
     pub fn lose_unflushed(&self) {
-        if let Some(env) = &self.lock().present {
-            env.lose_unflushed();
+        if let Some(pages) = &self.lock().present {
+            pages.lose_unflushed();
         }
     }
 
@@ -94,13 +101,12 @@ impl MemoryDisk {
     pub fn copy(&self) -> Self {
         let from = self.lock();
         let copy = Self::new(from.node);
-        let present = from.present.as_ref().map(|env| MemoryEnv {
+        let present = from.present.as_ref().map(|pages| Pages {
             cell: Arc::new(Mutex::new(Cell {
-                committed: env.lock().committed.clone(),
+                committed: pages.lock().committed.clone(),
                 unflushed: Vec::new(),
             })),
-            defers: env.defers,
-            disk: copy.clone(),
+            defers: pages.defers,
         });
         {
             let mut to = copy.lock();
@@ -128,15 +134,11 @@ impl MemoryDisk {
     /// is put back. Store ids that were given since then are not given again. No store may be open.
     pub fn revert_to(&self, earlier: &Self) {
         let earlier = earlier.copy();
-        let present = earlier.present().map(|env| MemoryEnv {
-            disk: self.clone(),
-            ..env
-        });
         let mut from = earlier.lock();
         let mut to = self.lock();
         to.last_record = from.last_record.take();
         to.tails = std::mem::take(&mut from.tails);
-        to.present = present;
+        to.present = from.present.take();
     }
 
     /// What the medium says of its room from now on.
@@ -160,10 +162,10 @@ impl MemoryDisk {
     #[must_use]
     pub fn damage(&self, chunk: Lsn, byte: usize) -> bool {
         let present = self.lock().present.clone();
-        let Some(env) = present else {
+        let Some(pages) = present else {
             return false;
         };
-        let mut cell = env.lock();
+        let mut cell = pages.lock();
         let Some(value) = cell.committed[0].get_mut(log_key(chunk).as_slice()) else {
             return false;
         };
@@ -177,17 +179,23 @@ impl MemoryDisk {
     }
 
     pub(crate) fn present(&self) -> Option<MemoryEnv> {
-        self.lock().present.clone()
+        let pages = self.lock().present.clone()?;
+        Some(MemoryEnv {
+            pages,
+            disk: self.clone(),
+        })
     }
 
     pub(crate) fn set_present(&self, env: &MemoryEnv) {
-        self.lock().present = Some(env.clone());
+        self.lock().present = Some(env.pages.clone());
     }
 
     pub(crate) fn new_env(&self, defers: bool) -> MemoryEnv {
         MemoryEnv {
-            cell: Arc::new(Mutex::new(Cell::default())),
-            defers,
+            pages: Pages {
+                cell: Arc::default(),
+                defers,
+            },
             disk: self.clone(),
         }
     }
@@ -211,7 +219,7 @@ impl MemoryDisk {
     }
 }
 
-impl MemoryEnv {
+impl Pages {
     fn lock(&self) -> MutexGuard<'_, Cell> {
         self.cell.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -251,7 +259,7 @@ impl Backend for MemoryEnv {
 
     fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
         self.disk.may_commit()?;
-        let (lies, mut cell) = (self.disk.lock().lies, self.lock());
+        let (lies, mut cell) = (self.disk.lock().lies, self.pages.lock());
         if !lies {
             // The flush of this commit makes the one before it durable.
             cell.unflushed.clear();
@@ -269,13 +277,13 @@ impl Backend for MemoryEnv {
                             cause: format!("chunk {lsn} is not after the last one"),
                         });
                     }
-                    (Table::Log, key, Some(value.clone()))
+                    (Table::Log, key, Some(on_disk(value)))
                 }
-                Write::Put(table, key, value) => (*table, key.clone(), Some(value.clone())),
+                Write::Put(table, key, value) => (*table, key.clone(), Some(on_disk(value))),
                 Write::Delete(table, key) => (*table, key.clone(), None),
             };
             let before = cell.set(table, key.clone(), value);
-            if self.defers {
+            if self.pages.defers {
                 cell.unflushed.push((table, key, before));
             }
         }
@@ -285,13 +293,13 @@ impl Backend for MemoryEnv {
     fn sync(&mut self) -> Result<(), StoreError> {
         self.disk.may_commit()?;
         if !self.disk.lock().lies {
-            self.lock().unflushed.clear();
+            self.pages.lock().unflushed.clear();
         }
         Ok(())
     }
 
     fn defers(&self) -> bool {
-        self.defers
+        self.pages.defers
     }
 
     fn view(&self) -> Self {
@@ -299,13 +307,18 @@ impl Backend for MemoryEnv {
     }
 }
 
+/// The disk takes the bytes, not the larger buffer in which they may have come.
+fn on_disk(value: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(value)
+}
+
 impl View for MemoryEnv {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.lock().table(table).get(key).cloned())
+        Ok(self.pages.lock().table(table).get(key).cloned())
     }
 
     fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        let cell = self.lock();
+        let cell = self.pages.lock();
         for (key, value) in cell.table(table).range(from.to_vec()..) {
             if let ControlFlow::Break(()) = visit(key, value) {
                 break;
@@ -315,7 +328,7 @@ impl View for MemoryEnv {
     }
 
     fn used_bytes(&self) -> Result<u64, StoreError> {
-        let cell = self.lock();
+        let cell = self.pages.lock();
         let values = cell.committed.iter().flat_map(BTreeMap::iter);
         Ok(values
             .map(|(key, value)| key.len() as u64 + value.len() as u64)
@@ -401,5 +414,38 @@ impl Home for MemoryHome {
             free: 1 << 40,
             total: 1 << 40,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_goes_with_the_last_who_has_it() {
+        let disk = MemoryDisk::new(NodeId::default());
+        let inner = Arc::downgrade(&disk.inner);
+        let env = disk.new_env(true);
+        disk.set_present(&env);
+        let copy = disk.copy();
+        let inner_of_copy = Arc::downgrade(&copy.inner);
+        disk.revert_to(&copy);
+        drop((env, copy));
+        assert_eq!(inner_of_copy.strong_count(), 0);
+        assert!(disk.present().is_some(), "the disk keeps its environment");
+        drop(disk);
+        assert_eq!(inner.strong_count(), 0);
+    }
+
+    #[test]
+    fn a_disk_holds_no_larger_buffers_than_its_bytes() {
+        let disk = MemoryDisk::new(NodeId::default());
+        let mut env = disk.new_env(false);
+        let buffer = Bytes::from(vec![7; 1000]);
+        let write = Write::Append(Lsn(1), buffer.slice(..10));
+        env.commit(&[write]).unwrap();
+        assert!(buffer.is_unique(), "something of it is still held");
+        let kept = env.get(Table::Log, &log_key(Lsn(1))).unwrap().unwrap();
+        assert_eq!(*kept, [7; 10]);
     }
 }
