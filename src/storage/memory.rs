@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -51,6 +52,35 @@ struct Pages {
 pub struct MemoryEnv {
     pages: Pages,
     disk: MemoryDisk,
+    /// A shared store's: without it nothing is written.
+    lock: Option<MemoryLock>,
+}
+
+/// The lock on a shared store's data file, as the server has it that took it. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct MemoryLock(Arc<AtomicBool>);
+
+impl MemoryLock {
+    /// It is held.
+    #[must_use]
+    #[expect(
+        clippy::new_without_default,
+        reason = "a lock is taken, and none is had by default"
+    )]
+    pub fn new() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// The file server has taken it away, or the mount fails: nothing is written by its holder any more.
+    pub fn lose(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    /// Its holder may write.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Default)]
@@ -152,6 +182,11 @@ impl MemoryDisk {
         self.lock().last_record.clone()
     }
 
+    /// Keeps an arbiter record, as a server does in its own folder.
+    pub fn keep_record(&self, record: &[u8]) {
+        self.lock().last_record = Some(Bytes::copy_from_slice(record));
+    }
+
     /// The divergent tails that were kept: first and last LSN and their chunks.
     #[must_use]
     pub fn tails(&self) -> Vec<(Lsn, Lsn, Vec<u8>)> {
@@ -183,6 +218,7 @@ impl MemoryDisk {
         Some(MemoryEnv {
             pages,
             disk: self.clone(),
+            lock: None,
         })
     }
 
@@ -197,6 +233,7 @@ impl MemoryDisk {
                 defers,
             },
             disk: self.clone(),
+            lock: None,
         }
     }
 
@@ -232,6 +269,24 @@ impl Pages {
     }
 }
 
+impl MemoryEnv {
+    /// As a shared store: `lock` is its server's.
+    pub(crate) fn under(mut self, lock: &MemoryLock) -> Self {
+        self.lock = Some(lock.clone());
+        self
+    }
+
+    fn may_write(&self) -> Result<(), StoreError> {
+        match &self.lock {
+            Some(lock) if !lock.is_held() => Err(StoreError::Commit {
+                path: PathBuf::from("memory"),
+                cause: "this process has lost its lock on the data file".to_owned(),
+            }),
+            Some(_) | None => self.disk.may_commit(),
+        }
+    }
+}
+
 impl Cell {
     fn table(&self, table: Table) -> &BTreeMap<Vec<u8>, Bytes> {
         &self.committed[place(table)]
@@ -258,7 +313,7 @@ impl Backend for MemoryEnv {
     type View = Self;
 
     fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        self.disk.may_commit()?;
+        self.may_write()?;
         let (lies, mut cell) = (self.disk.lock().lies, self.pages.lock());
         if !lies {
             // The flush of this commit makes the one before it durable.
@@ -291,7 +346,7 @@ impl Backend for MemoryEnv {
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
-        self.disk.may_commit()?;
+        self.may_write()?;
         if !self.disk.lock().lies {
             self.pages.lock().unflushed.clear();
         }
@@ -347,12 +402,14 @@ impl View for MemoryEnv {
 /// The home of a store on a [`MemoryDisk`].
 pub struct MemoryHome {
     disk: MemoryDisk,
+    /// Where the server's own folder is: the same disk, but not in shared mode.
+    own: MemoryDisk,
     defers: bool,
 }
 
 impl MemoryHome {
-    pub(crate) fn new(disk: MemoryDisk, defers: bool) -> Self {
-        Self { disk, defers }
+    pub(crate) fn new(disk: MemoryDisk, own: MemoryDisk, defers: bool) -> Self {
+        Self { disk, own, defers }
     }
 }
 
@@ -378,7 +435,7 @@ impl Home for MemoryHome {
     }
 
     fn write_last_record(&mut self, record: &[u8]) -> Result<(), StoreError> {
-        self.disk.lock().last_record = Some(Bytes::copy_from_slice(record));
+        self.own.keep_record(record);
         Ok(())
     }
 
@@ -390,17 +447,17 @@ impl Home for MemoryHome {
     ) -> Result<(), StoreError> {
         let mut tail = Vec::new();
         fill(&mut tail)?;
-        self.disk.lock().tails.push((first, last, tail));
+        self.own.lock().tails.push((first, last, tail));
         Ok(())
     }
 
     fn set_aside(&mut self, _: &MemoryEnv, _: &str, note: &str) -> Result<(), StoreError> {
-        self.disk.lock().overrides.push(note.to_owned());
+        self.own.lock().overrides.push(note.to_owned());
         Ok(())
     }
 
     fn new_store_id(&mut self) -> Result<StoreId, StoreError> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.own.lock();
         disk.stores += 1;
         let mut id = disk.node.0;
         for (byte, count) in id.iter_mut().skip(8).zip(disk.stores.to_be_bytes()) {
