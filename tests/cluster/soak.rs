@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::support::chance::{Chance, number_from};
 use crate::support::eventually::{SOON, eventually, now};
+use crate::support::memory::anonymous_kib;
 use crate::support::pair::Pair;
 use crate::support::script::Script;
 use crate::support::server::{Role, Server};
@@ -172,13 +173,6 @@ fn sample(server: &Server, minute: f64) -> Option<Sample> {
         store_bytes: status.store.bytes,
         messages: status.store.messages,
     })
-}
-
-/// `RssAnon` of a process.
-fn anonymous_kib(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("RssAnon:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// KiB in a minute, by least squares.
