@@ -9,46 +9,38 @@ there is still received), `quit`. Facts go to standard output, one JSON object a
     {"activity": "plain", "event": "received", "number": 0, "message_id": "..", "redelivered": false}
     {"activity": "plain", "event": "idle"}          its producer has ended, nothing is unknown any more
     {"activity": "plain", "event": "error", "message": ".."}
+    {"event": "connected", "host": ".."}, {"event": "lost", "message": ".."}     of any connection
 
 To add an activity: a function of (name, soak), and its place in ACTIVITIES.
 """
 
-import json
 import os
 import random
 import sys
 import threading
 import time
 
-import stomp
+import lives
+from lives import addresses
 
-WRITING = threading.Lock()
-CONNECT_SECONDS = 2
 WINDOW = 50
 
 
 def emit(activity, event, **facts):
-    line = json.dumps({"activity": activity, "event": event, **facts}) + "\n"
-    with WRITING:
-        sys.stdout.write(line)
-        sys.stdout.flush()
+    lives.emit(event, activity=activity, **facts)
 
 
-class Life(stomp.ConnectionListener):
+class Life(lives.Life):
     def __init__(self, link, hosts):
+        super().__init__(hosts)
         self.link = link
-        self.connected = threading.Event()
-        self.connection = stomp.Connection12(
-            hosts,
-            reconnect_sleep_initial=0.05,
-            reconnect_sleep_increase=0.0,
-            reconnect_attempts_max=-1,
-            timeout=CONNECT_SECONDS,
-        )
-        self.connection.set_listener("reconnecting-listener", self)
+        self.headers = link.headers
+        link.life = self
 
-    def on_connected(self, frame):
-        self.connected.set()
+    def begin(self):
+        super().begin()
+        self.link.subscribe(self.connection)
+        self.link.on_new()
 
     def on_error(self, frame):
         message = frame.headers.get("message", "") + " " + str(frame.body)
@@ -93,33 +85,14 @@ class Link:
         return self.life.connection
 
     def connect(self):
-        while self.alive:
-            life = Life(self, self.hosts)
-            self.life = life
-            try:
-                life.connection.connect(wait=False, headers=self.headers)
-                if not life.connected.wait(CONNECT_SECONDS):
-                    raise TimeoutError("no CONNECTED")
-                self.subscribe(life.connection)
-                self.on_new()
-                return
-            except Exception:
-                self.give_up()
-                self.hosts = self.hosts[1:] + self.hosts[:1]
-                time.sleep(0.05)
-
-    def give_up(self):
-        try:
-            self.connection.transport.stop()
-            self.connection.transport.disconnect_socket()
-        except Exception:
-            pass
+        make, wanted = lambda hosts: Life(self, hosts), lambda: self.alive
+        self.hosts = lives.live(self.hosts, make, wanted)
 
     def stay(self):
         while self.alive:
             if not self.connection.is_connected():
                 with self.using:
-                    self.give_up()
+                    self.life.give_up()
                     self.connect()
             time.sleep(0.05)
 
@@ -321,7 +294,7 @@ def backlog(name, soak):
             if soak.stopping.is_set():
                 return
             link.alive = False
-            link.give_up()
+            link.life.give_up()
 
     threading.Thread(target=comings, daemon=True).start()
 
@@ -398,8 +371,7 @@ ACTIVITIES = {
 
 class Soak:
     def __init__(self, hosts, rate):
-        hosts = [entry.rsplit(":", 1) for entry in hosts.split(",")]
-        self.hosts = [(host, int(port)) for host, port in hosts]
+        self.hosts = addresses(hosts)
         self.rate = rate
         self.stopping = threading.Event()
 

@@ -122,9 +122,10 @@ impl Load {
         let entered = Arc::clone(&ledger);
         let script = Script::start("soak_driver.py", &[hosts, RATE], move |fact| {
             let mut ledger = entered.lock().unwrap_or_else(PoisonError::into_inner);
-            if fact["event"] == "error" {
-                ledger.errors.push(fact.to_string());
-                return;
+            match fact["event"].as_str() {
+                Some("connected" | "lost") => return,
+                Some("error") => return ledger.errors.push(fact.to_string()),
+                _ => {}
             }
             let name = fact["activity"].as_str().unwrap_or_default().to_owned();
             ledger.accounts.entry(name).or_default().enter(&fact);
