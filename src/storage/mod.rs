@@ -6,6 +6,7 @@ pub mod backend;
 pub mod check;
 pub mod checkpoint;
 mod common_dir;
+pub mod common_memory;
 mod core;
 pub mod data_dir;
 mod data_lock;

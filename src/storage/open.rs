@@ -138,7 +138,11 @@ pub fn open_memory(
     sink: Arc<dyn StoreSink>,
     wake: Box<dyn Fn() + Send + Sync>,
 ) -> Result<(OpenedStore, Arc<InlineStore<MemoryHome>>), StoreError> {
-    let mut home = MemoryHome::new(disk.clone(), config.sync == SyncMode::Deferred);
+    let mut home = MemoryHome::new(
+        disk.clone(),
+        disk.clone(),
+        config.sync == SyncMode::Deferred,
+    );
     let env = match disk.present() {
         Some(env) => env,
         None => {
