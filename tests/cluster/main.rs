@@ -36,6 +36,7 @@ mod refusals;
 mod reloads;
 mod resync;
 mod schedule;
+mod selectors;
 mod shared;
 mod shared_disk;
 mod soak;
