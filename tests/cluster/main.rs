@@ -35,6 +35,7 @@ mod recovery;
 mod refusals;
 mod reloads;
 mod resync;
+mod scale;
 mod schedule;
 mod selectors;
 mod shared;
