@@ -37,6 +37,7 @@ mod reloads;
 mod resync;
 mod scale;
 mod schedule;
+mod selectors;
 mod shared;
 mod shared_disk;
 mod soak;
