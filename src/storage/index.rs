@@ -120,6 +120,7 @@ impl Index {
                 targets, message, ..
             } => {
                 let times = Times::of(message);
+                let bytes = message.len() as u64;
                 let mut pairs = 0;
                 for target in targets {
                     let Some(dest) = self.destinations.get_mut(target) else {
@@ -128,11 +129,12 @@ impl Index {
                     if dest.tail >= lsn {
                         continue;
                     }
-                    dest.push(lsn, times);
+                    dest.push(lsn, times, bytes);
                     pairs += 1;
                     self.changed.destination(*target, dest);
                     if let Some(change) = notes.of(*target) {
                         change.entries.push(Entry::new(lsn, message.clone()));
+                        change.bytes = Some(dest.bytes());
                     }
                 }
                 self.messages += pairs;
@@ -214,6 +216,7 @@ impl Index {
         self.changed.destination(id, destination);
         if let Some(change) = notes.of(id) {
             change.settled += count;
+            change.bytes = Some(destination.bytes());
         }
     }
 

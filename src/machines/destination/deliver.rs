@@ -17,6 +17,7 @@ impl DestinationMachine {
         self.lanes.pull();
         self.deliver(now, effects);
         self.lanes.trim();
+        self.mind_bounds(now, effects);
         self.coalesce();
         self.raise_marks();
         if !self.units.is_empty() {

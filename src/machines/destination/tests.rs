@@ -2,9 +2,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::machines::delivery::{ConsumerTraits, Delivery};
+use crate::machines::policy::OnFull;
 use crate::proto::message::{Envelope, Message, MessageWriter, Properties};
 use crate::storage::api::{LaneFacts, Seek};
 
+mod bounds;
 mod property;
 mod removals;
 mod subjects;
@@ -143,7 +145,8 @@ fn show(effect: &DestinationEffect) -> String {
                 format!("fetch due {}/{}..{until_ms}", after.0, after.1)
             }
             Seek::Expired { now_ms, after } => format!("fetch expired {after}..{now_ms}"),
-            Seek::All { .. } | Seek::Matching { .. } => panic!("nobody asks that: {seek:?}"),
+            Seek::All { after } => format!("fetch all {after} {count}"),
+            Seek::Matching { .. } => panic!("nobody asks that: {seek:?}"),
         },
         DestinationEffect::FindDeadLetter(name) => format!("find {name}"),
         DestinationEffect::Prepared { answer, .. } => match answer {
