@@ -213,6 +213,7 @@ impl Directory {
         self.upto.set(self.store.committed());
         *self.duplicates.borrow_mut() = DuplicateMachine::new(self.config.get().duplicates);
         *self.term.borrow_mut() = Some(term);
+        self.find_full();
     }
 
     /// This server stops serving: every session is told to close, every destination ends. Answers
@@ -285,20 +286,6 @@ impl Directory {
     ) -> Result<Port<DestinationInput>, Unavailable> {
         let (_, port) = self.locate(name)?;
         Ok(port)
-    }
-
-    /// The same with its account, for who sends to it.
-    ///
-    /// # Errors
-    /// When it cannot be used.
-    pub fn resolve_to_send(
-        self: &Rc<Self>,
-        name: &DestinationName,
-    ) -> Result<(DestId, Port<DestinationInput>, Rc<Account>), Unavailable> {
-        let (id, port) = self.locate(name)?;
-        let mut term = self.term.borrow_mut();
-        let account = term.as_mut().and_then(|term| self.account(term, id));
-        Ok((id, port, account.ok_or(Unavailable::Gone)?))
     }
 
     /// The same with its id.

@@ -172,14 +172,6 @@ impl Policies {
         }
     }
 
-    /// Whether a table that is spelled out names this queue for dead messages.
-    #[must_use]
-    pub fn is_named_for_dead(&self, queue: &str) -> bool {
-        let mut tables = self.tables.iter();
-        tables
-            .any(|(_, policy)| policy.dead_letter.as_deref() == Some(queue) && queue != DEAD_LETTER)
-    }
-
     /// Whether there is a destination whose sends demand both servers.
     #[must_use]
     pub fn any_demands_both(&self) -> bool {

@@ -7,8 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{BoundDescription, Directory, Known, Presence, Term};
+use super::{BoundDescription, Directory, Known, Presence, Term, Unavailable};
 use crate::actors::overload::Limit;
+use crate::actors::post::Port;
+use crate::machines::destination::DestinationInput;
 use crate::machines::destination::account::{Account, Bounds, Load, Turn, full_text};
 use crate::machines::policy::{DestinationPolicy, OnFull};
 use crate::machines::topics::TopicName;
@@ -94,6 +96,21 @@ impl Directory {
         account.hold(known.held());
         known.account = Some(Rc::clone(&account));
         Some(account)
+    }
+
+    /// The way to a destination and its account, for who sends to it; it is made if there is none of this
+    /// name.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn resolve_to_send(
+        self: &Rc<Self>,
+        name: &DestinationName,
+    ) -> Result<(DestId, Port<DestinationInput>, Rc<Account>), Unavailable> {
+        let (id, port) = self.locate(name)?;
+        let mut term = self.term.borrow_mut();
+        let account = term.as_mut().and_then(|term| self.account(term, id));
+        Ok((id, port, account.ok_or(Unavailable::Gone)?))
     }
 
     /// Counts what goes to the store.
@@ -189,6 +206,31 @@ impl Directory {
             }
         }
         for (id, account) in changed {
+            self.mind_bounds(id, &account);
+        }
+        self.find_full();
+    }
+
+    /// Senders wait for destinations that are full already, before anybody has sent to them.
+    pub(super) fn find_full(&self) {
+        if !self.policies.borrow().any_bounds() {
+            return;
+        }
+        let mut full = Vec::new();
+        if let Some(term) = self.term.borrow_mut().as_mut() {
+            let holds_back = |(id, known): (&DestId, &Known)| {
+                let bounds = Bounds::of(&self.policy_of(term, *id, &known.name))?;
+                let full = bounds.on_full == OnFull::Block && bounds.is_reached(known.held());
+                full.then_some(*id)
+            };
+            let mut ids: Vec<DestId> = term.known.iter().filter_map(holds_back).collect();
+            // The same events give the same course.
+            ids.sort_unstable();
+            for id in ids {
+                full.extend(self.account(term, id).map(|account| (id, account)));
+            }
+        }
+        for (id, account) in full {
             self.mind_bounds(id, &account);
         }
     }

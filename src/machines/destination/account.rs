@@ -200,11 +200,16 @@ impl Account {
         }
     }
 
-    /// Everything that is its own, or will be.
+    /// Everything that is its own, or will be whatever happens.
+    #[must_use]
+    pub fn certain(&self) -> Load {
+        self.held.get().plus(self.under_way.get())
+    }
+
+    /// The same with what transactions may put.
     #[must_use]
     pub fn load(&self) -> Load {
-        let load = self.held.get().plus(self.under_way.get());
-        load.plus(self.promised())
+        self.certain().plus(self.promised())
     }
 
     /// Nothing is on its way to it.

@@ -91,7 +91,10 @@ impl DestinationMachine {
             }),
             OnFull::Reject | OnFull::Block => false,
         };
-        let excess = bounds.excess(self.load().minus(self.claims.leaving()));
+        // Nothing goes for a transaction that may still be undone.
+        self.account.hold(self.held());
+        let load = self.account.certain().plus(self.admitted);
+        let excess = bounds.excess(load.minus(self.claims.leaving()));
         (goes && excess != Load::default()).then_some((bounds.on_full, excess))
     }
 

@@ -9,8 +9,7 @@ use std::collections::HashSet;
 use super::{DestinationEffect, DestinationMachine, REFUSED, ticket};
 use crate::machines::delivery::{OPERATOR, Removal, RequestNumber};
 use crate::proto::ids::Lsn;
-use crate::storage::api::Draft;
-use crate::storage::api::{Entry, Times};
+use crate::storage::api::{Draft, Entry, Times};
 
 impl DestinationMachine {
     /// Takes out what nobody holds.
