@@ -119,31 +119,7 @@ impl Index {
         match record {
             LogRecord::Put {
                 targets, message, ..
-            } => {
-                let times = Times::of(message);
-                let mut pairs = 0usize;
-                for target in targets {
-                    let Some(dest) = self.destinations.get_mut(target) else {
-                        continue;
-                    };
-                    if dest.tail >= lsn {
-                        continue;
-                    }
-                    dest.push(lsn, times);
-                    pairs += 1;
-                    self.changed.destination(*target, dest);
-                    if let Some(change) = notes.of(*target) {
-                        change.entries.push(Entry::new(lsn, message.clone()));
-                    }
-                }
-                self.messages += pairs as u64;
-                let mut content = Content::default();
-                if pairs > 0 {
-                    content.add(pairs, message.len());
-                }
-                let known = self.ledger.owe(chunk, content);
-                assert!(known, "a chunk begins before its records");
-            }
+            } => self.put((lsn, chunk), targets, message, notes),
             LogRecord::Ack { dest, lsns } => self.settle(*dest, lsns, notes),
             LogRecord::Delivered { dest, lane, ahead } => {
                 let mark = Lsn(lsn.0.saturating_add(u64::from(*ahead)));
@@ -218,6 +194,40 @@ impl Index {
         content
     }
 
+    fn put(
+        &mut self,
+        (lsn, chunk): (Lsn, Lsn),
+        targets: &[DestId],
+        message: &Bytes,
+        notes: &mut Notes,
+    ) {
+        let times = Times::of(message);
+        let bytes = message.len() as u64;
+        let mut pairs = 0usize;
+        for target in targets {
+            let Some(dest) = self.destinations.get_mut(target) else {
+                continue;
+            };
+            if dest.tail >= lsn {
+                continue;
+            }
+            dest.push(lsn, times, bytes);
+            pairs += 1;
+            self.changed.destination(*target, dest);
+            if let Some(change) = notes.of(*target) {
+                change.entries.push(Entry::new(lsn, message.clone()));
+                change.bytes = Some(dest.bytes());
+            }
+        }
+        self.messages += pairs as u64;
+        let mut content = Content::default();
+        if pairs > 0 {
+            content.add(pairs, message.len());
+        }
+        let known = self.ledger.owe(chunk, content);
+        assert!(known, "a chunk begins before its records");
+    }
+
     fn settle(&mut self, id: DestId, lsns: &[Lsn], notes: &mut Notes) {
         let Some(destination) = self.destinations.get_mut(&id) else {
             return;
@@ -243,6 +253,7 @@ impl Index {
         self.changed.destination(id, destination);
         if let Some(change) = notes.of(id) {
             change.settled += count;
+            change.bytes = Some(destination.bytes());
         }
     }
 

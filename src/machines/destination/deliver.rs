@@ -18,6 +18,7 @@ impl DestinationMachine {
         self.pick(now, effects);
         self.deliver(now, effects);
         self.lanes.trim();
+        self.mind_bounds(now, effects);
         self.coalesce();
         self.raise_marks();
         if !self.units.is_empty() {

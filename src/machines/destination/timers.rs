@@ -336,6 +336,23 @@ impl Timers {
         next
     }
 
+    /// The oldest volatile message here, due or not.
+    pub(super) fn oldest_volatile(&self) -> Option<Lsn> {
+        let waiting = self.volatile.keys().chain(self.ready.keys());
+        let lsns = waiting.map(|(_, lsn)| *lsn);
+        lsns.filter(|lsn| lsn.is_volatile()).min()
+    }
+
+    /// Takes a volatile message out.
+    pub(super) fn take_volatile(&mut self, lsn: Lsn) -> Option<Entry> {
+        [&mut self.volatile, &mut self.ready]
+            .into_iter()
+            .find_map(|waiting| {
+                let place = *waiting.keys().find(|(_, waits)| *waits == lsn)?;
+                waiting.remove(&place)
+            })
+    }
+
     /// How far the answer about expired messages goes, and when to look again.
     pub(super) fn found_expired(&mut self, fetched: &Fetched, now: Now) {
         let goes_on = fetched.next_ms.is_some_and(|at| at <= now.wall_ms)
