@@ -43,6 +43,7 @@ mod shared_disk;
 mod soak;
 mod starts;
 mod stomp_session;
+mod stragglers;
 mod topics;
 mod transactions;
 mod troubleshooting;
