@@ -195,6 +195,11 @@ impl Claims {
     pub(super) fn drop_volatile(&mut self, lsn: Lsn) {
         self.taken.remove(&lsn);
     }
+
+    /// One that is owed is the store's alone again, as if it had never been taken.
+    pub(super) fn release(&mut self, lsn: Lsn) {
+        self.taken.remove(&lsn);
+    }
 }
 
 /// Bits of a tag that are a destination's: the upper two say that others ask.

@@ -120,6 +120,7 @@ impl DestinationMachine {
     /// A consumer takes no more, but an open transaction settles some of what it has.
     pub(super) fn retire(&mut self, now: Now, key: ConsumerKey, keep: &[Lsn]) {
         self.end_picking(key);
+        self.end_being_alone(key);
         for entry in self.consumers.retire(key, keep) {
             self.came_back(now, entry);
         }

@@ -8,6 +8,7 @@ use super::*;
 use crate::machines::delivery::{Settlement, Share, TransactionKey};
 use crate::machines::destination::account::Bounds;
 use crate::machines::selector::{Dialect, Selector};
+use crate::storage::api::MessageFilter;
 
 /// Splitmix: a seed gives the same run everywhere.
 struct Dice(u64);
@@ -68,7 +69,12 @@ struct World {
     /// Some consumers have selectors in this world, and what those of them take that are there.
     is_picky: bool,
     selectors: BTreeMap<ConsumerKey, Arc<Selector>>,
+    /// Those of them that want to be alone.
+    exclusive: Vec<ConsumerKey>,
     picked: u64,
+    /// What each filter was shown of what the machine knew, and where that ended.
+    shown: Vec<(Arc<dyn MessageFilter>, BTreeSet<Lsn>)>,
+    told: Lsn,
     /// Who has messages of a group, for as long as it is attached.
     owners: HashMap<String, ConsumerKey>,
     asked_for_dead: bool,
@@ -162,7 +168,10 @@ impl World {
             consumers: BTreeMap::new(),
             is_picky: !seed.is_multiple_of(3),
             selectors: BTreeMap::new(),
+            exclusive: Vec::new(),
             picked: 0,
+            shown: Vec::new(),
+            told: Lsn::ZERO,
             owners: HashMap::new(),
             asked_for_dead: false,
             prepared: Vec::new(),
@@ -207,6 +216,7 @@ impl World {
                 if let Some(consumer) = self.any_consumer() {
                     self.consumers.remove(&consumer);
                     self.selectors.remove(&consumer);
+                    self.exclusive.retain(|other| *other != consumer);
                     self.owners.retain(|_, owner| *owner != consumer);
                     self.command(DestinationCommand::Detach { consumer });
                 }
@@ -303,25 +313,51 @@ impl World {
         ][usize::try_from(self.dice.below(6)).unwrap()];
         let selector = Selector::parse(text, Dialect::TextIsNumeric).unwrap();
         self.selectors.insert(consumer, Arc::clone(&selector));
+        let exclusive = self.dice.one_in(8);
+        if exclusive {
+            self.exclusive.push(consumer);
+        }
         self.command(DestinationCommand::Attach {
             consumer,
             prefetch,
             traits: ConsumerTraits {
+                exclusive,
                 selector: Some(selector),
-                ..ConsumerTraits::default()
             },
         });
     }
 
-    /// Everything that a consumer with a selector takes comes to one when nobody else is there.
-    fn pick_out(&mut self) {
+    /// A filter is shown a message, once; but where groups may make it look again.
+    fn show(&mut self, filter: &Arc<dyn MessageFilter>, entry: &Entry) -> bool {
+        if !self.is_rich && entry.lsn <= self.told {
+            let known = self.shown.iter();
+            let mut known = known.map(|(known, _)| Arc::ptr_eq(known, filter));
+            let at = known.position(|is_it| is_it).unwrap_or_else(|| {
+                self.shown.push((Arc::clone(filter), BTreeSet::new()));
+                self.shown.len() - 1
+            });
+            let is_new = self.shown[at].1.insert(entry.lsn);
+            assert!(is_new, "{} is read again", entry.lsn);
+        }
+        filter.takes(&entry.message)
+    }
+
+    fn detach_all(&mut self, goes: impl Fn(&Self, ConsumerKey) -> bool) {
         let all: Vec<ConsumerKey> = self.consumers.keys().copied().collect();
         for consumer in all {
-            if !self.selectors.contains_key(&consumer) {
+            if goes(self, consumer) {
                 self.consumers.remove(&consumer);
+                self.selectors.remove(&consumer);
                 self.command(DestinationCommand::Detach { consumer });
             }
         }
+    }
+
+    /// Everything that a consumer with a selector takes comes to one when nobody else is there; to the
+    /// one that is alone, if there is one.
+    fn pick_out(&mut self) {
+        let alone = self.exclusive.first().copied();
+        self.detach_all(|world, consumer| !world.selectors.contains_key(&consumer));
         let mut idle = 0;
         for _ in 0..20_000 {
             let before = self.accepted.len();
@@ -344,9 +380,14 @@ impl World {
         assert!(idle > 300, "it does not come to rest");
         for (lsn, owed) in &self.owed {
             let mut all = self.selectors.iter();
-            let by = all.find(|(_, selector)| selector.matches_bytes(&owed.message));
-            assert!(by.is_none(), "{lsn} is not found by {by:?}");
+            let by = all.find(|(key, selector)| {
+                alone.is_none_or(|alone| alone == **key) && selector.matches_bytes(&owed.message)
+            });
+            let times = Times::of(&owed.message);
+            assert!(by.is_none(), "{lsn}, {times:?}, is not found by {by:?}");
         }
+        let exclusive = std::mem::take(&mut self.exclusive);
+        self.detach_all(|_, consumer| exclusive.contains(&consumer));
     }
 
     fn any_consumer(&mut self) -> Option<ConsumerKey> {
@@ -586,6 +627,7 @@ impl World {
             self.tell_submitted();
         }
         if let Some((change, upto)) = self.told_later.pop_front() {
+            self.told = self.told.max(upto);
             self.step(DestinationInput::Committed { change, upto });
         }
     }
@@ -628,7 +670,7 @@ impl World {
                     scanned = last.lsn.prev();
                     found.truncate(read);
                 }
-                found.retain(|(entry, _)| filter.takes(&entry.message));
+                found.retain(|(entry, _)| self.show(&filter, entry));
                 after
             }
             Seek::Due { after, until_ms } => {
@@ -699,6 +741,8 @@ impl World {
         }
         self.consumers.clear();
         self.selectors.clear();
+        self.exclusive.clear();
+        self.told = self.upto;
         self.owners.clear();
         self.questions.clear();
         self.answers.clear();
