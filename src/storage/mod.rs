@@ -23,12 +23,14 @@ mod kept;
 pub mod ledger;
 pub mod memory;
 pub mod meta;
+pub mod moved;
 mod node_dir;
 pub mod open;
 pub mod owed;
 mod reader;
 pub mod recover;
 mod relief;
+mod relog;
 mod room;
 pub mod runs;
 mod seek;
@@ -42,7 +44,7 @@ pub use check::{CheckReport, Finding, check};
 pub use door::{ClosedStore, DoorStore, open_door};
 pub use env::SyncMode;
 pub use glance::{Glance, StoreGlance, glance, glance_identity};
-pub use open::{Cleared, OpenedStore, StoreConfig, ToClear, clear, open, open_memory};
+pub use open::{Cleared, OpenedStore, SLACK_BYTES, StoreConfig, ToClear, clear, open, open_memory};
 pub use room::RoomLevels;
 
 #[cfg(test)]

@@ -14,8 +14,10 @@
 mod support;
 
 mod admin_queues;
+mod bounds;
 mod commands;
 mod crash_points;
+mod dead_letters;
 mod disk;
 mod disk_errors;
 mod duplicates;
@@ -37,11 +39,13 @@ mod reloads;
 mod resync;
 mod scale;
 mod schedule;
+mod selectors;
 mod shared;
 mod shared_disk;
 mod soak;
 mod starts;
 mod stomp_session;
+mod stragglers;
 mod topics;
 mod transactions;
 mod troubleshooting;

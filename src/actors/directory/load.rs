@@ -130,6 +130,7 @@ impl Directory {
                 self.pool.used().0
             ));
         }
+        now.extend(self.full_now());
         let serving = self.term.borrow().is_some();
         let alone = self.store.gate() != GatePolicy::WithPeer;
         if serving && alone && self.policies.borrow().any_demands_both() {

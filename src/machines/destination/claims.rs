@@ -2,8 +2,10 @@
 //! way, and messages that were taken out of their lane's order. An answer of the store may be older
 //! than both; by them it is told what of it is to be passed over.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
+use super::account::Load;
+use crate::machines::delivery::ConsumerKey;
 use crate::proto::ids::Lsn;
 use crate::storage::api::Lane;
 
@@ -16,6 +18,12 @@ pub(super) enum Question {
     Due,
     /// What is expired.
     Expired,
+    /// What of a lane a consumer's selector takes.
+    Matching(ConsumerKey),
+    /// What has been owed for longest.
+    Oldest,
+    /// An operator's, which is asked and answered elsewhere.
+    Operator,
 }
 
 /// Acknowledgements that were submitted together.
@@ -37,6 +45,11 @@ pub(super) struct Claims {
     taken: HashSet<Lsn>,
     /// In the order of submission, which is that of their effect.
     submitted: VecDeque<Submitted>,
+    /// Were taken, and are neither in the store nor here any more.
+    freed: Vec<Lsn>,
+    /// Bytes of those that went because there were too many, until their acknowledgement is settled.
+    leaving: HashMap<Lsn, u64>,
+    leaving_load: Load,
     /// Own ack records that were submitted, ever.
     own: u64,
     /// Settled; answers that were asked for before the number may still bring them.
@@ -84,10 +97,36 @@ impl Claims {
                 break;
             }
             if let Some(Submitted { lsns, .. }) = self.submitted.pop_front() {
+                self.has_left(&lsns);
                 self.settled.push_back((self.next, lsns));
             }
         }
         self.forget();
+    }
+
+    /// This one goes because there are too many: it counts no more.
+    pub(super) fn leave(&mut self, lsn: Lsn, bytes: u64) {
+        if self.leaving.insert(lsn, bytes).is_none() {
+            let load = Load { messages: 1, bytes };
+            self.leaving_load = self.leaving_load.plus(load);
+        }
+    }
+
+    /// What counts no more and is owed all the same.
+    pub(super) fn leaving(&self) -> Load {
+        self.leaving_load
+    }
+
+    fn has_left(&mut self, lsns: &[Lsn]) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        for lsn in lsns {
+            if let Some(bytes) = self.leaving.remove(lsn) {
+                let load = Load { messages: 1, bytes };
+                self.leaving_load = self.leaving_load.minus(load);
+            }
+        }
     }
 
     /// Whether an ack of this one is on its way, or may be unknown to an answer.
@@ -117,8 +156,20 @@ impl Claims {
         self.open.iter().any(|(_, open)| *open == question)
     }
 
+    /// Questions whose answers will come here.
     pub(super) fn open(&self) -> usize {
-        self.open.len()
+        let own = |(_, question): &&(u64, Question)| *question != Question::Operator;
+        self.open.iter().filter(own).count()
+    }
+
+    /// An operator asks the store, or (`false`) has no use for answers any more.
+    pub(super) fn operator_asks(&mut self, asks: bool) {
+        self.open
+            .retain(|(_, question)| *question != Question::Operator);
+        if asks {
+            self.ask(Question::Operator);
+        }
+        self.forget();
     }
 
     /// Forgets what no answer can bring any more.
@@ -129,15 +180,24 @@ impl Claims {
             && let Some((_, lsns)) = self.settled.pop_front()
         {
             if !self.taken.is_empty() {
-                for lsn in &lsns {
-                    self.taken.remove(lsn);
-                }
+                let freed = lsns.into_iter().filter(|lsn| self.taken.remove(lsn));
+                self.freed.extend(freed);
             }
         }
     }
 
+    /// Those of them that were taken and forgotten since this was asked.
+    pub(super) fn take_freed(&mut self) -> Vec<Lsn> {
+        std::mem::take(&mut self.freed)
+    }
+
     /// A volatile message is gone: no answer ever brings it.
     pub(super) fn drop_volatile(&mut self, lsn: Lsn) {
+        self.taken.remove(&lsn);
+    }
+
+    /// One that is owed is the store's alone again, as if it had never been taken.
+    pub(super) fn release(&mut self, lsn: Lsn) {
         self.taken.remove(&lsn);
     }
 }

@@ -1,6 +1,7 @@
 //! Each rule by itself: priorities, times, memory, redelivery, groups, exclusive consumers.
 
 use super::*;
+use crate::machines::destination::redelivery::{Reason, obituary};
 
 fn message(envelope: Envelope<'_>, body: &str) -> Bytes {
     let writer = MessageWriter::new(&envelope, &Properties::default(), body.len());
@@ -315,7 +316,10 @@ fn the_first_exclusive_consumer_gets_everything_until_it_goes() {
     let exclusive = |consumer| DestinationCommand::Attach {
         consumer,
         prefetch: 9,
-        traits: ConsumerTraits { exclusive: true },
+        traits: ConsumerTraits {
+            exclusive: true,
+            ..ConsumerTraits::default()
+        },
     };
     let carol = ConsumerKey { number: 5, ..BOB };
     step(
