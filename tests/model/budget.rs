@@ -337,6 +337,15 @@ pub(crate) const SEARCHES: &[Named] = &[
         },
     ),
     formed(
+        "quick-arbiter",
+        true,
+        Budget {
+            crashes: 1,
+            arbiter_cuts: 1,
+            ..Budget::NONE
+        },
+    ),
+    formed(
         "quick-switchover",
         true,
         Budget {

@@ -159,7 +159,7 @@ impl World {
         offer(!server.from_link.is_empty(), Step::Receive(at));
         let free = self.arbiter.holder.is_none() && !server.cut_off;
         offer(server.wants_lock && free, Step::TryLock(at));
-        offer(self.check_tells(at, machine), Step::CheckLock(at));
+        offer(self.check_tells(at, machine, rules), Step::CheckLock(at));
         offer(
             !rules.lacks(Rule::R6) && self.lease_ends(at, machine),
             Step::LeaseExpires(at),
@@ -210,7 +210,10 @@ impl World {
         timer != HaTimer::FenceWait || !other.serving || other.paused || rules.lacks(Rule::R6)
     }
 
-    fn check_tells(&self, at: usize, machine: &HaMachine) -> bool {
+    /// A check that changes nothing is no step: a holder checks once in each interval, not instead of
+    /// all else, and what else he waits for comes between two checks. A claimant whose compare-and-set
+    /// has no outcome yet does not look at what a check finds, but at the record when `Retry` fires.
+    fn check_tells(&self, at: usize, machine: &HaMachine, rules: Rules) -> bool {
         if !machine.holds_lock() || self.server(at).cut_off {
             return false;
         }
@@ -218,7 +221,9 @@ impl World {
             (Some(now), Some(known)) => now.seq > known.seq && now.epoch > known.epoch,
             _ => false,
         };
-        self.arbiter.holder != Some(at) || moved_on
+        let after = |input| self.silently(at, input, rules);
+        (self.arbiter.holder != Some(at) || moved_on)
+            && after(self.lock_checked(at, rules)).as_ref() != Some(machine)
     }
 
     /// Neither the lock nor the peer extends it.
@@ -286,7 +291,7 @@ impl World {
             }
             Step::Beat(at) => self.beat(at),
             Step::TryLock(at) => self.try_lock(at, rules),
-            Step::CheckLock(at) => self.check_lock(at, rules),
+            Step::CheckLock(at) => self.give(at, self.lock_checked(at, rules), rules),
             Step::LeaseExpires(at) => self.give(at, HaInput::LeaseExpired, rules),
             Step::Fire(at, timer) => self.fire(at, timer, rules),
             Step::Connect => self.connect(rules),
@@ -352,9 +357,9 @@ impl World {
         }
     }
 
-    fn check_lock(&mut self, at: usize, rules: Rules) {
-        let held = self.arbiter.holder == Some(at) || self.arbiter.holds_older[at];
-        let input = if held {
+    /// What a check of the lock finds.
+    fn lock_checked(&self, at: usize, rules: Rules) -> HaInput {
+        if self.arbiter.holder == Some(at) || self.arbiter.holds_older[at] {
             HaInput::LockConfirmed {
                 record: self.seen(at, rules),
             }
@@ -362,8 +367,7 @@ impl World {
             HaInput::LockLost {
                 reason: String::new(),
             }
-        };
-        self.give(at, input, rules);
+        }
     }
 
     fn try_lock(&mut self, at: usize, rules: Rules) {
