@@ -14,7 +14,7 @@ use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::delivery::SessionEvent;
 use crate::machines::destination::{
     Activation, DestinationConfig, DestinationEffect, DestinationFigures, DestinationInput,
-    DestinationMachine, Now, VolatilePool,
+    DestinationMachine, Now, VolatileShare,
 };
 use crate::proto::ids::DestId;
 use crate::storage::api::{Draft, SharedStore, Unit};
@@ -45,8 +45,8 @@ pub struct DestinationPorts {
     pub kept: Rc<Cell<usize>>,
     /// Written after each step.
     pub report: Rc<Cell<DestinationReport>>,
-    /// Memory for messages that are not stored.
-    pub volatile: Rc<VolatilePool>,
+    /// Its share of the memory for messages that are not stored.
+    pub volatile: Rc<VolatileShare>,
 }
 
 /// The actor.
@@ -71,7 +71,12 @@ impl Destination {
     ) -> Addr<Self> {
         Self {
             id,
-            machine: DestinationMachine::new(config, id, activation, Rc::clone(&ports.volatile)),
+            machine: DestinationMachine::with_share(
+                config,
+                id,
+                activation,
+                Rc::clone(&ports.volatile),
+            ),
             acks: 0,
             ports,
             shell: Shell::new("destination", clock),
@@ -190,6 +195,9 @@ impl Shelled for Destination {
             } => self.ports.directory.prepared(transaction, self.id, answer),
             DestinationEffect::Removed { request, taken } => {
                 self.ports.directory.removed(request, taken);
+            }
+            DestinationEffect::Looked { tag, entries } => {
+                self.ports.directory.looked(self.id, tag, entries);
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::machines::delivery::{
     DestinationCommand, OPERATOR, RequestNumber, SessionEvent, SessionKey,
 };
 use crate::machines::destination::{
-    Activation, DestinationFigures, DestinationInput, VolatilePool, request_of,
+    Activation, DestinationFigures, DestinationInput, VolatilePool, VolatileShare, request_of,
 };
 use crate::machines::duplicates::DuplicateMachine;
 use crate::machines::policy::Policies;
@@ -48,6 +48,7 @@ mod topics;
 mod transactions;
 mod upkeep;
 mod vocabulary;
+mod volatile;
 
 /// A destination that is known in this term.
 struct Known {
@@ -61,6 +62,10 @@ enum Presence {
     Awake {
         port: Port<DestinationInput>,
         report: Rc<Cell<DestinationReport>>,
+        /// What it has of the memory for messages that are not stored.
+        volatile: Rc<VolatileShare>,
+        /// All its messages are such.
+        all_volatile: bool,
     },
 }
 
@@ -292,12 +297,14 @@ impl Directory {
         known.name.spelling().clone_into(&mut activation.name);
         activation.policy = Some(Arc::clone(self.policies.borrow().of(&known.name)));
         let report = Rc::new(Cell::new(asleep(&activation)));
+        let all_volatile = activation.volatile;
+        let volatile = VolatileShare::new(Rc::clone(&term.volatile));
         let ports = DestinationPorts {
             store: Arc::clone(&self.store),
             directory: Rc::clone(self),
             serving: Rc::clone(&term.serving),
             report: Rc::clone(&report),
-            volatile: Rc::clone(&term.volatile),
+            volatile: Rc::clone(&volatile),
             kept: Rc::clone(&term.kept),
         };
         let clock = Arc::clone(&self.clock);
@@ -310,6 +317,8 @@ impl Directory {
         known.state = Presence::Awake {
             port: port.clone(),
             report,
+            volatile,
+            all_volatile,
         };
         Some(port)
     }
@@ -377,7 +386,7 @@ impl Directory {
     /// The store's answer to a fetch.
     pub fn fetched(self: &Rc<Self>, fetched: Fetched) {
         if browse::is_browsers(fetched.tag) {
-            self.browser_fetched(fetched.tag, fetched.entries, fetched.scanned);
+            self.browser_answered(fetched.tag, fetched.entries, fetched.scanned);
             return;
         }
         if administration::is_operators(fetched.tag) {
@@ -455,7 +464,8 @@ impl Directory {
     /// Gives a new queue its id. Its definition goes with its first unit.
     fn define(&self, term: &mut Term, name: &DestinationName) -> Result<DestId, Unavailable> {
         let id = self.next_id(term)?;
-        self.learn(term, id, name.clone(), Some(definition(KIND_QUEUE, name)));
+        let definition = definition(KIND_QUEUE, name);
+        self.learn(term, id, name.clone(), Some(definition), false);
         Ok(id)
     }
 
@@ -469,11 +479,20 @@ impl Directory {
     }
 
     /// A new destination; its definition goes with its first unit unless it is in the store's hands.
-    fn learn(&self, term: &mut Term, id: DestId, name: DestinationName, definition: Option<Bytes>) {
+    /// The messages of a `volatile` one are not stored as long as there is memory for them.
+    fn learn(
+        &self,
+        term: &mut Term,
+        id: DestId,
+        name: DestinationName,
+        definition: Option<Bytes>,
+        volatile: bool,
+    ) {
         term.next = term.next.max(id.0.saturating_add(1));
         let state = Presence::Asleep(Activation {
             definition,
             horizon: self.upto.get(),
+            volatile,
             ..Activation::default()
         });
         term.by_name.insert(name.clone(), id);
@@ -496,7 +515,7 @@ impl Directory {
 
     /// Its actor ends; an answer that is still to come is nobody's.
     fn end(&self, id: DestId, known: Known) {
-        if let Presence::Awake { port, report } = known.state {
+        if let Presence::Awake { port, report, .. } = known.state {
             port.retire();
             let fetching = report.get().fetching;
             if fetching > 0 {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use crate::proto::ids::Lsn;
-use crate::storage::api::{Draft, Entry, Times};
+use crate::storage::api::{Draft, Entry, Lane, Times};
 
 /// A client connection, for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -170,6 +170,23 @@ pub enum DestinationCommand {
         removals: Vec<Removal>,
         /// Definitions of the destinations that the records name.
         definitions: Vec<Draft>,
+    },
+    /// Messages to keep in memory alone; nobody waits for an answer. The destination's share of that
+    /// memory has given them their room and their positions.
+    Keep {
+        /// In order.
+        messages: Vec<(Lsn, Bytes)>,
+    },
+    /// A browser's or an operator's look at what is kept in memory alone; answered at once.
+    Look {
+        /// Comes back with the answer.
+        tag: u32,
+        /// Only of this lane; none: of all.
+        lane: Option<Lane>,
+        /// Only beyond this.
+        after: Lsn,
+        /// At most.
+        count: usize,
     },
 }
 

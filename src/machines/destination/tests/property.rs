@@ -44,6 +44,10 @@ struct World {
     dice: Dice,
     /// Messages have priorities, times and groups.
     is_rich: bool,
+    /// All messages may be kept in memory.
+    is_volatile: bool,
+    /// The last message of each lane that could have been kept in memory, by its number.
+    newest_passing: BTreeMap<Lane, u64>,
     policy: Arc<DestinationPolicy>,
     machine: DestinationMachine,
     pool: Rc<VolatilePool>,
@@ -104,11 +108,14 @@ impl World {
         });
         let activation = Activation {
             policy: Some(Arc::clone(&policy)),
+            volatile: seed.is_multiple_of(3),
             ..Activation::default()
         };
         Self {
             dice: Dice(seed),
             is_rich: !seed.is_multiple_of(4),
+            is_volatile: seed.is_multiple_of(3),
+            newest_passing: BTreeMap::new(),
             policy,
             machine: DestinationMachine::new(small(), QUEUE, activation, Rc::clone(&pool)),
             pool,
@@ -605,8 +612,10 @@ impl World {
             next_due_ms: times().filter_map(|times| times.due_ms).min(),
             next_expiry_ms: times().filter_map(|times| times.expiry_ms).min(),
             policy: Some(Arc::clone(&self.policy)),
+            volatile: self.is_volatile,
             ..Activation::default()
         };
+        self.newest_passing.clear();
         let pool = Rc::clone(&self.pool);
         self.machine = DestinationMachine::new(small(), QUEUE, activation, pool);
         assert_eq!(self.pool.used(), 0, "memory stays behind a term");
@@ -638,7 +647,7 @@ impl World {
                     deliveries,
                 } => self.delivered(consumer, deliveries),
                 DestinationEffect::Prepared { answer, .. } => self.share = Some(answer),
-                DestinationEffect::Removed { .. } => {}
+                DestinationEffect::Removed { .. } | DestinationEffect::Looked { .. } => {}
                 DestinationEffect::Answer { event, .. } => {
                     if let SessionEvent::Committed { requests } = event {
                         self.kept_in_memory += requests.len() as u64;
@@ -717,6 +726,14 @@ impl World {
                 );
             }
             let is_plain = is_first && lane != Lane::DELAYED && !lsn.is_volatile();
+            // Whether it was kept or spilled.
+            let could_pass = self.is_volatile || !envelope.persistent;
+            let is_new = is_first && lane != Lane::DELAYED && lsn > self.horizon;
+            if could_pass && is_new && envelope.group.is_none() {
+                let number = number_of(&delivery.message);
+                let before = self.newest_passing.insert(lane, number);
+                assert!(before.is_none_or(|before| before < number), "out of order");
+            }
             match envelope.group {
                 Some(group) => {
                     let owner = self.owners.entry(group.to_owned()).or_insert(consumer);
