@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::actors::client_roll::ClientRoll;
 use crate::actors::destination::{Destination, DestinationPorts, DestinationReport};
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::overload::{Limit, Overload};
@@ -34,12 +35,14 @@ pub use administration::{
     Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
     MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
 };
+pub use clients::{ClientAtRisk, ClientSigns, ClientsDescription};
 pub use topics::TopicSend;
 pub use transactions::TransactionOperations;
 pub use vocabulary::{DestinationDescription, DirectoryConfig, Unavailable};
 
 mod administration;
 mod browse;
+mod clients;
 mod definition;
 mod load;
 mod submit;
@@ -110,12 +113,18 @@ pub struct Directory {
     next_work: Cell<u32>,
     upto: Cell<Lsn>,
     duplicates: RefCell<DuplicateMachine>,
+    roll: Arc<ClientRoll>,
 }
 
 impl Directory {
-    /// Outside any term.
+    /// Outside any term; with a roll of clients that others see.
     #[must_use]
-    pub fn new(config: DirectoryConfig, store: SharedStore, clock: Arc<dyn Clock>) -> Rc<Self> {
+    pub fn with_roll(
+        config: DirectoryConfig,
+        store: SharedStore,
+        clock: Arc<dyn Clock>,
+        roll: Arc<ClientRoll>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             config: Cell::new(config),
             store,
@@ -132,7 +141,14 @@ impl Directory {
             next_work: Cell::new(1),
             upto: Cell::new(Lsn::ZERO),
             duplicates: RefCell::new(DuplicateMachine::new(config.duplicates)),
+            roll,
         })
+    }
+
+    /// The same with a roll of its own.
+    #[must_use]
+    pub fn new(config: DirectoryConfig, store: SharedStore, clock: Arc<dyn Clock>) -> Rc<Self> {
+        Self::with_roll(config, store, clock, ClientRoll::new())
     }
 
     /// Other bounds, for what comes from now on.
@@ -149,6 +165,7 @@ impl Directory {
     /// This server begins to serve: the epoch is open and everything of earlier ones is committed.
     pub fn activate(&self) {
         self.deactivate("a new term begins");
+        self.roll.machine().begin(self.clock.wall_ms());
         let horizon = self.store.log_facts().durable.lsn;
         let horizon = horizon.max(self.store.committed());
         let mut term = Term {
@@ -204,6 +221,7 @@ impl Directory {
     /// This server stops serving: every session is told to close, every destination ends. Answers
     /// that are still to come are nobody's any more; the permits come back as the sessions end.
     pub fn deactivate(&self, reason: &str) {
+        self.roll.machine().end();
         self.order_all(&Order::Close(reason.to_owned()));
         self.sessions.borrow_mut().clear();
         self.both.borrow_mut().clear();
@@ -235,6 +253,7 @@ impl Directory {
 
     /// A session has ended. It is remembered until its last request is answered.
     pub fn close_session(&self, key: SessionKey) {
+        self.roll.machine().left(key.0);
         self.drop_temporaries(key);
         let mut sessions = self.sessions.borrow_mut();
         if sessions.get(&key).is_some_and(|inbox| inbox.leave()) {
@@ -244,6 +263,9 @@ impl Directory {
 
     /// Gives an order to every session. What consumers hold when they are drained is nobody's failure.
     pub fn order_all(&self, order: &Order) {
+        if *order != Order::Run {
+            self.roll.machine().freeze();
+        }
         if let (Order::Drain(_), Some(term)) = (order, self.term.borrow().as_ref()) {
             for known in term.known.values() {
                 if let Presence::Awake { port, .. } = &known.state {

@@ -36,6 +36,7 @@ use crate::time::{Clock, Moment};
 mod consumers;
 mod gathered;
 mod patience;
+mod signs;
 mod topics;
 mod transactions;
 
@@ -131,6 +132,8 @@ struct Session {
     blocked_since: Option<Moment>,
     /// When something was read last.
     last_sign: Moment,
+    /// The directory knows who the client is.
+    introduced: bool,
     /// Since when the client has taken nothing of what waits to be written.
     unread_since: Option<Moment>,
     /// The last turn read something.
@@ -166,6 +169,7 @@ impl Session {
             undecoded: false,
             blocked_since: None,
             last_sign: now,
+            introduced: false,
             unread_since: None,
             brought_work: false,
             timer: None,
@@ -199,6 +203,7 @@ impl Session {
         }
         let buffers = self.input.len().saturating_add(self.output.len());
         self.inbox.buffers(buffers);
+        self.show_signs();
         self.phase != Phase::Over
     }
 

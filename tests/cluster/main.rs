@@ -35,6 +35,7 @@ mod recovery;
 mod refusals;
 mod reloads;
 mod resync;
+mod returning;
 mod schedule;
 mod shared;
 mod shared_disk;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
+use twinmq::actors::client_roll::ClientRoll;
 use twinmq::actors::gateway_pinger::{GatewayMessage, Prober};
 use twinmq::actors::ha_chronicle::NoChronicle;
 use twinmq::actors::ha_manager::{ClientSide, HaIdentity};
@@ -172,6 +173,7 @@ impl Server {
                 resync_pause_max: Duration::from_secs(10),
             },
             history: Arc::new(NoChronicle),
+            roll: ClientRoll::new(),
             pair: Some(pair_parts(world, host, life, opened.node, listener)),
             door: None,
         };
