@@ -36,6 +36,7 @@ mod refusals;
 mod reloads;
 mod resync;
 mod returning;
+mod scale;
 mod schedule;
 mod shared;
 mod shared_disk;
