@@ -196,7 +196,7 @@ impl Shelled for Destination {
             DestinationEffect::Removed { request, taken } => {
                 self.ports.directory.removed(request, taken);
             }
-            DestinationEffect::Looked { tag, entries } => {
+            DestinationEffect::Shown { tag, entries } => {
                 self.ports.directory.looked(self.id, tag, entries);
             }
         }

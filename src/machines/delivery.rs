@@ -178,7 +178,7 @@ pub enum DestinationCommand {
         messages: Vec<(Lsn, Bytes)>,
     },
     /// A browser's or an operator's look at what is kept in memory alone; answered at once.
-    Look {
+    Show {
         /// Comes back with the answer.
         tag: u32,
         /// Only of this lane; none: of all.

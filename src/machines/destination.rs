@@ -284,14 +284,14 @@ impl DestinationMachine {
                 definitions,
             } => self.remove(request, removals, definitions, effects),
             DestinationCommand::Keep { messages } => self.keep_all(messages),
-            DestinationCommand::Look {
+            DestinationCommand::Show {
                 tag,
                 lane,
                 after,
                 count,
             } => {
                 let entries = self.look(lane, after, count);
-                effects.push(DestinationEffect::Looked { tag, entries });
+                effects.push(DestinationEffect::Shown { tag, entries });
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::proto::ids::{DestId, Lsn};
 use crate::proto::message;
 use crate::storage::api::{Draft, Entry, Lane, Ticket, Unit};
 
-/// A question for what a destination has in memory alone; as in [`DestinationCommand::Look`].
+/// A question for what a destination has in memory alone; as in [`DestinationCommand::Show`].
 pub(super) struct MemoryLook {
     pub(super) tag: u32,
     pub(super) lane: Option<Lane>,
@@ -177,7 +177,7 @@ impl Directory {
             after,
             count,
         } = look;
-        let command = DestinationCommand::Look {
+        let command = DestinationCommand::Show {
             tag,
             lane,
             after,

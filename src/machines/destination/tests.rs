@@ -110,7 +110,7 @@ fn step(machine: &mut DestinationMachine, input: DestinationInput) -> Vec<String
 /// One line for each effect, so that a test reads as a list.
 fn show(effect: &DestinationEffect) -> String {
     match effect {
-        DestinationEffect::Looked { tag, entries } => {
+        DestinationEffect::Shown { tag, entries } => {
             let lsns = entries.iter().map(|entry| entry.lsn.to_string());
             format!("looked {tag} {}", lsns.collect::<Vec<_>>().join(","))
         }

@@ -245,8 +245,8 @@ pub enum DestinationEffect {
         /// In LSN order, or why nothing was.
         taken: Result<Vec<Lsn>, String>,
     },
-    /// Answer to [`DestinationCommand::Look`].
-    Looked {
+    /// Answer to [`DestinationCommand::Show`].
+    Shown {
         /// Whose question it was.
         tag: u32,
         /// In LSN order.

@@ -647,7 +647,7 @@ impl World {
                     deliveries,
                 } => self.delivered(consumer, deliveries),
                 DestinationEffect::Prepared { answer, .. } => self.share = Some(answer),
-                DestinationEffect::Removed { .. } | DestinationEffect::Looked { .. } => {}
+                DestinationEffect::Removed { .. } | DestinationEffect::Shown { .. } => {}
                 DestinationEffect::Answer { event, .. } => {
                     if let SessionEvent::Committed { requests } = event {
                         self.kept_in_memory += requests.len() as u64;

@@ -173,7 +173,7 @@ fn memory_is_shown_wherever_its_messages_are() {
         }]),
     );
     let look = |lane, after, count| {
-        commands(vec![DestinationCommand::Look {
+        commands(vec![DestinationCommand::Show {
             tag: 7,
             lane,
             after: Lsn(after),

@@ -626,7 +626,7 @@ impl World {
                     dest: destination(queue),
                     answer,
                 }),
-                DestinationEffect::Removed { .. } | DestinationEffect::Looked { .. } => {
+                DestinationEffect::Removed { .. } | DestinationEffect::Shown { .. } => {
                     panic!("no operator works here")
                 }
             }
