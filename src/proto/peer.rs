@@ -1,7 +1,7 @@
 //! The HA channel's frames as values (their bytes are in `peer_codec`). Every frame after the hello carries its
 //! session; whoever receives one of another session drops it (R3).
 
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -47,6 +47,7 @@ mod topics;
 mod transactions;
 mod troubleshooting;
 mod two_hosts;
+mod volatile;
 mod watchdog;
 
 use support::eventually::SOON;

@@ -4,7 +4,7 @@
 //! u8 afresh | u16 count | u32 number... | u16 count | part...      a part: u32 number, address, names
 //! ```
 
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 use bytes::{BufMut, BytesMut};
 
