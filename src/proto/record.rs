@@ -51,6 +51,7 @@ pub const KIND_TX: u8 = 7;
 const DELIVERED_EACH: u8 = 8;
 const FAILED: u8 = 9;
 const SEEN: u8 = 10;
+const RELOGGED: u8 = 14;
 
 /// Bytes that are not a chunk or a record of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,6 +145,24 @@ pub enum Record<'a> {
         /// When, in milliseconds since 1970 by the clock of the server that wrote it.
         at_ms: u64,
     },
+    /// What is owed of a chunk lies here from now on.
+    Relogged {
+        /// The chunk's first LSN.
+        from: Lsn,
+        /// All that was owed of it, by ascending LSNs.
+        messages: &'a [Straggler],
+    },
+}
+
+/// A message in a [`Record::Relogged`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Straggler {
+    /// The LSN of its PUT: still its position, and its identity.
+    pub lsn: Lsn,
+    /// Who owed it when it was read.
+    pub targets: Vec<DestId>,
+    /// Its canonical bytes.
+    pub message: Bytes,
 }
 
 /// A record as it is applied: decoded from a chunk, or made from what was just encoded.
@@ -205,6 +224,13 @@ pub enum LogRecord {
         id: DuplicateId,
         /// When.
         at_ms: u64,
+    },
+    /// See [`Record::Relogged`].
+    Relogged {
+        /// The chunk's first LSN.
+        from: Lsn,
+        /// All that was owed of it, ascending.
+        messages: Vec<Straggler>,
     },
 }
 
@@ -452,6 +478,7 @@ fn read_record(chunk: &Bytes, at: &mut usize) -> Result<LogRecord, DecodeError> 
             LogRecord::Failed { dest, counts }
         }
         SEEN => payload.seen()?,
+        RELOGGED => payload.relogged(chunk)?,
         other => return Err(DecodeError::Kind(other)),
     };
     if payload.at != end {

@@ -240,6 +240,8 @@ pub fn read<E: From<StoreError>>(
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
             | LogRecord::Seen { .. }
+            // Their PUTs are further back, mostly where both servers agree.
+            | LogRecord::Relogged { .. }
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }
@@ -284,6 +286,8 @@ pub fn read<E: From<StoreError>>(
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
             | LogRecord::Seen { .. }
+            // Their PUTs are further back, mostly where both servers agree.
+            | LogRecord::Relogged { .. }
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }

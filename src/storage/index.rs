@@ -8,13 +8,14 @@ use bytes::Bytes;
 
 use crate::proto::duplicate::{DuplicateBounds, Scope};
 use crate::proto::ids::{DestId, Lsn};
-use crate::proto::record::LogRecord;
+use crate::proto::record::{LogRecord, Straggler};
 
 use super::api::{
     Change, Committed, DUPLICATE_BOUNDS, DestinationFacts, Entry, Lane, SPACE_DESTINATION,
     SPACE_DUPLICATES, Times,
 };
-use super::ledger::{ChunkFacts, Ledger};
+use super::ledger::{ChunkFacts, Content, Ledger};
+use super::moved::Range;
 use super::owed::{Destination, Known};
 use super::runs::run_of;
 use super::seen::Seen;
@@ -120,7 +121,7 @@ impl Index {
                 targets, message, ..
             } => {
                 let times = Times::of(message);
-                let mut pairs = 0;
+                let mut pairs = 0usize;
                 for target in targets {
                     let Some(dest) = self.destinations.get_mut(target) else {
                         continue;
@@ -135,8 +136,12 @@ impl Index {
                         change.entries.push(Entry::new(lsn, message.clone()));
                     }
                 }
-                self.messages += pairs;
-                let known = self.ledger.owe(chunk, pairs);
+                self.messages += pairs as u64;
+                let mut content = Content::default();
+                if pairs > 0 {
+                    content.add(pairs, message.len());
+                }
+                let known = self.ledger.owe(chunk, content);
                 assert!(known, "a chunk begins before its records");
             }
             LogRecord::Ack { dest, lsns } => self.settle(*dest, lsns, notes),
@@ -184,9 +189,33 @@ impl Index {
             }
             LogRecord::Kv { space, key, value } => self.define(*space, key, value),
             LogRecord::Seen { id, at_ms } => self.seen.note(lsn, *id, *at_ms),
+            LogRecord::Relogged { from, messages } => {
+                let brought = self.owed_of(messages, *from);
+                self.ledger.relog(*from, chunk, brought);
+            }
             // The epoch table is kept by the writer.
             LogRecord::Epoch(_) => {}
         }
+    }
+
+    /// What of these messages is owed and lies in this chunk.
+    pub fn owed_of(&self, messages: &[Straggler], chunk: Lsn) -> Content {
+        let mut content = Content::default();
+        for straggler in messages {
+            let place = self.ledger.place_of(straggler.lsn);
+            if place.is_none_or(|place| place.chunk != chunk) {
+                continue;
+            }
+            let owes = |target: &&DestId| {
+                let owed = self.destinations.get(target);
+                owed.is_some_and(|owed| owed.owes(straggler.lsn))
+            };
+            let pairs = straggler.targets.iter().filter(owes).count();
+            if pairs > 0 {
+                content.add(pairs, straggler.message.len());
+            }
+        }
+        content
     }
 
     fn settle(&mut self, id: DestId, lsns: &[Lsn], notes: &mut Notes) {
@@ -301,19 +330,19 @@ impl Index {
         owed: &'a Destination,
         lsns: &'a [Lsn],
     ) -> impl Iterator<Item = (Lsn, Lsn, Known)> + 'a {
-        let mut chunk = ChunkFacts {
+        let mut place = Range {
             first: Lsn(1),
             last: Lsn::ZERO,
-            bytes: 0,
+            chunk: Lsn::ZERO,
         };
         lsns.iter().map(move |lsn| {
-            if *lsn < chunk.first || *lsn > chunk.last {
-                chunk = self
+            if *lsn < place.first || *lsn > place.last {
+                place = self
                     .ledger
-                    .chunk_of(*lsn)
+                    .place_of(*lsn)
                     .expect("a chunk stays while a message in it is owed");
             }
-            (*lsn, chunk.first, owed.known(*lsn))
+            (*lsn, place.chunk, owed.known(*lsn))
         })
     }
 

@@ -10,7 +10,7 @@ use super::backend::{Table, View, Write};
 use super::error::StoreError;
 
 /// The format that this release writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 const KEY_FORMAT: &str = "format";
 const KEY_CLUSTER: &str = "cluster";

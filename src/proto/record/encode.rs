@@ -8,7 +8,7 @@ use crate::proto::log::Batch;
 
 use super::{
     ACK, CHUNK_BYTES, CHUNK_HEADER, CRC_AT, DELIVERED, DELIVERED_EACH, EPOCH, FAILED, KV, MAGIC,
-    PUT, Record, SEEN, VERSION, checksum,
+    PUT, RELOGGED, Record, SEEN, Straggler, VERSION, checksum,
 };
 
 pub(crate) fn put_varint(to: &mut Vec<u8>, mut value: u64) {
@@ -135,6 +135,11 @@ impl BatchWriter {
                     head.extend_from_slice(&id.key);
                     (SEEN, &[])
                 }
+                Record::Relogged { from, messages } => {
+                    put_varint(head, from.0);
+                    put_stragglers(head, messages);
+                    (RELOGGED, &[])
+                }
             }
         };
         let payload = self.scratch.len() + tail.len();
@@ -214,6 +219,21 @@ fn put_lsns(to: &mut Vec<u8>, lsns: &[Lsn]) {
         let mut sorted = lsns.to_vec();
         sorted.sort_unstable();
         sorted.into_iter().for_each(put);
+    }
+}
+
+fn put_stragglers(to: &mut Vec<u8>, messages: &[Straggler]) {
+    put_varint(to, messages.len() as u64);
+    let mut last = 0;
+    for straggler in messages {
+        put_varint(to, straggler.lsn.0 - last);
+        last = straggler.lsn.0;
+        put_varint(to, straggler.targets.len() as u64);
+        for target in &straggler.targets {
+            put_varint(to, u64::from(target.0));
+        }
+        put_varint(to, straggler.message.len() as u64);
+        to.extend_from_slice(&straggler.message);
     }
 }
 

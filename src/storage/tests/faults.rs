@@ -276,7 +276,7 @@ fn a_store_of_an_earlier_format_is_refused_with_both_numbers() {
         .unwrap();
     let refused = meta::load(&env).unwrap_err().to_string();
     assert!(
-        refused.contains("has format 1, this release knows 2"),
+        refused.contains("has format 1, this release knows 3"),
         "{refused}"
     );
 }
