@@ -18,8 +18,9 @@ use tokio::sync::mpsc;
 
 use crate::actors::acceptor::Acceptor;
 use crate::actors::admission::AdmissionBounds;
+use crate::actors::client_roll::ClientRoll;
 use crate::actors::directory::{
-    Administration, DestinationDescription, Directory, DirectoryConfig,
+    Administration, ClientsDescription, DestinationDescription, Directory, DirectoryConfig,
 };
 use crate::actors::inbox::Order;
 use crate::actors::lease::ServingLease;
@@ -71,6 +72,8 @@ pub struct DataPlaneDescription {
     pub duplicates: u64,
     /// By name.
     pub destinations: Vec<DestinationDescription>,
+    /// Who may not come back after a failover, and who has not.
+    pub clients: ClientsDescription,
 }
 
 enum DataCommand {
@@ -88,9 +91,16 @@ enum DataCommand {
 #[derive(Clone)]
 pub struct DataHandle {
     commands: mpsc::UnboundedSender<DataCommand>,
+    roll: Arc<ClientRoll>,
 }
 
 impl DataHandle {
+    /// The roll of clients.
+    #[must_use]
+    pub fn roll(&self) -> &Arc<ClientRoll> {
+        &self.roll
+    }
+
     /// This server is the active one: the epoch is open, what came before it is committed.
     pub fn serve(&self, epoch: Epoch, done: Done<Result<(), PortError>>) {
         self.send(DataCommand::Serve(epoch, done));
@@ -145,6 +155,7 @@ pub struct DataPlane {
     ports: Vec<BoundPort>,
     config: DataPlaneConfig,
     commands: mpsc::UnboundedReceiver<DataCommand>,
+    roll: Arc<ClientRoll>,
 }
 
 impl DataPlane {
@@ -159,12 +170,18 @@ impl DataPlane {
             .map(|address| BoundPort::bind(*address))
             .collect::<Result<Vec<_>, _>>()?;
         let (sender, commands) = mpsc::unbounded_channel();
+        let roll = ClientRoll::new();
+        let handle = DataHandle {
+            commands: sender,
+            roll: Arc::clone(&roll),
+        };
         let plane = Self {
             ports,
             config,
             commands,
+            roll,
         };
-        Ok((DataHandle { commands: sender }, plane))
+        Ok((handle, plane))
     }
 
     /// The addresses, with the ports that were given for 0.
@@ -180,7 +197,8 @@ impl DataPlane {
         lease: Arc<dyn ServingLease>,
         clock: Arc<dyn Clock>,
     ) {
-        let directory = Directory::new(self.config.directory, store, Arc::clone(&clock));
+        let directory =
+            Directory::with_roll(self.config.directory, store, Arc::clone(&clock), self.roll);
         directory.set_policies(self.config.policies);
         let session = Arc::new(self.config.session);
         let mut running = Running {
@@ -266,6 +284,7 @@ impl Running {
                 limits_met: self.directory().overload().counts(),
                 duplicates: self.directory().duplicates(),
                 destinations: self.directory().describe(),
+                clients: self.directory().describe_clients(),
             }),
         }
     }

@@ -5,8 +5,10 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::Waker;
 
+use crate::actors::directory::ClientSigns;
 use crate::actors::permits::Ledger;
 use crate::machines::delivery::SessionEvent;
+use crate::proto::peer::PeerClient;
 
 /// What the server wants of a session besides its events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +61,9 @@ struct State {
     shed: bool,
     /// The session takes no more; only its permits are still to come back.
     gone: bool,
+    /// Who the client is, once it has said so.
+    client: Option<PeerClient>,
+    signs: ClientSigns,
 }
 
 impl Inbox {
@@ -76,6 +81,8 @@ impl Inbox {
                 buffer_bytes: 0,
                 shed: false,
                 gone: false,
+                client: None,
+                signs: ClientSigns::default(),
             }),
         }
     }
@@ -146,6 +153,24 @@ impl Inbox {
     /// The session's buffers have so many bytes now.
     pub fn buffers(&self, bytes: usize) {
         self.state.borrow_mut().buffer_bytes = bytes;
+    }
+
+    /// The client has said who it is.
+    pub fn introduce(&self, client: PeerClient) {
+        self.state.borrow_mut().client = Some(client);
+    }
+
+    /// How the client behaves.
+    pub fn shows(&self, signs: ClientSigns) {
+        self.state.borrow_mut().signs = signs;
+    }
+
+    /// Who the client is and how it behaves, while it is there.
+    #[must_use]
+    pub fn client(&self) -> Option<(PeerClient, ClientSigns)> {
+        let state = self.state.borrow();
+        let client = state.client.clone().filter(|_| !state.gone)?;
+        Some((client, state.signs))
     }
 
     /// Bytes of memory that this connection holds.

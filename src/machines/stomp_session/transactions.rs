@@ -76,6 +76,11 @@ impl Transactions {
         self.bytes
     }
 
+    /// How many there are.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
     pub(super) fn clear(&mut self) {
         self.open.clear();
         self.bytes = 0;
