@@ -47,6 +47,7 @@ mod temporary;
 mod topics;
 mod transactions;
 mod upkeep;
+mod uploads;
 mod vocabulary;
 
 /// A destination that is known in this term.
@@ -105,6 +106,7 @@ pub struct Directory {
     next_work: Cell<u32>,
     upto: Cell<Lsn>,
     duplicates: RefCell<DuplicateMachine>,
+    ending: RefCell<uploads::Ending>,
 }
 
 impl Directory {
@@ -127,6 +129,7 @@ impl Directory {
             next_work: Cell::new(1),
             upto: Cell::new(Lsn::ZERO),
             duplicates: RefCell::new(DuplicateMachine::new(config.duplicates)),
+            ending: RefCell::default(),
         })
     }
 
@@ -202,6 +205,7 @@ impl Directory {
         self.order_all(&Order::Close(reason.to_owned()));
         self.sessions.borrow_mut().clear();
         self.both.borrow_mut().clear();
+        self.ending.borrow_mut().clear();
         let Some(term) = self.term.borrow_mut().take() else {
             return;
         };
@@ -327,6 +331,7 @@ impl Directory {
         {
             self.overload.count(Limit::Refused);
         }
+        self.end_uploads(session, &event);
         let mut sessions = self.sessions.borrow_mut();
         if let Some(inbox) = sessions.get(&session) {
             inbox.put(event);
@@ -341,6 +346,7 @@ impl Directory {
         self.upto.set(self.upto.get().max(committed.upto));
         self.duplicates.borrow_mut().committed(&committed.tickets);
         self.route(committed.changes, committed.upto);
+        self.parts_committed(&committed.parts);
         let mut whose = None;
         let mut requests: Vec<RequestNumber> = Vec::new();
         let tickets = self.without_unconfirmed(committed.tickets, committed.alone);

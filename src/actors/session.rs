@@ -21,7 +21,6 @@ use self::gathered::Gathered;
 use crate::actors::directory::Directory;
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::lease::ServingLease;
-use crate::actors::overload::Limit;
 use crate::io::client_tcp::{ClientSocket, Fill};
 use crate::machines::delivery::{
     ConsumerKey, ConsumerTraits, DestinationCommand, SessionEvent, SessionKey,
@@ -35,6 +34,7 @@ use crate::time::{Clock, Moment};
 
 mod consumers;
 mod gathered;
+mod large;
 mod patience;
 mod topics;
 mod transactions;
@@ -113,6 +113,8 @@ struct Session {
     decoder: Decoder,
     input: BytesMut,
     output: BytesMut,
+    /// What comes after the MESSAGE that is being written.
+    behind: BytesMut,
     /// Bytes of answers that were put into the output since it was last empty.
     answer_bytes: usize,
     effects: Vec<SessionEffect>,
@@ -155,6 +157,7 @@ impl Session {
             inbox,
             input: BytesMut::new(),
             output: BytesMut::new(),
+            behind: BytesMut::new(),
             answer_bytes: 0,
             effects: Vec::new(),
             charged: 0,
@@ -198,6 +201,7 @@ impl Session {
             self.input = BytesMut::new();
         }
         let buffers = self.input.len().saturating_add(self.output.len());
+        let buffers = buffers.saturating_add(self.behind.len());
         self.inbox.buffers(buffers);
         self.phase != Phase::Over
     }
@@ -217,12 +221,17 @@ impl Session {
         if self.machine.is_closed() {
             return;
         }
+        let is_part = matches!(input, SessionInput::Event(SessionEvent::PartsRead { .. }));
         let is_delivery = matches!(input, SessionInput::Event(SessionEvent::Delivered { .. }));
-        let before = self.output.len();
-        self.machine
-            .step(now, input, &mut self.output, &mut self.effects);
-        if !is_delivery {
-            let more = self.output.len().saturating_sub(before);
+        let output = if self.machine.is_within_message() && !is_part {
+            &mut self.behind
+        } else {
+            &mut self.output
+        };
+        let before = output.len();
+        self.machine.step(now, input, output, &mut self.effects);
+        if !is_delivery && !is_part {
+            let more = output.len().saturating_sub(before);
             self.answer_bytes = self.answer_bytes.saturating_add(more);
         }
         self.charge();
@@ -247,8 +256,13 @@ impl Session {
                 } => self
                     .inbox
                     .ledger(|ledger| ledger.publish(*request, operations.bytes)),
+                SessionEffect::Upload { request, bytes, .. } => self
+                    .inbox
+                    .ledger(|ledger| ledger.publish(*request, bytes.len())),
                 SessionEffect::Attach { .. }
                 | SessionEffect::Detach { .. }
+                | SessionEffect::EndUpload { .. }
+                | SessionEffect::ReadParts { .. }
                 | SessionEffect::Retire { .. }
                 | SessionEffect::Subscribe { .. }
                 | SessionEffect::MakeTemporary { .. }
@@ -275,7 +289,9 @@ impl Session {
         {
             self.step(now, SessionInput::Event(event));
         }
-        while self.delivery_room() > 0
+        self.take_parts(now);
+        while !self.machine.is_within_message()
+            && self.delivery_room() > 0
             && let Some(event) = self.inbox.take_delivery(self.delivery_room())
         {
             self.step(now, SessionInput::Event(event));
@@ -303,22 +319,6 @@ impl Session {
     /// Nothing but a missing permit or a slow reader holds up the next frame.
     fn may_go_on(&self) -> bool {
         !self.machine.is_closed() && self.inbox.ordered() == Order::Run && self.has_answer_room()
-    }
-
-    fn decode(&mut self, now: Moment) {
-        while self.undecoded && self.may_go_on() && self.may_take_next() {
-            match self.decoder.decode(&mut self.input) {
-                Ok(Some(frame)) => self.step(now, SessionInput::Frame(frame)),
-                Ok(None) => self.undecoded = false,
-                Err(error) => {
-                    self.undecoded = false;
-                    if error.is_limit() {
-                        self.context.directory.overload().count(Limit::Frame);
-                    }
-                    self.step(now, SessionInput::Malformed(error));
-                }
-            }
-        }
     }
 
     fn wants_to_read(&self) -> bool {
@@ -354,7 +354,8 @@ impl Session {
         if let Phase::HalfClosed(until) = self.phase
             && !self.undecoded
         {
-            let told = self.output.is_empty() && self.inbox.ledger(|ledger| ledger.is_clear());
+            let written = self.output.is_empty() && !self.machine.is_within_message();
+            let told = written && self.inbox.ledger(|ledger| ledger.is_clear());
             if told || until <= now {
                 self.phase = Phase::Over;
             }
@@ -411,6 +412,20 @@ impl Session {
                 prefetch,
                 selector,
             } => self.browse(&destination, consumer, prefetch, selector),
+            SessionEffect::Upload {
+                upload,
+                request,
+                bytes,
+            } => {
+                let directory = &self.context.directory;
+                directory.upload(self.key, upload, request, bytes);
+            }
+            SessionEffect::EndUpload { upload, after } => {
+                // What names it goes first.
+                self.post_gathered();
+                self.context.directory.end_upload(self.key, upload, after);
+            }
+            SessionEffect::ReadParts { lsns } => self.context.directory.read_parts(self.key, lsns),
             SessionEffect::Close => {
                 let until = self.context.clock.now().after(self.context.config.linger);
                 self.phase = Phase::LastWords(until);
@@ -464,7 +479,7 @@ impl Session {
                 return;
             }
             self.mind_the_reader(now, before);
-            if self.output.is_empty() {
+            if self.output.is_empty() && !self.machine.is_within_message() {
                 self.answer_bytes = 0;
                 if self.output.capacity() > BUFFER_KEPT {
                     self.output = BytesMut::new();
@@ -531,7 +546,7 @@ impl Session {
         if serving {
             self.inbox.wait(cx.waker());
             ready |= self.has_answer_room() && self.inbox.has_answer();
-            ready |= self.delivery_room() > 0 && self.inbox.has_delivery();
+            ready |= self.has_delivery();
             ready |= self.order_to_close().is_some();
             ready |= self.undecoded && self.may_go_on() && self.may_take_next();
             self.wait_for_room(cx);

@@ -310,7 +310,9 @@ impl DestinationMachine {
 
     /// Keeps a volatile message, if there is memory for it; gives it back otherwise.
     fn keep_in_memory(&mut self, message: Bytes) -> Option<Bytes> {
-        if !self.keeps_in_memory && message::is_persistent(&message) {
+        let is_stored = !self.keeps_in_memory && message::is_persistent(&message);
+        // A body in parts is on the disk already, and is held there only for what is stored.
+        if is_stored || message::is_in_parts(&message) {
             return Some(message);
         }
         let Some(lsn) = self.volatile.take(message.len()) else {

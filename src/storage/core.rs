@@ -481,6 +481,8 @@ fn size_of_draft(draft: &Draft) -> usize {
         Draft::Failed { counts, .. } => counts.len() * 15,
         Draft::Delivered { .. } => 0,
         Draft::Seen { .. } => 36,
+        Draft::Part { bytes, .. } => bytes.len(),
+        Draft::UploadEnded(_) => 10,
         Draft::Kv { key, value, .. } => key.len() + value.len(),
     }
 }
@@ -508,6 +510,11 @@ fn borrow(draft: &Draft) -> Record<'_> {
             id: *id,
             at_ms: *at_ms,
         },
+        Draft::Part { upload, bytes } => Record::Part {
+            upload: *upload,
+            bytes,
+        },
+        Draft::UploadEnded(upload) => Record::UploadEnded(*upload),
     }
 }
 
@@ -524,5 +531,7 @@ fn into_record(draft: Draft, offset: u32) -> LogRecord {
         Draft::Failed { dest, counts } => LogRecord::Failed { dest, counts },
         Draft::Kv { space, key, value } => LogRecord::Kv { space, key, value },
         Draft::Seen { id, at_ms } => LogRecord::Seen { id, at_ms },
+        Draft::Part { upload, bytes } => LogRecord::Part { upload, bytes },
+        Draft::UploadEnded(upload) => LogRecord::UploadEnded(upload),
     }
 }

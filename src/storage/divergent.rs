@@ -240,6 +240,8 @@ pub fn read<E: From<StoreError>>(
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
             | LogRecord::Seen { .. }
+            | LogRecord::Part { .. }
+            | LogRecord::UploadEnded(_)
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }
@@ -284,6 +286,8 @@ pub fn read<E: From<StoreError>>(
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
             | LogRecord::Seen { .. }
+            | LogRecord::Part { .. }
+            | LogRecord::UploadEnded(_)
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }

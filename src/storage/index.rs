@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use crate::proto::duplicate::{DuplicateBounds, Scope};
 use crate::proto::ids::{DestId, Lsn};
-use crate::proto::record::LogRecord;
+use crate::proto::message::{self, Parts};
+use crate::proto::record::{DecodeError, LogRecord};
 
 use super::api::{
     Change, Committed, DUPLICATE_BOUNDS, DestinationFacts, Entry, Lane, SPACE_DESTINATION,
@@ -16,6 +17,7 @@ use super::api::{
 };
 use super::ledger::{ChunkFacts, Ledger};
 use super::owed::{Destination, Known};
+use super::parts::Bodies;
 use super::runs::run_of;
 use super::seen::Seen;
 
@@ -29,6 +31,7 @@ pub struct Index {
     pub ledger: Ledger,
     messages: u64,
     seen: Seen,
+    bodies: Bodies,
     /// Destinations and definitions that changed since [`Index::take_changed`].
     changed: Changed,
 }
@@ -46,6 +49,8 @@ pub struct Changed {
     pub known: BTreeSet<(DestId, u64)>,
     /// Runs with ids of messages that came or went.
     pub seen: BTreeSet<(Scope, u64)>,
+    /// Bodies in parts that came or went, or are held by others.
+    pub bodies: BTreeSet<Lsn>,
 }
 
 impl Changed {
@@ -63,6 +68,7 @@ pub struct Notes {
     serving: bool,
     changes: Vec<(DestId, Change)>,
     places: HashMap<DestId, usize>,
+    parts: Vec<(u64, Lsn)>,
 }
 
 impl Notes {
@@ -78,6 +84,7 @@ impl Notes {
     /// Into the event.
     pub fn into_event(self, event: &mut Committed) {
         event.changes = self.changes;
+        event.parts = self.parts;
     }
 
     /// Where to note something of a destination, if it is wanted.
@@ -118,27 +125,7 @@ impl Index {
         match record {
             LogRecord::Put {
                 targets, message, ..
-            } => {
-                let times = Times::of(message);
-                let mut pairs = 0;
-                for target in targets {
-                    let Some(dest) = self.destinations.get_mut(target) else {
-                        continue;
-                    };
-                    if dest.tail >= lsn {
-                        continue;
-                    }
-                    dest.push(lsn, times);
-                    pairs += 1;
-                    self.changed.destination(*target, dest);
-                    if let Some(change) = notes.of(*target) {
-                        change.entries.push(Entry::new(lsn, message.clone()));
-                    }
-                }
-                self.messages += pairs;
-                let known = self.ledger.owe(chunk, pairs);
-                assert!(known, "a chunk begins before its records");
-            }
+            } => self.put(lsn, chunk, (targets, message), notes),
             LogRecord::Ack { dest, lsns } => self.settle(*dest, lsns, notes),
             LogRecord::Delivered { dest, lane, ahead } => {
                 let mark = Lsn(lsn.0.saturating_add(u64::from(*ahead)));
@@ -184,8 +171,70 @@ impl Index {
             }
             LogRecord::Kv { space, key, value } => self.define(*space, key, value),
             LogRecord::Seen { id, at_ms } => self.seen.note(lsn, *id, *at_ms),
-            // The epoch table is kept by the writer.
-            LogRecord::Epoch(_) => {}
+            LogRecord::Part { upload, bytes } => {
+                if self.bodies.add(*upload, lsn, bytes.len()) {
+                    let known = self.ledger.owe(chunk, 1);
+                    assert!(known, "a chunk begins before its records");
+                }
+                if notes.serving {
+                    notes.parts.push((*upload, lsn));
+                }
+            }
+            LogRecord::UploadEnded(upload) => {
+                let gone = self.bodies.end(*upload);
+                self.drop_parts(gone);
+            }
+            // The epoch table is kept by the writer. Whoever had an upload open is gone.
+            LogRecord::Epoch(_) => {
+                let gone = self.bodies.end_all();
+                self.drop_parts(gone);
+            }
+        }
+    }
+
+    fn put(
+        &mut self,
+        lsn: Lsn,
+        chunk: Lsn,
+        (targets, message): (&[DestId], &Bytes),
+        notes: &mut Notes,
+    ) {
+        let body = match message::is_in_parts(message) {
+            false => None,
+            // Nobody can be given a message whose body is not there.
+            true => match self.bodies.find(message) {
+                Some(body) => Some(body),
+                None => return,
+            },
+        };
+        let times = Times::of(message);
+        let mut pairs = 0;
+        for target in targets {
+            let Some(dest) = self.destinations.get_mut(target) else {
+                continue;
+            };
+            if dest.tail >= lsn {
+                continue;
+            }
+            dest.push(lsn, times);
+            pairs += 1;
+            self.changed.destination(*target, dest);
+            if let Some(change) = notes.of(*target) {
+                change.entries.push(Entry::new(lsn, message.clone()));
+            }
+        }
+        self.messages += pairs;
+        let known = self.ledger.owe(chunk, pairs);
+        assert!(known, "a chunk begins before its records");
+        if let Some(body) = body {
+            self.bodies.owe(body, lsn, pairs);
+        }
+    }
+
+    /// Parts that nobody needs any more.
+    fn drop_parts(&mut self, gone: impl IntoIterator<Item = Parts>) {
+        for parts in gone {
+            parts.lsns().for_each(|lsn| self.ledger.settle(lsn));
         }
     }
 
@@ -200,6 +249,9 @@ impl Index {
             };
             self.ledger.settle(*lsn);
             count += 1;
+            if let Some(parts) = self.bodies.settle(*lsn) {
+                parts.lsns().for_each(|lsn| self.ledger.settle(lsn));
+            }
             if let Some(run) = settled.run_gone {
                 self.changed.gone.insert((id, settled.lane, run));
             }
@@ -243,6 +295,9 @@ impl Index {
                     for lsn in lane.runs.lsns() {
                         self.ledger.settle(lsn);
                         self.messages -= 1;
+                        let gone = self.bodies.settle(lsn);
+                        let parts = gone.iter().flat_map(Parts::lsns);
+                        parts.for_each(|lsn| self.ledger.settle(lsn));
                     }
                     let stored = lane.runs.stored();
                     let stored = stored.map(|run| (id, lane.lane, run));
@@ -286,6 +341,23 @@ impl Index {
     /// The same, to take them from a checkpoint.
     pub(super) fn seen_mut(&mut self) -> &mut Seen {
         &mut self.seen
+    }
+
+    /// Bodies in parts.
+    #[must_use]
+    pub fn bodies(&self) -> &Bodies {
+        &self.bodies
+    }
+
+    /// A body as it was at a checkpoint. False when one of its parts is in no chunk.
+    pub(super) fn restore_body(
+        &mut self,
+        first: Lsn,
+        page: &[u8],
+        upto: Lsn,
+    ) -> Result<bool, DecodeError> {
+        let parts = self.bodies.restore(first, page, upto)?;
+        Ok(self.ledger.owe_each(parts.lsns()))
     }
 
     /// One destination.
@@ -350,7 +422,7 @@ impl Index {
     #[must_use]
     pub fn memory(&self) -> usize {
         let owed: usize = self.destinations.values().map(Destination::memory).sum();
-        owed + self.ledger.memory() + self.seen.memory()
+        owed + self.ledger.memory() + self.seen.memory() + self.bodies.memory()
     }
 
     /// Destinations defined.
@@ -368,8 +440,10 @@ impl Index {
     /// What changed since this was asked last.
     pub fn take_changed(&mut self) -> Changed {
         let seen = self.seen.take_changed();
+        let bodies = self.bodies.take_changed();
         Changed {
             seen,
+            bodies,
             ..std::mem::take(&mut self.changed)
         }
     }

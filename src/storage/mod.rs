@@ -25,6 +25,7 @@ pub mod meta;
 mod node_dir;
 pub mod open;
 pub mod owed;
+pub mod parts;
 mod reader;
 pub mod recover;
 mod relief;

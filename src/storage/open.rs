@@ -280,7 +280,7 @@ fn no_format(view: &impl View) -> StoreError {
 
 pub(super) fn build<H: Home>(
     home: H,
-    env: H::Backend,
+    mut env: H::Backend,
     config: StoreConfig,
     sink: Arc<dyn StoreSink>,
 ) -> Result<Core<H>, StoreError> {
@@ -295,6 +295,9 @@ pub(super) fn build<H: Home>(
         });
     }
     let recovered = recover::recover(&view, &meta, config.limits(), Lsn(u64::MAX))?;
+    if meta::is_of_before(&view)? {
+        env.commit(&[meta::format()])?;
+    }
     let state = State {
         gate: GatePolicy::Closed,
         peer: Lsn::ZERO,

@@ -35,8 +35,12 @@ impl Session {
             && !self.context.directory.overload().holds_back()
     }
 
-    /// Of what has come so far: frames stay in the input until they are whole.
+    /// Of what has come so far: frames stay in the input until they are whole, but for the bodies of
+    /// large SENDs.
     fn next_is_send(&self) -> bool {
+        if self.decoder.is_within_body() {
+            return true;
+        }
         let ends = |byte: &&u8| matches!(byte, b'\n' | b'\r');
         let ends = self.input.iter().take_while(ends).count();
         self.input[ends..].starts_with(b"SEND")

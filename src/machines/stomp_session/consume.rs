@@ -12,7 +12,7 @@ use super::topics::{any_destination, is_browser};
 use super::{Phase, SessionEffect, StompSession, write_receipt};
 use crate::machines::delivery::{ConsumerTraits, Delivery};
 use crate::proto::destination::DestinationKind;
-use crate::proto::message::{Message, MessageError, PRIORITY_DEFAULT};
+use crate::proto::message::{Message, MessageError, PRIORITY_DEFAULT, Parts};
 use crate::proto::stomp::encode::put_decimal;
 use crate::proto::stomp::{ClientFrame, FrameWriter, Version};
 
@@ -241,6 +241,7 @@ impl StompSession {
         consumer: u32,
         deliveries: &[Delivery],
         out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
     ) -> Result<(), Problem> {
         match self.phase {
             Phase::Connected => {}
@@ -250,8 +251,9 @@ impl StompSession {
         let Some(subscription) = self.subscriptions.by_number(consumer) else {
             return Ok(());
         };
+        let mut large = None;
         for delivery in deliveries {
-            write_message(out, version, subscription, delivery).map_err(|error| {
+            let parts = write_message(out, version, subscription, delivery).map_err(|error| {
                 Problem::new(
                     "a message cannot be read",
                     format!(
@@ -261,6 +263,16 @@ impl StompSession {
                 )
             })?;
             subscription.send(delivery.lsn);
+            if let Some(parts) = parts {
+                assert!(
+                    large.is_none(),
+                    "a large message is the last of those that are given together"
+                );
+                large = Some(parts);
+            }
+        }
+        if let Some(parts) = large {
+            self.begin_download(parts, effects);
         }
         Ok(())
     }
@@ -284,13 +296,15 @@ fn traits(frame: &ClientFrame) -> Result<ConsumerTraits, Problem> {
     Ok(traits)
 }
 
+/// Writes a MESSAGE; where its body is in parts, only its head, and says where they are.
 fn write_message(
     out: &mut BytesMut,
     version: Version,
     subscription: &Subscription,
     delivery: &Delivery,
-) -> Result<(), MessageError> {
+) -> Result<Option<Parts>, MessageError> {
     let message = Message::read(&delivery.message)?;
+    let parts = message.parts();
     out.reserve(subscription.head.len() + delivery.message.len() + 160);
     out.extend_from_slice(&subscription.head);
     put_decimal(out, delivery.lsn.0);
@@ -343,6 +357,9 @@ fn write_message(
             frame.foreign_header(name.as_bytes(), value.as_bytes());
         }
     }
-    frame.body(message.body());
-    Ok(())
+    match &parts {
+        Some(parts) => frame.body_follows(parts.bytes()),
+        None => frame.body(message.body()),
+    }
+    Ok(parts)
 }

@@ -8,7 +8,7 @@ use crate::proto::log::Batch;
 
 use super::{
     ACK, CHUNK_BYTES, CHUNK_HEADER, CRC_AT, DELIVERED, DELIVERED_EACH, EPOCH, FAILED, KV, MAGIC,
-    PUT, Record, SEEN, VERSION, checksum,
+    PART, PUT, Record, SEEN, UPLOAD_ENDED, VERSION, checksum,
 };
 
 pub(crate) fn put_varint(to: &mut Vec<u8>, mut value: u64) {
@@ -134,6 +134,14 @@ impl BatchWriter {
                     put_varint(head, at_ms);
                     head.extend_from_slice(&id.key);
                     (SEEN, &[])
+                }
+                Record::Part { upload, bytes } => {
+                    put_varint(head, upload);
+                    (PART, bytes)
+                }
+                Record::UploadEnded(upload) => {
+                    put_varint(head, upload);
+                    (UPLOAD_ENDED, &[])
                 }
             }
         };

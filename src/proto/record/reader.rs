@@ -1,5 +1,7 @@
 //! Numbers from bytes that may say anything.
 
+use bytes::Bytes;
+
 use crate::proto::duplicate::{DuplicateId, Scope};
 use crate::proto::ids::Lsn;
 use crate::proto::lane::Lane;
@@ -66,6 +68,14 @@ impl Reader<'_> {
         key.copy_from_slice(self.take(16)?);
         let id = DuplicateId { scope, key };
         Ok(LogRecord::Seen { id, at_ms })
+    }
+
+    /// A part of a body, whose bytes go up to `end` of the chunk.
+    pub(super) fn part(&mut self, chunk: &Bytes, end: usize) -> Result<LogRecord, DecodeError> {
+        let upload = self.varint()?;
+        let bytes = chunk.slice(self.at..end);
+        self.at = end;
+        Ok(LogRecord::Part { upload, bytes })
     }
 
     pub(super) fn lane(&mut self) -> Result<Lane, DecodeError> {

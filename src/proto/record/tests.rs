@@ -58,6 +58,8 @@ fn record() -> impl Strategy<Value = LogRecord> {
             value
         }),
         any::<u64>().prop_map(|epoch| LogRecord::Epoch(Epoch(epoch))),
+        (any::<u64>(), bytes()).prop_map(|(upload, bytes)| LogRecord::Part { upload, bytes }),
+        any::<u64>().prop_map(LogRecord::UploadEnded),
         any::<(u64, [u8; 16], u64)>().prop_map(|(scope, key, at_ms)| LogRecord::Seen {
             id: DuplicateId {
                 scope: Scope(scope),
@@ -94,6 +96,11 @@ fn borrow(record: &LogRecord) -> Record<'_> {
             id: *id,
             at_ms: *at_ms,
         },
+        LogRecord::Part { upload, bytes } => Record::Part {
+            upload: *upload,
+            bytes,
+        },
+        LogRecord::UploadEnded(upload) => Record::UploadEnded(*upload),
     }
 }
 

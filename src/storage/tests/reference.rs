@@ -309,6 +309,7 @@ fn apply(owed: &mut BTreeMap<u32, Owing>, lsn: u64, record: &Draft) {
                 }
             }
         }
-        Draft::Kv { .. } | Draft::Seen { .. } => {}
+        // A message in parts is put only while its body is held.
+        Draft::Kv { .. } | Draft::Seen { .. } | Draft::Part { .. } | Draft::UploadEnded(_) => {}
     }
 }

@@ -388,7 +388,7 @@ impl World {
             for record in unit.records {
                 self.upto = self.upto.next();
                 let lsn = self.upto;
-                match record {
+                match record.clone() {
                     Draft::Put { targets, message } if targets == [DEAD] => {
                         to_dead = Some(number_of(&message));
                         assert!(self.ended.insert(number_of(&message)), "dead twice");
@@ -437,6 +437,7 @@ impl World {
                         }
                     }
                     Draft::Kv { .. } | Draft::Seen { .. } => {}
+                    Draft::Part { .. } | Draft::UploadEnded(_) => panic!("{record:?}"),
                 }
             }
         }
