@@ -12,8 +12,8 @@ use crate::actors::server::{End, Server, StartError, block_on, start};
 use crate::admin::{AdminState, Operator, StatusSource};
 use crate::config::{Config, ConfigSource, Loaded, load, read_or_make_secret, reload, watch};
 use crate::exit::ExitCode;
-use crate::io::port_owner;
 use crate::io::signals::{Signal, SignalError, spawn_signals};
+use crate::io::{open_files, port_owner};
 use crate::machines::ha::ExitCause;
 use crate::proto::history::{Event, EventKind};
 use crate::storage::error::StoreError;
@@ -98,6 +98,10 @@ async fn serve(
 ) -> Result<ExitCode, CliError> {
     banner(&loaded);
     let config = loaded.config.clone();
+    let connections = config.limits.max_connections as u64;
+    if let Err(error) = open_files::raise(connections) {
+        tracing::warn!(target: "twinmq::net", "{error}");
+    }
     let listener = TcpListener::bind(config.admin.listen).map_err(|cause| {
         let address = config.admin.listen;
         CliError::of(

@@ -6,6 +6,7 @@ pub mod client_tcp;
 pub mod file_lock;
 pub mod history;
 pub mod mounts;
+pub mod open_files;
 pub mod peer_tcp;
 pub mod ping;
 pub mod port_owner;

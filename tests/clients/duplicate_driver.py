@@ -13,61 +13,24 @@ Facts go to standard output, one JSON object a line: connected, receipt (of a nu
 comes), error.
 """
 
-import json
 import os
 import sys
 import threading
 import time
 
-import stomp
+import lives
+from lives import addresses, emit
 
-WRITING = threading.Lock()
-CONNECT_SECONDS = 2
 WINDOW = 100
 # Sent again after each connect, though they have a receipt.
 CERTAIN = 20
 
 
-def emit(event, **facts):
-    line = json.dumps({"event": event, **facts}) + "\n"
-    with WRITING:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-
-
-class Life(stomp.ConnectionListener):
-    """One connection."""
-
+class Life(lives.Life):
     def __init__(self, client, hosts):
+        super().__init__(hosts)
         self.client = client
-        self.connected = threading.Event()
-        self.connection = stomp.Connection12(
-            hosts,
-            reconnect_sleep_initial=0.05,
-            reconnect_sleep_increase=0.0,
-            reconnect_attempts_max=-1,
-            timeout=CONNECT_SECONDS,
-        )
-        self.connection.set_listener("reconnecting-listener", self)
-
-    def begin(self):
-        self.connection.connect(wait=False)
-        if not self.connected.wait(CONNECT_SECONDS):
-            raise TimeoutError("no CONNECTED")
-
-    def give_up(self):
-        try:
-            self.connection.transport.stop()
-            self.connection.transport.disconnect_socket()
-        except Exception:
-            pass
-
-    def on_connected(self, frame):
-        emit("connected", host="%s:%d" % self.connection.transport.current_host_and_port)
-        self.connected.set()
-
-    def on_error(self, frame):
-        emit("error", message=frame.headers.get("message", "") + " " + str(frame.body))
+        client.life = self
 
     def on_receipt(self, frame):
         number = int(frame.headers["receipt-id"])
@@ -80,8 +43,7 @@ class Life(stomp.ConnectionListener):
 
 class Client:
     def __init__(self, hosts, queue):
-        hosts = [entry.rsplit(":", 1) for entry in hosts.split(",")]
-        self.hosts = [(host, int(port)) for host, port in hosts]
+        self.hosts = addresses(hosts)
         self.queue = queue
         self.life = None
         self.sending = threading.RLock()
@@ -91,15 +53,7 @@ class Client:
         self.next = 0
 
     def connect(self):
-        while True:
-            self.life = Life(self, self.hosts)
-            try:
-                self.life.begin()
-                return
-            except Exception:
-                self.life.give_up()
-                self.hosts = self.hosts[1:] + self.hosts[:1]
-                time.sleep(0.05)
+        self.hosts = lives.live(self.hosts, lambda hosts: Life(self, hosts))
 
     def stay_connected(self):
         while True:

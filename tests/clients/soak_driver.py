@@ -9,50 +9,44 @@ there is still received), `quit`. Facts go to standard output, one JSON object a
     {"activity": "plain", "event": "received", "number": 0, "message_id": "..", "redelivered": false}
     {"activity": "plain", "event": "idle"}          its producer has ended, nothing is unknown any more
     {"activity": "plain", "event": "error", "message": ".."}
+    {"event": "connected", "host": ".."}, {"event": "lost", "message": ".."}     of any connection
 
 To add an activity: a function of (name, soak), and its place in ACTIVITIES.
 """
 
-import json
 import os
 import random
 import sys
 import threading
 import time
 
-import stomp
+import lives
+from lives import addresses
 
-WRITING = threading.Lock()
-CONNECT_SECONDS = 2
 WINDOW = 50
 
 
 def emit(activity, event, **facts):
-    line = json.dumps({"activity": activity, "event": event, **facts}) + "\n"
-    with WRITING:
-        sys.stdout.write(line)
-        sys.stdout.flush()
+    lives.emit(event, activity=activity, **facts)
 
 
-class Life(stomp.ConnectionListener):
+class Life(lives.Life):
     def __init__(self, link, hosts):
+        super().__init__(hosts)
         self.link = link
-        self.connected = threading.Event()
-        self.connection = stomp.Connection12(
-            hosts,
-            reconnect_sleep_initial=0.05,
-            reconnect_sleep_increase=0.0,
-            reconnect_attempts_max=-1,
-            timeout=CONNECT_SECONDS,
-        )
-        self.connection.set_listener("reconnecting-listener", self)
+        self.headers = link.headers
+        link.life = self
 
-    def on_connected(self, frame):
-        self.connected.set()
+    def begin(self):
+        super().begin()
+        self.link.subscribe(self.connection)
+        self.link.on_new()
 
     def on_error(self, frame):
         message = frame.headers.get("message", "") + " " + str(frame.body)
-        emit(self.link.name, "error", message=message)
+        # The server may learn of a connection's end after its successor has come: it comes again.
+        if "consumer already" not in message:
+            emit(self.link.name, "error", message=message)
 
     def on_receipt(self, frame):
         if self.link.life is self:
@@ -69,8 +63,9 @@ class Life(stomp.ConnectionListener):
 class Link:
     """A connection for ever. `subscribe` is called on each new one."""
 
-    def __init__(self, name, soak, subscribe=lambda connection: None):
+    def __init__(self, name, soak, subscribe=lambda connection: None, client_id=None):
         self.name = name
+        self.headers = {"client-id": client_id} if client_id else {}
         self.hosts = list(soak.hosts)
         self.subscribe = subscribe
         self.on_message = lambda frame: None
@@ -90,45 +85,27 @@ class Link:
         return self.life.connection
 
     def connect(self):
-        while self.alive:
-            life = Life(self, self.hosts)
-            self.life = life
-            try:
-                life.connection.connect(wait=False)
-                if not life.connected.wait(CONNECT_SECONDS):
-                    raise TimeoutError("no CONNECTED")
-                self.subscribe(life.connection)
-                self.on_new()
-                return
-            except Exception:
-                self.give_up()
-                self.hosts = self.hosts[1:] + self.hosts[:1]
-                time.sleep(0.05)
-
-    def give_up(self):
-        try:
-            self.connection.transport.stop()
-            self.connection.transport.disconnect_socket()
-        except Exception:
-            pass
+        make, wanted = lambda hosts: Life(self, hosts), lambda: self.alive
+        self.hosts = lives.live(self.hosts, make, wanted)
 
     def stay(self):
         while self.alive:
             if not self.connection.is_connected():
                 with self.using:
-                    self.give_up()
+                    self.life.give_up()
                     self.connect()
             time.sleep(0.05)
 
 
 class Producer:
     """Sends numbered units, each confirmed by the receipt of its number, at a pace and in a window.
-    `send(connection, number)` sends one and gives the numbers of its messages; `again`: what is unknown
-    after a new connection is sent once more."""
+    `send(connection, unit)` sends one, `numbers(unit)` are those of its messages that must arrive; `again`:
+    what is unknown after a new connection is sent once more."""
 
-    def __init__(self, name, soak, send, again=False):
+    def __init__(self, name, soak, send, numbers=lambda unit: [unit], again=False):
         self.name, self.soak, self.send, self.again = name, soak, send, again
-        self.unknown = {}
+        self.numbers = numbers
+        self.unknown = set()
         self.room = threading.Condition()
         self.link = Link(name, soak)
         self.link.on_receipt = self.confirmed
@@ -137,9 +114,10 @@ class Producer:
 
     def confirmed(self, receipt):
         with self.room:
-            numbers = self.unknown.pop(int(receipt), [])
+            known = int(receipt) in self.unknown
+            self.unknown.discard(int(receipt))
             self.room.notify_all()
-        for number in numbers:
+        for number in self.numbers(int(receipt)) if known else []:
             emit(self.name, "confirmed", number=number)
 
     def renewed(self):
@@ -161,11 +139,8 @@ class Producer:
             with self.link.using:
                 try:
                     with self.room:
-                        self.unknown[unit] = [unit]
-                    numbers = self.send(self.link.connection, unit)
-                    with self.room:
-                        if unit in self.unknown:
-                            self.unknown[unit] = numbers
+                        self.unknown.add(unit)
+                    self.send(self.link.connection, unit)
                 except Exception:  # unknown, like everything without an answer
                     pass
             unit += 1
@@ -192,9 +167,12 @@ def body(number):
 def to(queue, headers=lambda number: {}):
     def send(connection, number):
         connection.send(queue, body(number), receipt=str(number), headers=headers(number))
-        return [number]
 
     return send
+
+
+def even(number):
+    return [] if number % 2 else [number]
 
 
 def consumer(name, soak, queue, take, prefetch=20):
@@ -207,6 +185,22 @@ def consumer(name, soak, queue, take, prefetch=20):
     link = Link(name, soak, subscribe)
     link.on_message = lambda frame: take(link, frame)
     threading.Thread(target=link.start, daemon=True).start()
+
+
+def subscriber(name, soak, topic, take, client_id=None, **headers):
+    """A consumer of a durable subscription, which is there when this ends."""
+    there = threading.Event()
+    headers = {"durable": "true", "subscription-name": name, "prefetch-count": "20", **headers}
+
+    def subscribe(connection):
+        ack = "client-individual"
+        connection.subscribe(topic, id="1", ack=ack, headers=headers, receipt="subscribed")
+
+    link = Link(name, soak, subscribe, client_id)
+    link.on_message = lambda frame: take(link, frame)
+    link.on_receipt = lambda receipt: there.set()
+    threading.Thread(target=link.start, daemon=True).start()
+    there.wait()
 
 
 def accept(name):
@@ -257,14 +251,15 @@ def transactions(name, soak):
     """Three messages to two queues in one transaction; each is taken out in a transaction of its own."""
     queues = ["/queue/soak.left", "/queue/soak.right"]
 
+    def numbers(unit):
+        return [unit * 3 + index for index in range(3)]
+
     def send(connection, unit):
         work = f"send-{unit}"
-        numbers = [unit * 3 + index for index in range(3)]
         connection.begin(transaction=work)
-        for number in numbers:
+        for number in numbers(unit):
             connection.send(queues[number % 2], body(number), transaction=work)
         connection.commit(transaction=work, receipt=str(unit))
-        return numbers
 
     def take(link, frame):
         work = frame.headers["message-id"]
@@ -277,7 +272,7 @@ def transactions(name, soak):
         received(name, frame)
         link.connection.commit(transaction=work)
 
-    Producer(name, soak, send)
+    Producer(name, soak, send, numbers)
     for queue in queues:
         consumer(name, soak, queue, take)
 
@@ -299,9 +294,64 @@ def backlog(name, soak):
             if soak.stopping.is_set():
                 return
             link.alive = False
-            link.give_up()
+            link.life.give_up()
 
     threading.Thread(target=comings, daemon=True).start()
+
+
+def durable(name, soak):
+    subscriber(name, soak, "/topic/soak.durable.>", accept(name), client_id=name)
+
+    def send(connection, number):
+        to(f"/topic/soak.durable.{number % 7}")(connection, number)
+
+    Producer(name, soak, send)
+
+
+def shared(name, soak):
+    """One subscription with several consumers."""
+    for _ in range(3):
+        subscriber(name, soak, "/topic/soak.shared", accept(name), shared="true")
+    Producer(name, soak, to("/topic/soak.shared"))
+
+
+def selected(name, soak):
+    """Of two colours the subscription wants one."""
+    colours = ["red", "blue"]
+
+    def take(link, frame):
+        if frame.headers["colour"] != "red":
+            emit(name, "error", message=f"not selected: {frame.headers}")
+        accept(name)(link, frame)
+
+    topic, selector = "/topic/soak.selected", "colour = 'red' AND weight >= 0"
+    headers = lambda n: {"colour": colours[n % 2], "weight": str(n)}
+    subscriber(name, soak, topic, take, client_id=name, selector=selector)
+    Producer(name, soak, to(topic, headers), even)
+
+
+def delayed(name, soak):
+    queue = "/queue/soak.delayed"
+    delay = lambda n: {"AMQ_SCHEDULED_DELAY": str(random.randint(200, 3000))}
+    Producer(name, soak, to(queue, delay))
+    consumer(name, soak, queue, accept(name))
+
+
+def expiring(name, soak):
+    """Some live for long and must arrive; the others wait for nobody and go by themselves."""
+    lasting, fleeting = "/queue/soak.lasting", "/queue/soak.fleeting"
+
+    def expires(milliseconds):
+        return lambda n: {"expires": str(int(time.time() * 1000) + milliseconds)}
+
+    def send(connection, number):
+        if number % 2:
+            to(fleeting, expires(random.randint(10, 2000)))(connection, number)
+        else:
+            to(lasting, expires(3_600_000))(connection, number)
+
+    Producer(name, soak, send, even)
+    consumer(name, soak, lasting, accept(name))
 
 
 ACTIVITIES = {
@@ -311,13 +361,17 @@ ACTIVITIES = {
     "refusals": refusals,
     "transactions": transactions,
     "backlog": backlog,
+    "durable": durable,
+    "shared": shared,
+    "selected": selected,
+    "delayed": delayed,
+    "expiring": expiring,
 }
 
 
 class Soak:
     def __init__(self, hosts, rate):
-        hosts = [entry.rsplit(":", 1) for entry in hosts.split(",")]
-        self.hosts = [(host, int(port)) for host, port in hosts]
+        self.hosts = addresses(hosts)
         self.rate = rate
         self.stopping = threading.Event()
 

@@ -3,7 +3,7 @@
 stomp.py is used as it comes. The settings are those of docs/clients.md: the transport goes round the
 host list for ever (`reconnect_attempts_max=-1`, 0.05 s, no increase), and the listener connects and
 subscribes again when the connection is gone, because stomp.py does not do that by itself. Each time in
-a new connection object, see `Life`.
+a new connection object, see `lives`.
 
 Facts go to standard output, one JSON object a line; the Rust side keeps the ledger:
 
@@ -12,37 +12,25 @@ Facts go to standard output, one JSON object a line; the Rust side keeps the led
     {"event": "receipt", "at": ns, "number": 0, "host": "127.1.2.3:1856"}
     {"event": "received", "at": ns, "host": "..", "sender": "p", "number": 0, "message_id": "..", "redelivered": false}
     {"event": "disconnected", "at": ns}
+    {"event": "lost", "at": ns, "message": ".."}     a connection that could not be made, or closed in order
     {"event": "error", "at": ns, "message": ".."}
     {"event": "idle", "at": ns}          sending is over, and nothing is under way any more
     {"event": "stacks", "at": ns, "text": ".."}      what every thread does
     {"event": "end", "at": ns}
 
-`at` is CLOCK_BOOTTIME in nanoseconds. Commands come on standard input, one a line: `stop-sending`,
+Commands come on standard input, one a line: `stop-sending`,
 `stacks`, `quit`. The end of standard input is `quit`.
 """
 
 import argparse
-import json
 import os
 import sys
 import threading
 import time
 import traceback
 
-import stomp
-
-WRITING = threading.Lock()
-# For one connect, and for its answer: a machine that stands still takes connections and says nothing,
-# and so long it is waited for before the other one is tried.
-CONNECT_SECONDS = 0.5
-
-
-def emit(event, **facts):
-    facts = {"event": event, "at": time.clock_gettime_ns(time.CLOCK_BOOTTIME), **facts}
-    line = json.dumps(facts) + "\n"
-    with WRITING:
-        sys.stdout.write(line)
-        sys.stdout.flush()
+import lives
+from lives import addresses, emit
 
 
 def stacks():
@@ -53,56 +41,23 @@ def stacks():
     )
 
 
-class Life(stomp.ConnectionListener):
-    """One connection, from its first byte to its end: stomp.py's own heart-beat thread may outlive a
-    connection, and would then be missing in one that is made anew in the same object."""
-
+class Life(lives.Life):
     def __init__(self, client, hosts):
-        self.client = client
-        self.host = None
-        self.connected = threading.Event()
         beat = client.options.heart_beat
-        self.connection = stomp.Connection12(
-            hosts,
-            reconnect_sleep_initial=0.05,
-            reconnect_sleep_increase=0.0,
-            reconnect_attempts_max=-1,
-            timeout=CONNECT_SECONDS,
-            heartbeats=(beat, beat),
-        )
-        # Listeners are called in the order of their names: after stomp.py's "protocol-listener".
-        self.connection.set_listener("reconnecting-listener", self)
+        super().__init__(hosts, heartbeats=(beat, beat))
+        self.client = client
+        client.life = self
 
     def begin(self):
-        """Connects and subscribes, or raises. A server that hangs takes the connection and never
-        answers: stomp.py itself would wait for ever."""
-        self.connection.connect(wait=False)
-        if not self.connected.wait(CONNECT_SECONDS):
-            raise TimeoutError(f"no CONNECTED from {self.connection.transport.current_host_and_port}")
+        super().begin()
         if self.client.options.receive:
             self.connection.subscribe(
                 destination=self.client.options.queue, id="1", ack="client-individual"
             )
 
-    def give_up(self):
-        try:
-            self.connection.transport.stop()
-            self.connection.transport.disconnect_socket()
-        except Exception as error:
-            emit("error", message=f"give up: {error!r}")
-
-    def on_connected(self, frame):
-        host = self.connection.transport.current_host_and_port
-        self.host = "%s:%d" % host if host else None
-        emit("connected", host=self.host)
-        self.connected.set()
-
     def on_disconnected(self):
         if self.client.life is self and self.connected.is_set():
             self.client.on_gone()
-
-    def on_error(self, frame):
-        emit("error", message=frame.headers.get("message", "") + " " + str(frame.body))
 
     def on_message(self, frame):
         if self.client.life is not self:
@@ -131,8 +86,7 @@ class Life(stomp.ConnectionListener):
 class Client:
     def __init__(self, options):
         self.options = options
-        hosts = [entry.rsplit(":", 1) for entry in options.hosts.split(",")]
-        self.hosts = [(host, int(port)) for host, port in hosts]
+        self.hosts = addresses(options.hosts)
         self.life = None
         self.gate = threading.Lock()  # held while sending, and while there is no connection
         self.reconnecting = threading.Lock()
@@ -153,17 +107,8 @@ class Client:
                 with self.room:
                     # Without an answer they are unknown, and stay so.
                     self.pending.clear()
-                while not self.closing:
-                    self.life = Life(self, self.hosts)
-                    try:
-                        self.life.begin()
-                        break
-                    except Exception as error:  # whatever it was: the next round will tell
-                        emit("error", message=f"connect: {error!r}")
-                        self.life.give_up()
-                        # One that hangs would be first again.
-                        self.hosts = self.hosts[1:] + self.hosts[:1]
-                        time.sleep(0.05)
+                make, wanted = lambda hosts: Life(self, hosts), lambda: not self.closing
+                self.hosts = lives.live(self.hosts, make, wanted)
                 with self.room:
                     self.ready = not self.closing
                     self.room.notify_all()

@@ -20,62 +20,30 @@ Facts go to standard output, one JSON object a line: connected, received, receip
 first byte leaves), error, end.
 """
 
-import json
 import os
 import sys
 import threading
 import time
 
-import stomp
-
-WRITING = threading.Lock()
-CONNECT_SECONDS = 2
+import lives
+from lives import addresses, emit
 
 
-def emit(event, **facts):
-    line = json.dumps({"event": event, **facts}) + "\n"
-    with WRITING:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-
-
-class Life(stomp.ConnectionListener):
-    """One connection."""
-
+class Life(lives.Life):
     def __init__(self, client, hosts):
+        super().__init__(hosts)
         self.client = client
-        self.connected = threading.Event()
         self.acks = {}
-        self.connection = stomp.Connection12(
-            hosts,
-            reconnect_sleep_initial=0.05,
-            reconnect_sleep_increase=0.0,
-            reconnect_attempts_max=-1,
-            timeout=CONNECT_SECONDS,
-        )
-        self.connection.set_listener("reconnecting-listener", self)
+        client.life = self
 
     def begin(self):
-        self.connection.connect(wait=False)
-        if not self.connected.wait(CONNECT_SECONDS):
-            raise TimeoutError("no CONNECTED")
+        super().begin()
         for queue in self.client.queues:
             self.subscribe(queue)
 
     def subscribe(self, queue):
         headers = {"prefetch-count": "20"}
         self.connection.subscribe(queue, id=queue, ack="client-individual", headers=headers)
-
-    def give_up(self):
-        try:
-            self.connection.transport.stop()
-            self.connection.transport.disconnect_socket()
-        except Exception:
-            pass
-
-    def on_connected(self, frame):
-        emit("connected", host="%s:%d" % self.connection.transport.current_host_and_port)
-        self.connected.set()
 
     def on_error(self, frame):
         emit("error", message=frame.headers.get("message", ""), detail=str(frame.body))
@@ -121,8 +89,7 @@ class Life(stomp.ConnectionListener):
 
 class Client:
     def __init__(self, hosts):
-        hosts = [entry.rsplit(":", 1) for entry in hosts.split(",")]
-        self.hosts = [(host, int(port)) for host, port in hosts]
+        self.hosts = addresses(hosts)
         self.life = None
         self.queues = []
         self.moves = 0
@@ -134,16 +101,7 @@ class Client:
         return self.number
 
     def connect(self):
-        while True:
-            self.life = Life(self, self.hosts)
-            try:
-                self.life.begin()
-                return
-            except Exception as error:
-                emit("lost", message=repr(error))
-                self.life.give_up()
-                self.hosts = self.hosts[1:] + self.hosts[:1]
-                time.sleep(0.05)
+        self.hosts = lives.live(self.hosts, lambda hosts: Life(self, hosts))
 
     def stay_connected(self):
         while True:

@@ -38,6 +38,7 @@ impl Producer {
                 Some("receipt") => seen.receipts += 1,
                 Some("connected") => seen.connects += 1,
                 Some("error") => seen.errors.push(fact.to_string()),
+                Some("lost") => {}
                 other => panic!("{other:?}"),
             }
         });

@@ -372,3 +372,23 @@ fn a_destination_with_two_copies_takes_nothing_while_one_server_is_alone() {
     let arrived = consumer.subscribe("0", PAY, "client-individual", 100, SOON);
     take(&mut consumer, arrived.expect("it serves"), 11);
 }
+
+#[test]
+fn the_limit_of_open_files_is_raised_and_one_too_low_for_the_connections_is_named() {
+    let scene = Scene::new(test_name!());
+    let mut server = Server::standalone(scene.address, scene.path());
+    server.start_under(vec!["prlimit".to_owned(), "--nofile=64:512".to_owned()]);
+    server.await_status("it serves", |status| status.serving);
+    let pid = server.pid().expect("it runs");
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files: Vec<&str> = files
+        .expect("the system says it")
+        .split_whitespace()
+        .collect();
+    assert_eq!(files[3..5], ["512", "512"], "{limits}");
+    // The stock profile allows 1,024 clients.
+    server.await_log("allows this process 512 open files, and limits.max_connections = 1024");
+}

@@ -37,6 +37,7 @@ mod recovery;
 mod refusals;
 mod reloads;
 mod resync;
+mod scale;
 mod schedule;
 mod shared;
 mod shared_disk;

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::support::chance::{Chance, number_from};
 use crate::support::eventually::{SOON, eventually, now};
+use crate::support::memory::anonymous_kib;
 use crate::support::pair::Pair;
 use crate::support::script::Script;
 use crate::support::server::{Role, Server};
@@ -22,7 +23,7 @@ use crate::test_name;
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 /// How many there are in the driver.
-const ACTIVITIES: usize = 6;
+const ACTIVITIES: usize = 11;
 /// Messages, or transactions, that each activity sends in a second.
 const RATE: &str = "30";
 /// Less log is retained than by default, so that garbage is collected and checkpoints are written many
@@ -121,9 +122,10 @@ impl Load {
         let entered = Arc::clone(&ledger);
         let script = Script::start("soak_driver.py", &[hosts, RATE], move |fact| {
             let mut ledger = entered.lock().unwrap_or_else(PoisonError::into_inner);
-            if fact["event"] == "error" {
-                ledger.errors.push(fact.to_string());
-                return;
+            match fact["event"].as_str() {
+                Some("connected" | "lost") => return,
+                Some("error") => return ledger.errors.push(fact.to_string()),
+                _ => {}
             }
             let name = fact["activity"].as_str().unwrap_or_default().to_owned();
             ledger.accounts.entry(name).or_default().enter(&fact);
@@ -172,13 +174,6 @@ fn sample(server: &Server, minute: f64) -> Option<Sample> {
         store_bytes: status.store.bytes,
         messages: status.store.messages,
     })
-}
-
-/// `RssAnon` of a process.
-fn anonymous_kib(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("RssAnon:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// KiB in a minute, by least squares.

@@ -4,6 +4,7 @@
 pub(crate) mod address;
 pub(crate) mod chance;
 pub(crate) mod eventually;
+pub(crate) mod memory;
 pub(crate) mod pair;
 pub(crate) mod python;
 pub(crate) mod script;

@@ -24,6 +24,8 @@ impl Script {
         mut hear: impl FnMut(Value) + Send + 'static,
     ) -> Self {
         let mut child = Command::new(python::interpreter())
+            // Without compiled files beside the sources.
+            .arg("-B")
             .arg(format!(
                 "{}/tests/clients/{name}",
                 env!("CARGO_MANIFEST_DIR")

@@ -220,7 +220,7 @@ impl Seen {
             Some("connected") => self
                 .connected_to
                 .push(fact["host"].as_str().unwrap_or_default().to_owned()),
-            Some("error") => self.errors.push(fact["message"].to_string()),
+            Some("error" | "lost") => self.errors.push(fact["message"].to_string()),
             Some("stacks") => {
                 self.stacks = fact["text"].as_str().map(str::to_owned);
             }

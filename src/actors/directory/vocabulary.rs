@@ -57,7 +57,7 @@ pub enum Unavailable {
     Gone,
     /// The bound on destinations.
     #[error(
-        "there are {0} destinations, which is the most allowed; use one that exists or raise `destinations_max`"
+        "there are {0} destinations, which is the most allowed; use one that exists or raise `limits.max_destinations`"
     )]
     TooMany(usize),
     /// It demands two copies, and this server is alone.

@@ -16,8 +16,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How much longer than the follower took for a piece a resync that yields rests after it.
 const REST: u32 = 3;
 /// Yielding never costs more than what goes beyond this, in bytes for each second and besides what
-/// clients add meanwhile: 40 MiB/s, and what timers that are a millisecond late may take from it.
-const LEAST: u64 = 48 * 1024 * 1024;
+/// clients add meanwhile: 40 MiB/s, and what late timers take from it.
+const LEAST: u64 = 42 * 1024 * 1024;
 /// As [`CREDIT`], for `LEAST`. Short, since making up for lost time is what clients would feel.
 const LEAST_CREDIT: Duration = Duration::from_millis(20);
 /// Bytes of a piece of the log for a resync that yields, about: batches are not divided.
