@@ -361,7 +361,7 @@ pub struct Limits {
 
 impl Limits {
     /// No server takes a larger body, whatever its limit is today: 4 GiB.
-    pub const BODY_BYTES_MAX: u64 = 4 << 30;
+    pub const BODY_BYTES_MAX: usize = 4 << 30;
     /// No record of a log has a larger body, not even those of releases that kept every body in one:
     /// what is read from a log or from the peer is held to this.
     pub const RECORD_BODY_BYTES_MAX: u32 = 8_000_000;
