@@ -21,7 +21,7 @@ use crate::machines::stomp_session::{HeartBeatOffer, StompSessionConfig, Transac
 use crate::proto::duplicate::DuplicateBounds;
 use crate::proto::ids::{ArbiterId, NodeId};
 use crate::proto::stomp::Limits;
-use crate::storage::{RoomLevels, StoreConfig, SyncMode};
+use crate::storage::{RoomLevels, SLACK_BYTES, StoreConfig, SyncMode};
 
 /// How long an orderly stop waits for the answers that clients are owed.
 pub(super) const DRAIN: Duration = Duration::from_secs(10);
@@ -126,6 +126,7 @@ pub fn store_config(config: &Config) -> StoreConfig {
         retain_bytes: config.store.retain_bytes,
         checkpoint_bytes: config.store.checkpoint_bytes,
         quota_bytes: config.store.quota_bytes,
+        slack_bytes: SLACK_BYTES,
         room: room_levels(config.store.room_percent),
         max_record_bytes: LARGEST_RECORD,
         node_dir: config.store.node_path.clone(),

@@ -246,6 +246,7 @@ fn destination(described: &DestinationDescription) -> Value {
         "accepted": figures.accepted,
         "expired": figures.expired,
         "dead": figures.dead,
+        "selector_reads": figures.selector_reads,
         "duplicates": described.duplicates,
         "fetching": described.report.fetching > 0,
         "kept_bytes": described.report.kept_bytes,
@@ -306,6 +307,7 @@ mod tests {
                     accepted: 4,
                     expired: 2,
                     dead: 1,
+                    selector_reads: 8,
                 },
                 fetching: 1,
                 acks: 0,
@@ -330,7 +332,7 @@ mod tests {
         let expected = json!({
             "name": "/queue/q", "depth": 5, "consumers": 2, "in_flight": 3, "arrived": 9,
             "accepted": 4, "expired": 2, "dead": 1, "fetching": true, "kept_bytes": 6,
-            "duplicates": 6, "subscription": {
+            "selector_reads": 8, "duplicates": 6, "subscription": {
                 "topic": "/topic/news.*", "name": "mail", "client_id": "ann", "durable": true,
                 "shared": false, "selector": null, "no_local": true, "active": true,
             },

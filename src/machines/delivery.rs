@@ -1,8 +1,11 @@
 //! What sessions and destinations say to each other: the one vocabulary of the data path, for every
 //! client protocol.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use crate::machines::selector::Selector;
 use crate::proto::ids::Lsn;
 use crate::storage::api::{Draft, Entry, Times};
 
@@ -29,6 +32,8 @@ pub struct RequestNumber(pub u32);
 pub struct ConsumerTraits {
     /// It wants to be alone: of those that do, the first one gets every message while it is there.
     pub exclusive: bool,
+    /// It gets only what this takes; none: everything.
+    pub selector: Option<Arc<Selector>>,
 }
 
 /// What becomes of delivered messages.

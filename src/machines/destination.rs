@@ -10,10 +10,11 @@
 //! | unsettled | with a consumer; comes back to its place when it is released or the consumer goes |
 //! | held | as unsettled, by a transaction that is being committed |
 //! | aside | waits for the owner of its group, for its redelivery, for its due time, or is dead |
+//! | going | taken for a consumer with a selector, waits for its mark |
 //! | volatile | in memory only, in its lane beside the stored ones |
 //!
-//! `lanes` says what order is promised, `timers` what time does, `groups`, `redelivery` and `volatile`
-//! what their names say; `claims` is why an old answer of the store does no harm.
+//! `lanes` says what order is promised, `timers` what time does, `picky` how a selector finds its
+//! messages, `groups`, `redelivery` and `volatile` what their names say; `claims` is why an old answer of the store does no harm.
 //!
 //! Deliberately not known here: names, sessions' sockets, permits, clocks, and what the store does
 //! with a unit. A confirm of a stored message goes from the store to the session by its ticket.
@@ -28,6 +29,7 @@ use self::consumers::Consumers;
 use self::groups::Groups;
 use self::holds::Holds;
 use self::lanes::Lanes;
+use self::picky::Pickers;
 use self::redelivery::{Reason, Redelivery, obituary};
 use self::timers::{Timers, is_delayed};
 use self::volatile::VolatileShare;
@@ -43,6 +45,7 @@ use crate::storage::api::{
 };
 use crate::time::Moment;
 
+mod attach;
 mod backlog;
 mod claims;
 mod consumers;
@@ -50,6 +53,8 @@ mod deliver;
 mod groups;
 mod holds;
 mod lanes;
+mod pick;
+mod picky;
 mod redelivery;
 mod removals;
 mod timers;
@@ -88,6 +93,7 @@ pub struct DestinationMachine {
 
     lanes: Lanes,
     consumers: Consumers,
+    pickers: Pickers,
     groups: Groups,
     timers: Timers,
     redelivery: Redelivery,
@@ -132,6 +138,7 @@ impl DestinationMachine {
             draining: false,
             keeps_in_memory: activation.volatile,
             consumers: Consumers::new(config.consumer_bytes_max),
+            pickers: Pickers::default(),
             groups: Groups::default(),
             redelivery: Redelivery::default(),
             holds: Holds::default(),
@@ -214,6 +221,7 @@ impl DestinationMachine {
             .saturating_add(self.consumers.unsettled_bytes())
             .saturating_add(aside)
             .saturating_add(self.redelivery.kept_bytes())
+            .saturating_add(self.pickers.kept_bytes())
     }
 
     /// Figures for `status`.
@@ -223,6 +231,7 @@ impl DestinationMachine {
             depth: self.stored.saturating_add(self.volatile.messages()),
             consumers: self.consumers.len(),
             unsettled: self.consumers.unsettled(),
+            selector_reads: self.pickers.reads(),
             ..self.figures
         }
     }
@@ -241,16 +250,7 @@ impl DestinationMachine {
                 consumer,
                 prefetch,
                 traits,
-            } => {
-                self.consumers.attach(consumer, prefetch, traits.exclusive);
-                self.lanes.resize(self.config.window);
-                effects.push(DestinationEffect::Answer {
-                    session: consumer.session,
-                    event: SessionEvent::Attached {
-                        consumer: consumer.number,
-                    },
-                });
-            }
+            } => self.attach(consumer, prefetch, traits, effects),
             DestinationCommand::Detach { consumer } => self.detach(now, consumer),
             DestinationCommand::Settle {
                 consumer,
@@ -330,20 +330,6 @@ impl DestinationMachine {
         }
         self.figures.arrived = self.figures.arrived.saturating_add(1);
         None
-    }
-
-    fn detach(&mut self, now: Now, key: ConsumerKey) {
-        for entry in self.consumers.detach(key) {
-            self.came_back(now, entry);
-        }
-        for entry in self.groups.release(key) {
-            self.put_back(entry);
-        }
-        if self.consumers.is_empty() {
-            // A server may have very many idle queues.
-            self.lanes.resize(self.config.idle);
-            self.groups.forget_owners();
-        }
     }
 
     /// A consumer is done with a message; the record, if it needs one, is somebody else's matter.
@@ -442,6 +428,7 @@ impl DestinationMachine {
         if is_delayed(&entry) {
             self.timers.put_back(entry);
         } else {
+            self.pickers.offer(&entry);
             self.lanes.put_back(entry.lane(), entry);
         }
     }
@@ -538,6 +525,7 @@ impl DestinationMachine {
             }
         }
         self.timers.marked(&change.marked);
+        self.pickers.marked(&change.marked);
         let mut arrived = 0u64;
         for entry in change.entries {
             let times = Times::of(&entry.message);
@@ -570,7 +558,8 @@ impl DestinationMachine {
                 } = fetched;
                 self.lanes.fetched(lane, entries, scanned, &self.claims);
             }
-            Some(Question::Due) => self.timers.found_due(fetched, &mut self.claims),
+            Some(Question::Due) => self.found_due(fetched),
+            Some(Question::Matching(consumer)) => self.found_matching(consumer, fetched),
             Some(Question::Expired) => self.found_expired(now, fetched),
             None => {}
         }

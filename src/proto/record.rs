@@ -51,6 +51,7 @@ const DELIVERED_EACH: u8 = 8;
 const FAILED: u8 = 9;
 const SEEN: u8 = 10;
 const UPLOAD_ENDED: u8 = 12;
+const RELOGGED: u8 = 14;
 
 /// Bytes that are not a chunk or a record of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -154,6 +155,24 @@ pub enum Record<'a> {
     /// An upload is over: what no message has named by now is owed no more. So is every upload when an
     /// epoch begins.
     UploadEnded(u64),
+    /// What is owed of a chunk lies here from now on.
+    Relogged {
+        /// The chunk's first LSN.
+        from: Lsn,
+        /// All that was owed of it, by ascending LSNs.
+        messages: &'a [Straggler],
+    },
+}
+
+/// A message in a [`Record::Relogged`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Straggler {
+    /// The LSN of its PUT: still its position, and its identity.
+    pub lsn: Lsn,
+    /// Who owed it when it was read.
+    pub targets: Vec<DestId>,
+    /// Its canonical bytes.
+    pub message: Bytes,
 }
 
 /// A record as it is applied: decoded from a chunk, or made from what was just encoded.
@@ -225,6 +244,13 @@ pub enum LogRecord {
     },
     /// See [`Record::UploadEnded`].
     UploadEnded(u64),
+    /// See [`Record::Relogged`].
+    Relogged {
+        /// The chunk's first LSN.
+        from: Lsn,
+        /// All that was owed of it, ascending.
+        messages: Vec<Straggler>,
+    },
 }
 
 /// What a chunk says of itself.
@@ -473,6 +499,7 @@ fn read_record(chunk: &Bytes, at: &mut usize) -> Result<LogRecord, DecodeError> 
         SEEN => payload.seen()?,
         PART => payload.part(chunk, end)?,
         UPLOAD_ENDED => LogRecord::UploadEnded(payload.varint()?),
+        RELOGGED => payload.relogged(chunk)?,
         other => return Err(DecodeError::Kind(other)),
     };
     if payload.at != end {

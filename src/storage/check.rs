@@ -156,6 +156,8 @@ struct Walked {
     puts: BTreeMap<Lsn, Put>,
     /// Parts of bodies, and the chunks that they are in.
     parts: BTreeMap<Lsn, Lsn>,
+    /// Messages that were re-logged, by the chunk that they were brought to.
+    brought: BTreeMap<(Lsn, Lsn), Put>,
     /// Acknowledged pairs above the floor.
     acked: BTreeSet<(DestId, Lsn)>,
     /// Destinations that are defined or removed above the floor.
@@ -295,6 +297,16 @@ impl Walked {
                 };
                 self.puts.insert(lsn, put);
             }
+            LogRecord::Relogged { messages, .. } => {
+                for straggler in messages {
+                    let put = Put {
+                        chunk,
+                        times: Times::of(&straggler.message),
+                        targets: straggler.targets,
+                    };
+                    self.brought.insert((chunk, straggler.lsn), put);
+                }
+            }
             LogRecord::Ack { dest, lsns } if lsn > floor => {
                 self.acked.extend(lsns.into_iter().map(|lsn| (dest, lsn)));
             }
@@ -318,6 +330,14 @@ impl Walked {
     }
 }
 
+impl Walked {
+    /// A message that lies in a chunk.
+    fn message(&self, chunk: Lsn, lsn: Lsn) -> Option<&Put> {
+        let put = self.puts.get(&lsn).filter(|put| put.chunk == chunk);
+        put.or_else(|| self.brought.get(&(chunk, lsn)))
+    }
+}
+
 /// Every entry of the index is a message in the log, and the ledger counts them right.
 fn recount(index: &Index, walked: &Walked, report: &mut CheckReport) {
     let mut live: BTreeMap<Lsn, u64> = BTreeMap::new();
@@ -328,7 +348,8 @@ fn recount(index: &Index, walked: &Walked, report: &mut CheckReport) {
         let lanes = owed.lanes().iter();
         let all = lanes.flat_map(|lane| lane.runs.lsns().map(|lsn| (lane.lane, lsn)));
         for (lane, lsn) in all {
-            let put = walked.puts.get(&lsn);
+            let place = index.ledger.place_of(lsn);
+            let put = place.and_then(|place| walked.message(place.chunk, lsn));
             if let Some(put) = put {
                 *live.entry(put.chunk).or_default() += 1;
             }
@@ -382,7 +403,9 @@ fn count_parts(
         }
     }
     for (head, pairs) in index.bodies().heads() {
-        let targets = walked.puts.get(&head).map(|put| &put.targets);
+        let place = index.ledger.place_of(head);
+        let put = place.and_then(|place| walked.message(place.chunk, head));
+        let targets = put.map(|put| &put.targets);
         let distinct: BTreeSet<DestId> = targets.into_iter().flatten().copied().collect();
         let owing = distinct
             .iter()

@@ -4,7 +4,8 @@
 //!
 //! | key | value, after its checksum |
 //! |---|---|
-//! | `c`, page | chunks that begin in these 4,096 LSNs: distance, records, bytes |
+//! | `b`, page | ranges of LSNs whose messages lie in these chunks: distance of the chunk, first, length |
+//! | `c`, page | chunks that begin in these 4,096 LSNs: distance, records, bytes, what was owed of them |
 //! | `d`, destination, 0, 0 | tail, depth, lanes with their marks, definition |
 //! | `d`, destination, 1 + lane, run | the run; in the delayed lane, when each message is due |
 //! | `d`, destination, 32, run | LSN, whether marked, failures |
@@ -22,11 +23,14 @@ use super::api::Lane;
 use super::backend::{Table, View, Write};
 use super::error::StoreError;
 use super::index::{Changed, Index};
-use super::ledger::ChunkFacts;
+use super::ledger::{ChunkFacts, Content};
+use super::moved::Range;
 use super::owed::{Destination, Known};
 use super::runs::{Run, run_of};
 
-/// Below the others: what is owed lies in chunks that are known then.
+/// Below the others: where what is owed lies is known then...
+const MOVED: u8 = b'b';
+/// ...and the chunks are.
 const CHUNKS: u8 = b'c';
 const DESTINATION: u8 = b'd';
 const DEFINITION: u8 = b'k';
@@ -51,6 +55,7 @@ pub fn changes(index: &mut Index) -> Vec<Write> {
     } = index.take_changed();
     let mut writes = Vec::new();
     for page in index.ledger.take_changed() {
+        writes.push(moved_page(page, index.ledger.moved_page(page)));
         writes.push(chunks_page(page, index.ledger.page(page)));
     }
     // First: a run may have come again.
@@ -115,17 +120,36 @@ pub fn is_of_chunks(key: &[u8]) -> bool {
 }
 
 /// The page of these chunks, which are in order.
-pub fn chunks_page(page: u64, chunks: impl Iterator<Item = ChunkFacts>) -> Write {
-    let mut key = vec![CHUNKS];
-    key.extend_from_slice(&page.to_be_bytes());
+pub fn chunks_page(page: u64, chunks: impl Iterator<Item = (ChunkFacts, Content)>) -> Write {
     let mut body = Vec::new();
     let mut before = Lsn::ZERO;
-    for chunk in chunks {
+    for (chunk, content) in chunks {
         put_varint(&mut body, chunk.first.0 - before.0);
         put_varint(&mut body, chunk.last.0 - chunk.first.0);
         put_varint(&mut body, chunk.bytes);
+        for number in [content.pairs, content.bytes, content.largest] {
+            put_varint(&mut body, u64::from(number));
+        }
         before = chunk.first;
     }
+    page_or_none(CHUNKS, page, body)
+}
+
+fn moved_page(page: u64, ranges: impl Iterator<Item = Range>) -> Write {
+    let mut body = Vec::new();
+    let mut before = Lsn::ZERO;
+    for range in ranges {
+        put_varint(&mut body, range.chunk.0 - before.0);
+        put_varint(&mut body, range.first.0);
+        put_varint(&mut body, range.last.0 - range.first.0);
+        before = range.chunk;
+    }
+    page_or_none(MOVED, page, body)
+}
+
+fn page_or_none(table: u8, page: u64, body: Vec<u8>) -> Write {
+    let mut key = vec![table];
+    key.extend_from_slice(&page.to_be_bytes());
     if body.is_empty() {
         return Write::Delete(Table::Checkpoint, key);
     }
@@ -244,6 +268,7 @@ impl Loading<'_> {
                     Err(PageError::NoChunk)
                 }
             }
+            [MOVED, ..] => self.moved_page(checked(value)?),
             [SEEN, rest @ ..] => {
                 let (scope, run) = rest.split_first_chunk::<8>().ok_or(PageError::Key)?;
                 let run = <[u8; 8]>::try_from(run).map_err(|_| PageError::Key)?;
@@ -273,9 +298,33 @@ impl Loading<'_> {
             if first <= self.chunks || chunk.last > self.upto {
                 return Err(PageError::Order);
             }
+            let content = Content {
+                pairs: from.u32()?,
+                bytes: from.u32()?,
+                largest: from.u32()?,
+            };
             self.index.begin_chunk(chunk);
+            self.index.ledger.judge(first, content);
             self.chunks = chunk.last;
             before = first;
+        }
+        Ok(())
+    }
+
+    fn moved_page(&mut self, body: &[u8]) -> Result<(), PageError> {
+        let mut from = Reader { bytes: body, at: 0 };
+        let mut chunk = Lsn::ZERO;
+        while from.at < body.len() {
+            chunk = from.lsn_after(chunk)?;
+            let first = Lsn(from.varint()?);
+            let range = Range {
+                first,
+                last: from.lsn_after(first)?,
+                chunk,
+            };
+            if chunk > self.upto || !self.index.ledger.restore_moved(range) {
+                return Err(PageError::Order);
+            }
         }
         Ok(())
     }
@@ -383,9 +432,10 @@ pub fn name_key(key: &[u8]) -> String {
                 section => format!("destination {id} lane {} run {number}", section - LANES),
             }
         }
-        [CHUNKS, page @ ..] => {
+        [table @ (CHUNKS | MOVED), page @ ..] => {
             let page = page.first_chunk().map_or(0, |at| u64::from_be_bytes(*at));
-            format!("chunks {page}")
+            let name = if *table == CHUNKS { "chunks" } else { "moved" };
+            format!("{name} {page}")
         }
         [DEFINITION, space, name @ ..] => {
             format!("definition {space}/{}", String::from_utf8_lossy(name))

@@ -15,6 +15,7 @@ use super::error::StoreError;
 use super::ledger::ChunkFacts;
 use super::meta::{self, Mark};
 use super::recover::{self, Limits};
+use super::relog::Reclaim;
 use super::room::{self, Use};
 use super::shared::{PendingBatch, Shared};
 use super::snapshot::Receiving;
@@ -25,10 +26,12 @@ pub(super) const BATCH_BYTES: usize = 4 << 20;
 /// ...or this many records.
 const BATCH_RECORDS: usize = 4096;
 /// Chunks deleted in one commit, at most.
-const COLLECT: usize = 64;
-/// Sizes are asked for again after this many bytes of log.
+pub(super) const COLLECT: usize = 64;
+/// Sizes are asked for again after this many bytes of log...
 const MEASURE_EVERY: u64 = 8 << 20;
-/// The same while senders wait for room: acknowledgements are small.
+/// ...to which a commit counts as this many at least.
+const MEASURE_COMMIT: u64 = 32 << 10;
+/// The same while senders wait for room, or too much is in use: acknowledgements are small.
 const RELIEVE_EVERY: u64 = 256 << 10;
 
 pub(crate) type HomeView<H> = <<H as Home>::Backend as Backend>::View;
@@ -66,6 +69,7 @@ pub(crate) struct Core<H: Home> {
     pub(super) since_checkpoint: u64,
     since_measured: u64,
     pub(super) receiving: Option<Receiving<H::Backend>>,
+    pub(super) reclaim: Reclaim,
     failed: bool,
 }
 
@@ -103,6 +107,7 @@ impl<H: Home> Core<H> {
             since_checkpoint,
             since_measured: 0,
             receiving: None,
+            reclaim: Reclaim::default(),
             failed: false,
         }
     }
@@ -128,14 +133,20 @@ impl<H: Home> Core<H> {
         }
     }
 
-    /// Looks at the room on the disk while nothing is written.
+    /// Looks at the room on the disk while nothing is written, and works on it if there is cause.
     pub(crate) fn idle(&mut self) {
         if self.failed {
             return;
         }
-        if let Err(error) = self.measure().and_then(|()| self.relieve()) {
+        let looked = self.measure().and_then(|()| self.relieve());
+        if let Err(error) = looked.and_then(|()| self.reclaim_idle()) {
             self.give_up(error);
         }
+    }
+
+    /// It is worth to be idle for a while soon.
+    pub(crate) fn wants_idle(&self) -> bool {
+        !self.failed && self.reclaim.busy
     }
 
     fn give_up(&mut self, error: StoreError) {
@@ -166,10 +177,11 @@ impl<H: Home> Core<H> {
         if self.since_checkpoint >= self.config.checkpoint_bytes {
             self.checkpoint_if_possible()?;
         }
-        let short = self.shared.level() >= RoomLevel::Blocks;
+        let short = self.shared.level() >= RoomLevel::Blocks || self.reclaim.busy;
         if self.since_measured >= if short { RELIEVE_EVERY } else { MEASURE_EVERY } {
             self.measure()?;
             self.relieve()?;
+            self.reclaim_busy()?;
         }
         Ok(true)
     }
@@ -197,7 +209,29 @@ impl<H: Home> Core<H> {
             return Ok(());
         }
         let (units, bytes) = self.take_units();
-        let ready = self.encode(units, bytes, self.end.position.epoch);
+        let riding = self.riding(bytes)?;
+        let rides = !riding.is_empty();
+        self.cut_batch(units, bytes, riding)?;
+        if rides {
+            self.await_stragglers();
+        }
+        Ok(())
+    }
+
+    /// A batch of its own, for what else would ride along with units.
+    pub(super) fn append_stragglers(&mut self, records: Vec<LogRecord>) -> Result<(), StoreError> {
+        self.cut_batch(Vec::new(), 0, records)?;
+        self.await_stragglers();
+        Ok(())
+    }
+
+    fn cut_batch(
+        &mut self,
+        units: Vec<Unit>,
+        bytes: usize,
+        riding: Vec<LogRecord>,
+    ) -> Result<(), StoreError> {
+        let ready = self.encode(units, bytes, riding);
         if let Some(batch) = &ready.batch {
             self.shared.emit(StoreEvent::Cut(batch.clone()));
         }
@@ -229,7 +263,8 @@ impl<H: Home> Core<H> {
         (units, bytes)
     }
 
-    fn encode(&self, units: Vec<Unit>, bytes: usize, epoch: Epoch) -> Ready {
+    fn encode(&self, units: Vec<Unit>, bytes: usize, riding: Vec<LogRecord>) -> Ready {
+        let epoch = self.end.position.epoch;
         let first = self.end.position.lsn.next();
         let mut writer = BatchWriter::new(epoch, first, self.end.chain, bytes + 64);
         let mut records = Vec::with_capacity(units.iter().map(|unit| unit.records.len()).sum());
@@ -241,6 +276,15 @@ impl<H: Home> Core<H> {
             for draft in unit.records {
                 let placed = writer.push(&borrow(&draft));
                 records.push(into_record(draft, placed.offset));
+            }
+        }
+        for record in riding {
+            if let LogRecord::Relogged { from, messages } = &record {
+                writer.push(&Record::Relogged {
+                    from: *from,
+                    messages,
+                });
+                records.push(record);
             }
         }
         self.ready(writer, records, tickets, false)
@@ -298,7 +342,7 @@ impl<H: Home> Core<H> {
             writes.push(meta::epochs(&self.epochs));
         }
         if !writes.is_empty() {
-            self.collect(&mut writes);
+            self.collect(&mut writes, COLLECT);
             self.env().commit(&writes)?;
         }
         let mark = {
@@ -310,7 +354,10 @@ impl<H: Home> Core<H> {
             self.end
         };
         self.since_checkpoint += bytes;
-        self.since_measured = self.since_measured.saturating_add(bytes);
+        if bytes > 0 {
+            let counted = bytes.max(MEASURE_COMMIT);
+            self.since_measured = self.since_measured.saturating_add(counted);
+        }
         let epochs = table_grew.then(|| self.epochs.clone());
         self.committed(!writes.is_empty(), mark, epochs);
         Ok(())
@@ -336,12 +383,12 @@ impl<H: Home> Core<H> {
     }
 
     /// Adds the chunks that may go to a transaction.
-    pub(super) fn collect(&mut self, writes: &mut Vec<Write>) {
+    pub(super) fn collect(&mut self, writes: &mut Vec<Write>, count: usize) {
         let mut state = self.shared.state();
         if state.pinned.is_some() {
             return;
         }
-        let gone = state.index.ledger.collect(COLLECT);
+        let gone = state.index.ledger.collect(count);
         let Some(floor) = gone.iter().map(|(_, last)| *last).max() else {
             return;
         };
@@ -352,6 +399,18 @@ impl<H: Home> Core<H> {
             state.floor = floor;
             writes.push(meta::floor(floor));
         }
+    }
+
+    /// Deletes some of the chunks that may go, in a transaction of its own. False when there are none.
+    pub(super) fn collect_now(&mut self, count: usize) -> Result<bool, StoreError> {
+        let mut writes = Vec::new();
+        self.collect(&mut writes, count);
+        if writes.is_empty() {
+            return Ok(false);
+        }
+        self.env().commit(&writes)?;
+        self.committed(true, self.end, None);
+        Ok(true)
     }
 
     /// Flushes the last commit.
@@ -430,6 +489,7 @@ impl<H: Home> Core<H> {
         if level != before.level {
             say_level(level, percent, now);
         }
+        self.look_at_room(bytes);
         Ok(())
     }
 

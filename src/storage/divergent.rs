@@ -243,6 +243,8 @@ pub fn read<E: From<StoreError>>(
             | LogRecord::Seen { .. }
             | LogRecord::Part { .. }
             | LogRecord::UploadEnded(_)
+            // Their PUTs are further back, mostly where both servers agree.
+            | LogRecord::Relogged { .. }
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }
@@ -289,6 +291,8 @@ pub fn read<E: From<StoreError>>(
             | LogRecord::Seen { .. }
             | LogRecord::Part { .. }
             | LogRecord::UploadEnded(_)
+            // Their PUTs are further back, mostly where both servers agree.
+            | LogRecord::Relogged { .. }
             | LogRecord::Kv { .. }
             | LogRecord::Epoch(_) => {}
         }

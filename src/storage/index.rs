@@ -9,13 +9,14 @@ use bytes::Bytes;
 use crate::proto::duplicate::{DuplicateBounds, Scope};
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::message::{self, Parts};
-use crate::proto::record::{DecodeError, LogRecord};
+use crate::proto::record::{DecodeError, LogRecord, Straggler};
 
 use super::api::{
     Change, Committed, DUPLICATE_BOUNDS, DestinationFacts, Entry, Lane, SPACE_DESTINATION,
     SPACE_DUPLICATES, Times,
 };
-use super::ledger::{ChunkFacts, Ledger};
+use super::ledger::{ChunkFacts, Content, Ledger};
+use super::moved::Range;
 use super::owed::{Destination, Known};
 use super::parts::Bodies;
 use super::runs::run_of;
@@ -173,7 +174,9 @@ impl Index {
             LogRecord::Seen { id, at_ms } => self.seen.note(lsn, *id, *at_ms),
             LogRecord::Part { upload, bytes } => {
                 if self.bodies.add(*upload, lsn, bytes.len()) {
-                    let known = self.ledger.owe(chunk, 1);
+                    let mut content = Content::default();
+                    content.add(1, bytes.len());
+                    let known = self.ledger.owe(chunk, content);
                     assert!(known, "a chunk begins before its records");
                 }
                 if notes.serving {
@@ -183,6 +186,10 @@ impl Index {
             LogRecord::UploadEnded(upload) => {
                 let gone = self.bodies.end(*upload);
                 self.drop_parts(gone);
+            }
+            LogRecord::Relogged { from, messages } => {
+                let brought = self.owed_of(messages, *from);
+                self.ledger.relog(*from, chunk, brought);
             }
             // The epoch table is kept by the writer. Whoever had an upload open is gone.
             LogRecord::Epoch(_) => {
@@ -208,7 +215,7 @@ impl Index {
             },
         };
         let times = Times::of(message);
-        let mut pairs = 0;
+        let mut pairs = 0usize;
         for target in targets {
             let Some(dest) = self.destinations.get_mut(target) else {
                 continue;
@@ -223,11 +230,15 @@ impl Index {
                 change.entries.push(Entry::new(lsn, message.clone()));
             }
         }
-        self.messages += pairs;
-        let known = self.ledger.owe(chunk, pairs);
+        self.messages += pairs as u64;
+        let mut content = Content::default();
+        if pairs > 0 {
+            content.add(pairs, message.len());
+        }
+        let known = self.ledger.owe(chunk, content);
         assert!(known, "a chunk begins before its records");
         if let Some(body) = body {
-            self.bodies.owe(body, lsn, pairs);
+            self.bodies.owe(body, lsn, pairs as u64);
         }
     }
 
@@ -236,6 +247,26 @@ impl Index {
         for parts in gone {
             parts.lsns().for_each(|lsn| self.ledger.settle(lsn));
         }
+    }
+
+    /// What of these messages is owed and lies in this chunk.
+    pub fn owed_of(&self, messages: &[Straggler], chunk: Lsn) -> Content {
+        let mut content = Content::default();
+        for straggler in messages {
+            let place = self.ledger.place_of(straggler.lsn);
+            if place.is_none_or(|place| place.chunk != chunk) {
+                continue;
+            }
+            let owes = |target: &&DestId| {
+                let owed = self.destinations.get(target);
+                owed.is_some_and(|owed| owed.owes(straggler.lsn))
+            };
+            let pairs = straggler.targets.iter().filter(owes).count();
+            if pairs > 0 {
+                content.add(pairs, straggler.message.len());
+            }
+        }
+        content
     }
 
     fn settle(&mut self, id: DestId, lsns: &[Lsn], notes: &mut Notes) {
@@ -373,19 +404,19 @@ impl Index {
         owed: &'a Destination,
         lsns: &'a [Lsn],
     ) -> impl Iterator<Item = (Lsn, Lsn, Known)> + 'a {
-        let mut chunk = ChunkFacts {
+        let mut place = Range {
             first: Lsn(1),
             last: Lsn::ZERO,
-            bytes: 0,
+            chunk: Lsn::ZERO,
         };
         lsns.iter().map(move |lsn| {
-            if *lsn < chunk.first || *lsn > chunk.last {
-                chunk = self
+            if *lsn < place.first || *lsn > place.last {
+                place = self
                     .ledger
-                    .chunk_of(*lsn)
+                    .place_of(*lsn)
                     .expect("a chunk stays while a message in it is owed");
             }
-            (*lsn, chunk.first, owed.known(*lsn))
+            (*lsn, place.chunk, owed.known(*lsn))
         })
     }
 

@@ -52,6 +52,18 @@ impl<H: Home> InlineStore<H> {
         }
     }
 
+    /// What a store with threads does when nothing was asked of it for a while. False when it would not
+    /// do so again soon.
+    pub fn idle(&self) -> bool {
+        match &mut *lock(&self.core) {
+            Some(core) => {
+                core.idle();
+                core.wants_idle()
+            }
+            None => false,
+        }
+    }
+
     /// Does all that is queued.
     pub fn pump(&self) {
         while self.pump_one() {}

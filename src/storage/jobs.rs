@@ -15,6 +15,7 @@ use super::divergent::{TailNote, name_of};
 use super::error::StoreError;
 use super::meta::{self, Meta};
 use super::recover::{self, Recovered, each_chunk};
+use super::relog::Reclaim;
 use super::shared::serves;
 use super::snapshot::{Cursor, Receiving};
 
@@ -214,6 +215,8 @@ impl<H: Home> Core<H> {
         // Whatever the active called committed before was of the log as it was.
         state.peer = Lsn::ZERO;
         state.unproven = false;
+        drop(state);
+        self.reclaim = Reclaim::default();
     }
 
     fn pin(&mut self) -> Result<Outcome, StoreError> {

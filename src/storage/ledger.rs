@@ -1,9 +1,15 @@
 //! The ledger: for each chunk of the log how many (message, destination) pairs in it are still owed.
 //! Changed only as records are applied; says which chunks may go.
+//!
+//! Beside the counts it keeps how many bytes of a chunk are owed at least ([`Content`]): exactly known
+//! when the chunk is written and whenever it is read to find out, and from then on less by the largest
+//! message for each pair that is settled. Where that bound is low, the chunk is worth a look.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::proto::ids::Lsn;
+
+use super::moved::{Moved, Range};
 
 /// What is known of one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +22,70 @@ pub struct ChunkFacts {
     pub bytes: u64,
 }
 
+/// The messages that were owed of a chunk when that was known exactly. All zero: it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// (message, destination) pairs.
+    pub pairs: u32,
+    /// Bytes of the messages, with their records.
+    pub bytes: u32,
+    /// Bytes of the largest.
+    pub largest: u32,
+}
+
+impl Content {
+    /// One more message, which some destinations owe.
+    pub fn add(&mut self, pairs: usize, message: usize) {
+        let pairs = small(pairs as u64);
+        let bytes = small(message as u64 + 2).saturating_add(pairs);
+        self.pairs = self.pairs.saturating_add(pairs);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.largest = self.largest.max(bytes);
+    }
+
+    /// Whether so many bytes for what is owed are worth to be freed: a share of over 7/16, and not
+    /// what the headers of any chunk take.
+    #[must_use]
+    pub fn wastes(owed: u64, bytes: u64) -> bool {
+        owed * 16 < bytes * 9 && bytes - owed >= WASTE_MIN
+    }
+}
+
+/// Less than this is not worth to be freed of a chunk.
+const WASTE_MIN: u64 = 256;
+/// A value up to about this size shares a page with others...
+const SHARES_PAGE: u64 = 2000;
+/// ...and a larger one has pages of its own.
+const PAGE: u64 = 4096;
+/// A page with less than a quarter left is filled up with what its neighbours hold.
+const PAGE_LEFT: u64 = 4;
+
+fn small(bytes: u64) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kept {
     last: Lsn,
-    bytes: u64,
-    live: u64,
+    bytes: u32,
+    live: u32,
+    content: Content,
+}
+
+impl Kept {
+    /// Bytes that are owed at least.
+    fn owed(&self) -> u64 {
+        let Content {
+            pairs,
+            bytes,
+            largest,
+        } = self.content;
+        let settled = pairs.saturating_sub(self.live);
+        match self.live {
+            0 => 0,
+            _ => u64::from(bytes.saturating_sub(settled.saturating_mul(largest))),
+        }
+    }
 }
 
 /// See the module.
@@ -37,12 +102,19 @@ pub struct Ledger {
     young: u64,
     retain: u64,
     bytes: u64,
+    /// Bytes that are owed at least, of all chunks.
+    owed: u64,
+    moved: Moved,
     /// Pages of the checkpoint that show other chunks than there are.
     changed: BTreeSet<u64>,
 }
 
 /// First LSNs of the chunks that are in one page of the checkpoint: a power of two.
 const PAGE_LSNS_BITS: u32 = 12;
+/// Chunks that are looked at under one lock, at most.
+const SCAN: usize = 4096;
+/// So many chunks are worth a checkpoint, however small they are.
+const MANY: usize = 512;
 
 /// The page of the checkpoint that a chunk is in, by its first LSN.
 #[must_use]
@@ -64,8 +136,9 @@ impl Ledger {
     pub fn add(&mut self, chunk: ChunkFacts) {
         let kept = Kept {
             last: chunk.last,
-            bytes: chunk.bytes,
+            bytes: small(chunk.bytes),
             live: 0,
+            content: Content::default(),
         };
         self.changed.insert(page_of(chunk.first));
         self.chunks.insert(chunk.first, kept);
@@ -73,34 +146,58 @@ impl Ledger {
         self.bytes += chunk.bytes;
         self.young += chunk.bytes;
         while let Some((&first, oldest)) = self.chunks.range(self.boundary.next()..).next() {
-            if self.young - oldest.bytes < self.retain {
+            let bytes = u64::from(oldest.bytes);
+            if self.young - bytes < self.retain {
                 break;
             }
-            self.young -= oldest.bytes;
+            self.young -= bytes;
             self.boundary = first;
         }
     }
 
-    /// `pairs` more are owed from a chunk. False when the chunk is not in the log.
-    pub fn owe(&mut self, chunk: Lsn, pairs: u64) -> bool {
+    /// Messages of a chunk are owed, by as many pairs as `more` says. False when the chunk is not in
+    /// the log.
+    pub fn owe(&mut self, chunk: Lsn, more: Content) -> bool {
+        if more.pairs > 0 {
+            self.dead.remove(&chunk);
+        }
+        self.change(chunk, |kept| {
+            kept.live += more.pairs;
+            let content = &mut kept.content;
+            content.pairs = content.pairs.saturating_add(more.pairs);
+            content.bytes = content.bytes.saturating_add(more.bytes);
+            content.largest = content.largest.max(more.largest);
+        })
+    }
+
+    fn change(&mut self, chunk: Lsn, change: impl FnOnce(&mut Kept)) -> bool {
         let Some(kept) = self.chunks.get_mut(&chunk) else {
             return false;
         };
-        if kept.live == 0 && pairs > 0 {
-            self.dead.remove(&chunk);
-        }
-        kept.live += pairs;
+        let before = kept.owed();
+        change(kept);
+        self.owed = self.owed - before + kept.owed();
         true
     }
 
-    /// The chunk that an LSN lies in.
+    /// The chunk that an LSN belongs to.
     #[must_use]
     pub fn chunk_of(&self, lsn: Lsn) -> Option<ChunkFacts> {
         let (first, kept) = self.chunks.range(..=lsn).next_back()?;
-        (lsn <= kept.last).then_some(ChunkFacts {
-            first: *first,
-            last: kept.last,
-            bytes: kept.bytes,
+        (lsn <= kept.last).then(|| facts(*first, kept))
+    }
+
+    /// The chunk in which the message with an LSN lies as long as it is owed, and the LSNs around it
+    /// for which this is so.
+    #[must_use]
+    pub fn place_of(&self, lsn: Lsn) -> Option<Range> {
+        self.moved.of(lsn).or_else(|| {
+            let chunk = self.chunk_of(lsn)?;
+            Some(Range {
+                first: chunk.first,
+                last: chunk.last,
+                chunk: chunk.first,
+            })
         })
     }
 
@@ -108,18 +205,16 @@ impl Ledger {
     pub fn owe_each(&mut self, lsns: impl Iterator<Item = Lsn>) -> bool {
         let mut lsns = lsns.peekable();
         while let Some(lsn) = lsns.next() {
-            let Some((&first, kept)) = self.chunks.range_mut(..=lsn).next_back() else {
+            let Some(place) = self.place_of(lsn) else {
                 return false;
             };
-            if lsn > kept.last {
+            let mut pairs = 1;
+            while lsns.next_if(|lsn| *lsn <= place.last).is_some() {
+                pairs += 1;
+            }
+            self.dead.remove(&place.chunk);
+            if !self.change(place.chunk, |kept| kept.live += pairs) {
                 return false;
-            }
-            if kept.live == 0 {
-                self.dead.remove(&first);
-            }
-            kept.live += 1;
-            while lsns.next_if(|lsn| *lsn <= kept.last).is_some() {
-                kept.live += 1;
             }
         }
         true
@@ -130,17 +225,45 @@ impl Ledger {
     /// # Panics
     /// When none was owed: the index and the ledger would contradict each other.
     pub fn settle(&mut self, lsn: Lsn) {
-        let (first, kept) = self
-            .chunks
-            .range_mut(..=lsn)
-            .next_back()
-            .expect("a chunk stays while a message in it is owed");
-        assert!(kept.live > 0 && lsn <= kept.last, "a pair is settled once");
-        kept.live -= 1;
-        if kept.live == 0 {
-            let first = *first;
-            self.dead.insert(first);
+        let chunk = self.place_of(lsn).map(|place| place.chunk);
+        let chunk = chunk.expect("a chunk stays while a message in it is owed");
+        let mut left = 0;
+        let known = self.change(chunk, |kept| {
+            assert!(kept.live > 0, "a pair is settled once");
+            kept.live -= 1;
+            left = kept.live;
+        });
+        assert!(known, "a chunk stays while a message in it is owed");
+        if left == 0 {
+            self.dead.insert(chunk);
         }
+    }
+
+    /// What is owed of a chunk was read and found to be this.
+    pub fn judge(&mut self, chunk: Lsn, content: Content) {
+        self.change(chunk, |kept| kept.content = content);
+    }
+
+    /// All that is owed of a chunk lies in a later one now, whose record brought it. Nothing happens
+    /// unless it brought everything.
+    pub fn relog(&mut self, from: Lsn, to: Lsn, brought: Content) {
+        let Some(source) = self.chunks.get(&from).copied() else {
+            return;
+        };
+        if source.live == 0 || source.live != brought.pairs || source.last >= to {
+            return;
+        }
+        if !self.owe(to, brought) {
+            return;
+        }
+        self.change(from, |kept| kept.live = 0);
+        self.dead.insert(from);
+        self.changed.extend([page_of(from), page_of(to)]);
+        let chunks = &self.chunks;
+        self.moved.bring(from, source.last, to, |after, before| {
+            let mut between = chunks.range(after..before);
+            between.any(|(_, kept)| kept.live > 0)
+        });
     }
 
     /// A checkpoint shows the ledger as it is now.
@@ -154,16 +277,21 @@ impl Ledger {
     }
 
     /// The chunks of one page, in order.
-    pub fn page(&self, page: u64) -> impl Iterator<Item = ChunkFacts> + '_ {
-        let first = Lsn(page << PAGE_LSNS_BITS);
-        let last = Lsn(first.0 | ((1 << PAGE_LSNS_BITS) - 1));
-        self.chunks
-            .range(first..=last)
-            .map(|(&first, kept)| ChunkFacts {
-                first,
-                last: kept.last,
-                bytes: kept.bytes,
-            })
+    pub fn page(&self, page: u64) -> impl Iterator<Item = (ChunkFacts, Content)> + '_ {
+        let (first, last) = lsns_of(page);
+        let chunks = self.chunks.range(first..=last);
+        chunks.map(|(&first, kept)| (facts(first, kept), kept.content))
+    }
+
+    /// What was brought into the chunks of one page, by chunk.
+    pub fn moved_page(&self, page: u64) -> impl Iterator<Item = Range> + '_ {
+        let (first, last) = lsns_of(page);
+        self.moved.within(first, last)
+    }
+
+    /// A range of a checkpoint. False when it cannot be one.
+    pub fn restore_moved(&mut self, range: Range) -> bool {
+        self.moved.restore(range)
     }
 
     /// Takes out up to `count` chunks, oldest first, that owed nothing at the last checkpoint and are
@@ -179,7 +307,8 @@ impl Ledger {
             }
             self.free.remove(&first);
             if let Some(kept) = self.chunks.remove(&first) {
-                self.bytes -= kept.bytes;
+                self.bytes -= u64::from(kept.bytes);
+                self.moved.forget(first);
                 self.changed.insert(page_of(first));
                 gone.push((first, kept.last));
             }
@@ -190,7 +319,82 @@ impl Ledger {
     /// Bytes of memory, about.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.chunks.len() * (size_of::<Lsn>() + size_of::<Kept>()) * 3 / 2
+        self.chunks.len() * (size_of::<Lsn>() + size_of::<Kept>()) * 3 / 2 + self.moved.memory()
+    }
+
+    /// Bytes of messages that are owed, with their records, at least.
+    #[must_use]
+    pub fn owed(&self) -> u64 {
+        self.owed
+    }
+
+    /// Pairs that are owed of a chunk.
+    #[must_use]
+    pub fn live(&self, chunk: Lsn) -> u32 {
+        self.chunks.get(&chunk).map_or(0, |kept| kept.live)
+    }
+
+    /// Bytes of chunks below the retained log with nothing owed: those that may go now, and those
+    /// that may after the next checkpoint. The highest number stands for many chunks.
+    #[must_use]
+    pub fn spare(&self) -> (u64, u64) {
+        let bytes = |of: &BTreeSet<Lsn>| -> u64 {
+            let (mut bytes, mut count) = (0, 0);
+            for first in of.range(..=self.boundary).take(MANY) {
+                let kept = self.chunks.get(first);
+                bytes += kept.map_or(0, |kept| u64::from(kept.bytes));
+                count += 1;
+            }
+            if count < MANY { bytes } else { u64::MAX }
+        };
+        (bytes(&self.free), bytes(&self.dead))
+    }
+
+    /// Looks at some chunks below the retained log that begin after an LSN, for such as may hold much
+    /// more than is owed of them. Gives these, with the bytes that they take of the medium, and where
+    /// to go on; none at the end.
+    #[must_use]
+    pub fn sparse(&self, after: Lsn) -> (Vec<(ChunkFacts, u64)>, Option<Lsn>) {
+        let mut found = Vec::new();
+        let before = self.chunks.range(..=after).next_back();
+        let mut before = before.map(|(first, kept)| (*first, kept.last));
+        let mut chunks = self.chunks.range(after.next()..).peekable();
+        for _ in 0..SCAN {
+            let Some((&first, kept)) = chunks.next() else {
+                return (found, None);
+            };
+            if first > self.boundary {
+                return (found, None);
+            }
+            let alone = before.is_some_and(|(_, last)| last.next() < first)
+                || chunks
+                    .peek()
+                    .is_some_and(|(next, _)| kept.last.next() < **next);
+            before = Some((first, kept.last));
+            if kept.live > 0 {
+                let takes = self.takes(first, kept, alone);
+                if Content::wastes(kept.owed(), takes) {
+                    found.push((facts(first, kept), takes));
+                }
+            }
+        }
+        (found, before.map(|(first, _)| first))
+    }
+
+    /// Bytes that a chunk takes of the medium, about. Small ones share pages, which may be left nearly
+    /// empty when those beside them went (`alone`). One into which messages were brought is as small as
+    /// it can be: it does not take more than its bytes.
+    fn takes(&self, first: Lsn, kept: &Kept, alone: bool) -> u64 {
+        let bytes = u64::from(kept.bytes);
+        if self.moved.has_guests(first) {
+            bytes
+        } else if bytes > SHARES_PAGE {
+            (bytes + 16).next_multiple_of(PAGE)
+        } else if alone {
+            (bytes * PAGE_LEFT).min(PAGE)
+        } else {
+            bytes
+        }
     }
 
     /// Bytes of all chunks.
@@ -205,21 +409,29 @@ impl Ledger {
         let newest = self.chunks.values().rev();
         newest
             .take_while(|kept| kept.last > after)
-            .map(|kept| kept.bytes)
+            .map(|kept| u64::from(kept.bytes))
             .sum()
     }
 
-    /// First LSN, last LSN, bytes and pairs owed of each chunk, in order.
+    /// Each chunk in order, and the pairs that are owed of what lies in it.
     pub fn iter(&self) -> impl Iterator<Item = (ChunkFacts, u64)> + '_ {
-        self.chunks.iter().map(|(&first, kept)| {
-            let facts = ChunkFacts {
-                first,
-                last: kept.last,
-                bytes: kept.bytes,
-            };
-            (facts, kept.live)
-        })
+        let chunks = self.chunks.iter();
+        chunks.map(|(&first, kept)| (facts(first, kept), u64::from(kept.live)))
     }
+}
+
+fn facts(first: Lsn, kept: &Kept) -> ChunkFacts {
+    ChunkFacts {
+        first,
+        last: kept.last,
+        bytes: u64::from(kept.bytes),
+    }
+}
+
+/// The LSNs at which the chunks of a page begin.
+fn lsns_of(page: u64) -> (Lsn, Lsn) {
+    let first = page << PAGE_LSNS_BITS;
+    (Lsn(first), Lsn(first | ((1 << PAGE_LSNS_BITS) - 1)))
 }
 
 #[cfg(test)]
@@ -234,12 +446,19 @@ mod tests {
         }
     }
 
+    fn pairs(count: u32) -> Content {
+        Content {
+            pairs: count,
+            ..Content::default()
+        }
+    }
+
     #[test]
     fn only_what_was_settled_at_the_checkpoint_and_is_below_retention_goes() {
         let mut ledger = Ledger::new(200);
         for first in [1, 11, 21, 31, 41] {
             ledger.add(chunk(first));
-            assert!(ledger.owe(Lsn(first), 1));
+            assert!(ledger.owe(Lsn(first), pairs(1)));
         }
         ledger.settle(Lsn(1));
         ledger.checkpointed();
@@ -279,7 +498,7 @@ mod tests {
             ledger.add(chunk(first));
         }
         for first in [1, 11, 21] {
-            assert!(ledger.owe(Lsn(first), 3));
+            assert!(ledger.owe(Lsn(first), pairs(3)));
         }
         ledger.checkpointed();
         assert_eq!(ledger.collect(64), [(Lsn(31), Lsn(40))]);

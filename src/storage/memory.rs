@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -30,7 +31,7 @@ struct Disk {
     /// Store ids given so far: they are the node's id and this number.
     stores: u64,
     last_record: Option<Bytes>,
-    present: Option<MemoryEnv>,
+    present: Option<Pages>,
     tails: Vec<(Lsn, Lsn, Vec<u8>)>,
     overrides: Vec<String>,
     fail_commit_after: Option<u32>,
@@ -38,12 +39,48 @@ struct Disk {
     space: Option<Space>,
 }
 
-/// One environment. Clones are the same one.
+/// What an environment consists of on the disk. Clones are the same. It does not know its disk: a disk
+/// that held itself would never go.
 #[derive(Clone)]
-pub struct MemoryEnv {
+struct Pages {
     cell: Arc<Mutex<Cell>>,
     defers: bool,
+}
+
+/// One environment of a disk. Clones are the same one.
+#[derive(Clone)]
+pub struct MemoryEnv {
+    pages: Pages,
     disk: MemoryDisk,
+    /// A shared store's: without it nothing is written.
+    lock: Option<MemoryLock>,
+}
+
+/// The lock on a shared store's data file, as the server has it that took it. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct MemoryLock(Arc<AtomicBool>);
+
+impl MemoryLock {
+    /// It is held.
+    #[must_use]
+    #[expect(
+        clippy::new_without_default,
+        reason = "a lock is taken, and none is had by default"
+    )]
+    pub fn new() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// The file server has taken it away, or the mount fails: nothing is written by its holder any more.
+    pub fn lose(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    /// Its holder may write.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Default)]
@@ -74,8 +111,8 @@ impl MemoryDisk {
 
     /// The power goes: what was committed but not flushed is lost. Close the store first.
     pub fn lose_unflushed(&self) {
-        if let Some(env) = &self.lock().present {
-            env.lose_unflushed();
+        if let Some(pages) = &self.lock().present {
+            pages.lose_unflushed();
         }
     }
 
@@ -94,13 +131,12 @@ impl MemoryDisk {
     pub fn copy(&self) -> Self {
         let from = self.lock();
         let copy = Self::new(from.node);
-        let present = from.present.as_ref().map(|env| MemoryEnv {
+        let present = from.present.as_ref().map(|pages| Pages {
             cell: Arc::new(Mutex::new(Cell {
-                committed: env.lock().committed.clone(),
+                committed: pages.lock().committed.clone(),
                 unflushed: Vec::new(),
             })),
-            defers: env.defers,
-            disk: copy.clone(),
+            defers: pages.defers,
         });
         {
             let mut to = copy.lock();
@@ -128,15 +164,11 @@ impl MemoryDisk {
     /// is put back. Store ids that were given since then are not given again. No store may be open.
     pub fn revert_to(&self, earlier: &Self) {
         let earlier = earlier.copy();
-        let present = earlier.present().map(|env| MemoryEnv {
-            disk: self.clone(),
-            ..env
-        });
         let mut from = earlier.lock();
         let mut to = self.lock();
         to.last_record = from.last_record.take();
         to.tails = std::mem::take(&mut from.tails);
-        to.present = present;
+        to.present = from.present.take();
     }
 
     /// What the medium says of its room from now on.
@@ -150,6 +182,11 @@ impl MemoryDisk {
         self.lock().last_record.clone()
     }
 
+    /// Keeps an arbiter record, as a server does in its own folder.
+    pub fn keep_record(&self, record: &[u8]) {
+        self.lock().last_record = Some(Bytes::copy_from_slice(record));
+    }
+
     /// The divergent tails that were kept: first and last LSN and their chunks.
     #[must_use]
     pub fn tails(&self) -> Vec<(Lsn, Lsn, Vec<u8>)> {
@@ -160,10 +197,10 @@ impl MemoryDisk {
     #[must_use]
     pub fn damage(&self, chunk: Lsn, byte: usize) -> bool {
         let present = self.lock().present.clone();
-        let Some(env) = present else {
+        let Some(pages) = present else {
             return false;
         };
-        let mut cell = env.lock();
+        let mut cell = pages.lock();
         let Some(value) = cell.committed[0].get_mut(log_key(chunk).as_slice()) else {
             return false;
         };
@@ -177,18 +214,26 @@ impl MemoryDisk {
     }
 
     pub(crate) fn present(&self) -> Option<MemoryEnv> {
-        self.lock().present.clone()
+        let pages = self.lock().present.clone()?;
+        Some(MemoryEnv {
+            pages,
+            disk: self.clone(),
+            lock: None,
+        })
     }
 
     pub(crate) fn set_present(&self, env: &MemoryEnv) {
-        self.lock().present = Some(env.clone());
+        self.lock().present = Some(env.pages.clone());
     }
 
     pub(crate) fn new_env(&self, defers: bool) -> MemoryEnv {
         MemoryEnv {
-            cell: Arc::new(Mutex::new(Cell::default())),
-            defers,
+            pages: Pages {
+                cell: Arc::default(),
+                defers,
+            },
             disk: self.clone(),
+            lock: None,
         }
     }
 
@@ -211,7 +256,7 @@ impl MemoryDisk {
     }
 }
 
-impl MemoryEnv {
+impl Pages {
     fn lock(&self) -> MutexGuard<'_, Cell> {
         self.cell.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,6 +265,24 @@ impl MemoryEnv {
         let mut cell = self.lock();
         while let Some((table, key, before)) = cell.unflushed.pop() {
             cell.set(table, key, before);
+        }
+    }
+}
+
+impl MemoryEnv {
+    /// As a shared store: `lock` is its server's.
+    pub(crate) fn under(mut self, lock: &MemoryLock) -> Self {
+        self.lock = Some(lock.clone());
+        self
+    }
+
+    fn may_write(&self) -> Result<(), StoreError> {
+        match &self.lock {
+            Some(lock) if !lock.is_held() => Err(StoreError::Commit {
+                path: PathBuf::from("memory"),
+                cause: "this process has lost its lock on the data file".to_owned(),
+            }),
+            Some(_) | None => self.disk.may_commit(),
         }
     }
 }
@@ -250,8 +313,8 @@ impl Backend for MemoryEnv {
     type View = Self;
 
     fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        self.disk.may_commit()?;
-        let (lies, mut cell) = (self.disk.lock().lies, self.lock());
+        self.may_write()?;
+        let (lies, mut cell) = (self.disk.lock().lies, self.pages.lock());
         if !lies {
             // The flush of this commit makes the one before it durable.
             cell.unflushed.clear();
@@ -269,13 +332,13 @@ impl Backend for MemoryEnv {
                             cause: format!("chunk {lsn} is not after the last one"),
                         });
                     }
-                    (Table::Log, key, Some(value.clone()))
+                    (Table::Log, key, Some(on_disk(value)))
                 }
-                Write::Put(table, key, value) => (*table, key.clone(), Some(value.clone())),
+                Write::Put(table, key, value) => (*table, key.clone(), Some(on_disk(value))),
                 Write::Delete(table, key) => (*table, key.clone(), None),
             };
             let before = cell.set(table, key.clone(), value);
-            if self.defers {
+            if self.pages.defers {
                 cell.unflushed.push((table, key, before));
             }
         }
@@ -283,15 +346,15 @@ impl Backend for MemoryEnv {
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
-        self.disk.may_commit()?;
+        self.may_write()?;
         if !self.disk.lock().lies {
-            self.lock().unflushed.clear();
+            self.pages.lock().unflushed.clear();
         }
         Ok(())
     }
 
     fn defers(&self) -> bool {
-        self.defers
+        self.pages.defers
     }
 
     fn view(&self) -> Self {
@@ -299,13 +362,18 @@ impl Backend for MemoryEnv {
     }
 }
 
+/// The disk takes the bytes, not the larger buffer in which they may have come.
+fn on_disk(value: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(value)
+}
+
 impl View for MemoryEnv {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.lock().table(table).get(key).cloned())
+        Ok(self.pages.lock().table(table).get(key).cloned())
     }
 
     fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        let cell = self.lock();
+        let cell = self.pages.lock();
         for (key, value) in cell.table(table).range(from.to_vec()..) {
             if let ControlFlow::Break(()) = visit(key, value) {
                 break;
@@ -315,7 +383,7 @@ impl View for MemoryEnv {
     }
 
     fn used_bytes(&self) -> Result<u64, StoreError> {
-        let cell = self.lock();
+        let cell = self.pages.lock();
         let values = cell.committed.iter().flat_map(BTreeMap::iter);
         Ok(values
             .map(|(key, value)| key.len() as u64 + value.len() as u64)
@@ -334,12 +402,14 @@ impl View for MemoryEnv {
 /// The home of a store on a [`MemoryDisk`].
 pub struct MemoryHome {
     disk: MemoryDisk,
+    /// Where the server's own folder is: the same disk, but not in shared mode.
+    own: MemoryDisk,
     defers: bool,
 }
 
 impl MemoryHome {
-    pub(crate) fn new(disk: MemoryDisk, defers: bool) -> Self {
-        Self { disk, defers }
+    pub(crate) fn new(disk: MemoryDisk, own: MemoryDisk, defers: bool) -> Self {
+        Self { disk, own, defers }
     }
 }
 
@@ -365,7 +435,7 @@ impl Home for MemoryHome {
     }
 
     fn write_last_record(&mut self, record: &[u8]) -> Result<(), StoreError> {
-        self.disk.lock().last_record = Some(Bytes::copy_from_slice(record));
+        self.own.keep_record(record);
         Ok(())
     }
 
@@ -377,17 +447,17 @@ impl Home for MemoryHome {
     ) -> Result<(), StoreError> {
         let mut tail = Vec::new();
         fill(&mut tail)?;
-        self.disk.lock().tails.push((first, last, tail));
+        self.own.lock().tails.push((first, last, tail));
         Ok(())
     }
 
     fn set_aside(&mut self, _: &MemoryEnv, _: &str, note: &str) -> Result<(), StoreError> {
-        self.disk.lock().overrides.push(note.to_owned());
+        self.own.lock().overrides.push(note.to_owned());
         Ok(())
     }
 
     fn new_store_id(&mut self) -> Result<StoreId, StoreError> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.own.lock();
         disk.stores += 1;
         let mut id = disk.node.0;
         for (byte, count) in id.iter_mut().skip(8).zip(disk.stores.to_be_bytes()) {
@@ -401,5 +471,38 @@ impl Home for MemoryHome {
             free: 1 << 40,
             total: 1 << 40,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_goes_with_the_last_who_has_it() {
+        let disk = MemoryDisk::new(NodeId::default());
+        let inner = Arc::downgrade(&disk.inner);
+        let env = disk.new_env(true);
+        disk.set_present(&env);
+        let copy = disk.copy();
+        let inner_of_copy = Arc::downgrade(&copy.inner);
+        disk.revert_to(&copy);
+        drop((env, copy));
+        assert_eq!(inner_of_copy.strong_count(), 0);
+        assert!(disk.present().is_some(), "the disk keeps its environment");
+        drop(disk);
+        assert_eq!(inner.strong_count(), 0);
+    }
+
+    #[test]
+    fn a_disk_holds_no_larger_buffers_than_its_bytes() {
+        let disk = MemoryDisk::new(NodeId::default());
+        let mut env = disk.new_env(false);
+        let buffer = Bytes::from(vec![7; 1000]);
+        let write = Write::Append(Lsn(1), buffer.slice(..10));
+        env.commit(&[write]).unwrap();
+        assert!(buffer.is_unique(), "something of it is still held");
+        let kept = env.get(Table::Log, &log_key(Lsn(1))).unwrap().unwrap();
+        assert_eq!(*kept, [7; 10]);
     }
 }

@@ -9,10 +9,8 @@ use crate::proto::log::EpochStart;
 use super::backend::{Table, View, Write};
 use super::error::StoreError;
 
-/// The format that this release writes: what an earlier one may not open.
+/// The format that this release writes.
 pub const FORMAT: u32 = 3;
-/// One that has nothing which this release does not know: raised when a store is opened.
-const FORMAT_BEFORE: u32 = 2;
 
 const KEY_FORMAT: &str = "format";
 const KEY_CLUSTER: &str = "cluster";
@@ -56,7 +54,7 @@ fn put(key: &str, value: impl Into<Bytes>) -> Write {
 #[must_use]
 pub fn whole(meta: &Meta) -> Vec<Write> {
     vec![
-        format(),
+        put(KEY_FORMAT, FORMAT.to_le_bytes().to_vec()),
         put(KEY_CLUSTER, meta.cluster.clone()),
         put(KEY_STORE, meta.store.0.to_vec()),
         epochs(&meta.epochs),
@@ -64,21 +62,6 @@ pub fn whole(meta: &Meta) -> Vec<Write> {
         floor(meta.floor),
         sync_in_progress(meta.sync_in_progress),
     ]
-}
-
-/// The store becomes one of this release's format.
-#[must_use]
-pub fn format() -> Write {
-    put(KEY_FORMAT, FORMAT.to_le_bytes().to_vec())
-}
-
-/// Whether the store is of an earlier format.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn is_of_before<V: View>(view: &V) -> Result<bool, StoreError> {
-    let format = view.get(Table::Meta, KEY_FORMAT.as_bytes())?;
-    Ok(format.is_some_and(|format| format[..] == FORMAT_BEFORE.to_le_bytes()))
 }
 
 /// The epoch table changes.
@@ -122,7 +105,7 @@ pub fn load<V: View>(view: &V) -> Result<Option<Meta>, StoreError> {
     let Some(format) = view.get(Table::Meta, KEY_FORMAT.as_bytes())? else {
         return Ok(None);
     };
-    if format[..] != FORMAT.to_le_bytes() && format[..] != FORMAT_BEFORE.to_le_bytes() {
+    if format[..] != FORMAT.to_le_bytes() {
         let found = match <[u8; 4]>::try_from(&format[..]) {
             Ok(bytes) => u32::from_le_bytes(bytes).to_string(),
             Err(_) => "unreadable".to_owned(),

@@ -27,6 +27,9 @@ use super::threaded::ThreadedStore;
 /// Room in a chunk for what stands beside the largest message: header, targets.
 const RECORD_SLACK: usize = 1 << 20;
 
+/// Of [`StoreConfig::slack_bytes`].
+pub const SLACK_BYTES: u64 = 256 << 20;
+
 /// What a store needs to know.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
@@ -43,6 +46,9 @@ pub struct StoreConfig {
     pub checkpoint_bytes: u64,
     /// The store's room at most, in bytes in use.
     pub quota_bytes: u64,
+    /// Bytes that may be in use beside twice what is owed, and at least a third more than the retained
+    /// log: above, chunks of which little is owed are emptied.
+    pub slack_bytes: u64,
     /// What happens as that room, or its disk, becomes full.
     pub room: RoomLevels,
     /// The largest message with its envelope.
@@ -52,16 +58,17 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// The defaults: 256 MiB of log kept, a checkpoint every 64 MiB, messages up to 16 MiB, no quota.
+    /// The defaults: 192 MiB of log kept, a checkpoint every 64 MiB, messages up to 16 MiB, no quota.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>, cluster: &str) -> Self {
         Self {
             dir: dir.into(),
             cluster: cluster.to_owned(),
             sync: SyncMode::Deferred,
-            retain_bytes: 256 << 20,
+            retain_bytes: 192 << 20,
             checkpoint_bytes: 64 << 20,
             quota_bytes: u64::MAX,
+            slack_bytes: SLACK_BYTES,
             room: RoomLevels::default(),
             max_record_bytes: 16 << 20,
             node_dir: None,
@@ -131,7 +138,11 @@ pub fn open_memory(
     sink: Arc<dyn StoreSink>,
     wake: Box<dyn Fn() + Send + Sync>,
 ) -> Result<(OpenedStore, Arc<InlineStore<MemoryHome>>), StoreError> {
-    let mut home = MemoryHome::new(disk.clone(), config.sync == SyncMode::Deferred);
+    let mut home = MemoryHome::new(
+        disk.clone(),
+        disk.clone(),
+        config.sync == SyncMode::Deferred,
+    );
     let env = match disk.present() {
         Some(env) => env,
         None => {
@@ -280,7 +291,7 @@ fn no_format(view: &impl View) -> StoreError {
 
 pub(super) fn build<H: Home>(
     home: H,
-    mut env: H::Backend,
+    env: H::Backend,
     config: StoreConfig,
     sink: Arc<dyn StoreSink>,
 ) -> Result<Core<H>, StoreError> {
@@ -295,9 +306,6 @@ pub(super) fn build<H: Home>(
         });
     }
     let recovered = recover::recover(&view, &meta, config.limits(), Lsn(u64::MAX))?;
-    if meta::is_of_before(&view)? {
-        env.commit(&[meta::format()])?;
-    }
     let state = State {
         gate: GatePolicy::Closed,
         peer: Lsn::ZERO,

@@ -5,8 +5,8 @@
 //! senders would wait for ever.
 
 use super::api::RoomLevel;
-use super::backend::{Backend, Home};
-use super::core::Core;
+use super::backend::Home;
+use super::core::{COLLECT, Core};
 use super::error::StoreError;
 
 /// Transactions of one relief, so that others have their turn.
@@ -20,14 +20,10 @@ impl<H: Home> Core<H> {
         }
         let mut any = false;
         for _ in 0..COMMITS {
-            let mut writes = Vec::new();
-            self.collect(&mut writes);
-            if writes.is_empty() {
+            if !self.collect_now(COLLECT)? {
                 break;
             }
             any = true;
-            self.env().commit(&writes)?;
-            self.committed(true, self.end, None);
         }
         if any {
             // Pages of a transaction are free for use only after the one that follows it.

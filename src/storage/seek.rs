@@ -1,6 +1,7 @@
 //! Finding owed messages: the index says which LSNs, in small rounds under its lock; the chunks are
 //! read outside of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -289,34 +290,52 @@ impl<V: View> Search<'_, V> {
     }
 
     /// The message at a place, as a part of its chunk; none when it was acknowledged and collected
-    /// since the index was asked.
+    /// since the index was asked. One that was re-logged since is read where it lies now.
     fn message(&mut self, view: &V, place: &Place) -> Result<Option<Bytes>, StoreError> {
-        if !self.has(place.chunk) {
-            match load(view, place.chunk)? {
-                Some(loaded) => {
-                    self.read += loaded.bytes.len();
-                    self.chunk = Some(loaded);
-                }
-                None if !self.owes(place.lsn) => return Ok(None),
-                None => return Err(bad(view, place.chunk, &"is missing")),
+        let (mut view, mut chunk) = (Cow::Borrowed(view), place.chunk);
+        loop {
+            let missing = match self.read_at(&view, chunk, place.lsn)? {
+                Ok(message) => return Ok(Some(message)),
+                Err(missing) => missing,
+            };
+            match self.whereabouts(place.lsn) {
+                // Or another log has taken this one's place.
+                None => return Ok(None),
+                // It was re-logged.
+                Some((now, at)) if at != chunk => (view, chunk) = (Cow::Owned(now), at),
+                Some(_) => return Err(bad(&*view, chunk, &missing)),
             }
-        }
-        let loaded = self.chunk.as_mut().expect("it was loaded just now");
-        let found = loaded
-            .find(place.lsn)
-            .map_err(|error| bad(view, place.chunk, &error))?;
-        match found {
-            Some(range) => Ok(Some(loaded.bytes.slice(range))),
-            // Another log has taken this one's place.
-            None if !self.owes(place.lsn) => Ok(None),
-            None => Err(bad(view, place.chunk, &"lacks a message of the index")),
         }
     }
 
-    fn owes(&self, lsn: Lsn) -> bool {
+    /// A message where it should lie, or in words why it is not there.
+    fn read_at(
+        &mut self,
+        view: &V,
+        chunk: Lsn,
+        lsn: Lsn,
+    ) -> Result<Result<Bytes, &'static str>, StoreError> {
+        if !self.has(chunk) {
+            let Some(loaded) = load(view, chunk)? else {
+                return Ok(Err("is missing"));
+            };
+            self.read += loaded.bytes.len();
+            self.chunk = Some(loaded);
+        }
+        let loaded = self.chunk.as_mut().expect("it was loaded just now");
+        let found = loaded.find(lsn).map_err(|error| bad(view, chunk, &error))?;
+        Ok(match found {
+            Some(range) => Ok(loaded.bytes.slice(range)),
+            None => Err("lacks a message of the index"),
+        })
+    }
+
+    /// The chunk in which a message lies now, if it is still owed.
+    fn whereabouts(&self, lsn: Lsn) -> Option<(V, Lsn)> {
         let state = self.shared.state();
-        let owed = state.index.destination(self.dest);
-        owed.is_some_and(|owed| owed.owes(lsn))
+        let owed = state.index.destination(self.dest)?;
+        let place = state.index.ledger.place_of(lsn)?;
+        owed.owes(lsn).then(|| (self.shared.view(), place.chunk))
     }
 }
 

@@ -16,14 +16,14 @@ use crate::proto::record::{Chunk, DecodeError, Reader, put_varint};
 use super::backend::{Backend, Table, View, Write, log_key};
 use super::checkpoint;
 use super::error::StoreError;
-use super::ledger::{ChunkFacts, page_of};
+use super::ledger::{ChunkFacts, Content, page_of};
 use super::meta::{Mark, Meta};
 use super::recover;
 
 /// A piece is closed when it has this many bytes.
 const PIECE_BYTES: usize = 1 << 20;
 const MAGIC: [u8; 4] = *b"TMQs";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 const MANIFEST: u8 = 1;
 const PAGE: u8 = 2;
@@ -269,7 +269,10 @@ impl<B: Backend> Receiving<B> {
 fn put_page(chunks: &mut Vec<ChunkFacts>) -> Option<Write> {
     let number = page_of(chunks.first()?.first);
     let chunks = std::mem::take(chunks);
-    Some(checkpoint::chunks_page(number, chunks.into_iter()))
+    // What is owed of them at least is not told: it is found when they are read.
+    let unknown = |chunk| (chunk, Content::default());
+    let chunks = chunks.into_iter().map(unknown);
+    Some(checkpoint::chunks_page(number, chunks))
 }
 
 fn put_bytes(to: &mut Vec<u8>, bytes: &[u8]) {

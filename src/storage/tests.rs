@@ -7,6 +7,7 @@ mod faults;
 mod pair;
 mod properties;
 mod reference;
+mod relog;
 mod resync;
 mod rig;
 

@@ -21,6 +21,9 @@ use super::shared::{Shared, lock};
 /// How often an idle writer looks at the room on its disk.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
+/// The same while there is room to be given back: each time a portion of it.
+const IDLE_PAUSE: Duration = Duration::from_millis(20);
+
 /// See the module.
 pub struct ThreadedStore<H: Home> {
     shared: Arc<Shared<HomeView<H>>>,
@@ -121,7 +124,12 @@ impl<H: Home> ThreadedStore<H> {
                 if core.step() {
                     continue;
                 }
-                match requests.wait(MEASURE_EVERY) {
+                let pause = if core.wants_idle() {
+                    IDLE_PAUSE
+                } else {
+                    MEASURE_EVERY
+                };
+                match requests.wait(pause) {
                     Waited::Arrived => {}
                     Waited::InVain => core.idle(),
                     Waited::Closed => break,

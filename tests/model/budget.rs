@@ -56,6 +56,27 @@ impl Budget {
         lost_records: 0,
         switchovers: 0,
     };
+
+    fn entry(&mut self, name: &str) -> &mut u8 {
+        match name {
+            "writes" => &mut self.writes,
+            "crashes" => &mut self.crashes,
+            "watched" => &mut self.watched,
+            "stops" => &mut self.stops,
+            "cuts" => &mut self.cuts,
+            "lost_locks" => &mut self.lost_locks,
+            "pauses" => &mut self.pauses,
+            "arbiter_cuts" => &mut self.arbiter_cuts,
+            "wipes" => &mut self.wipes,
+            "reverts" => &mut self.reverts,
+            "collections" => &mut self.collections,
+            "delays" => &mut self.delays,
+            "overrides" => &mut self.overrides,
+            "lost_records" => &mut self.lost_records,
+            "switchovers" => &mut self.switchovers,
+            other => panic!("there is no fault {other}"),
+        }
+    }
 }
 
 /// Where a search begins.
@@ -76,6 +97,27 @@ pub(crate) struct Named {
     pub(crate) words: Words,
     /// Small enough for `cargo test`.
     pub(crate) quick: bool,
+}
+
+impl Named {
+    /// A search of a formed pair with a budget such as `crashes=1,writes=2`.
+    pub(crate) fn of(text: &str) -> Self {
+        let mut budget = Budget::NONE;
+        for part in text.split(',') {
+            let (name, count) = part.split_once('=').expect("a fault, =, a count");
+            let count = count.parse().expect("a small number");
+            *budget.entry(name) = count;
+        }
+        let words = match (budget.wipes, budget.reverts) {
+            (_, 1..) => Words::AtOnce,
+            (1.., 0) => Words::Late,
+            (0, 0) => Words::None,
+        };
+        Self {
+            words,
+            ..formed("own", false, budget)
+        }
+    }
 }
 
 const fn formed(name: &'static str, quick: bool, budget: Budget) -> Named {

@@ -1,6 +1,7 @@
 //! A search as stateright sees it: the state, what may come next, and what must hold.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use stateright::{Checker, HasDiscoveries, Model, Path, Property};
 use twinmq::machines::ha::{HaMachine, Takeover};
@@ -170,9 +171,10 @@ impl Model for Search {
     }
 }
 
-/// Searches all of it, prints how much that was, and shows the shortest way to what should not be.
+/// Searches all of it, prints how much that was, and shows the shortest way to what should not be. With
+/// `patience` it gives up after that, and says so.
 #[expect(clippy::print_stdout, reason = "the size of the search is its result")]
-pub(crate) fn run(named: &Named, takeover: Takeover) {
+pub(crate) fn run(named: &Named, takeover: Takeover, patience: Option<Duration>) {
     let clock = SystemClock;
     let began = clock.now();
     let rules = Rules {
@@ -180,18 +182,23 @@ pub(crate) fn run(named: &Named, takeover: Takeover) {
         ..Rules::of(takeover)
     };
     let search = Search::new(named.begin, named.budget, rules);
-    let checker = search
-        .checker()
-        .threads(2)
-        .finish_when(HasDiscoveries::Any)
-        .spawn_bfs()
-        .join();
+    let mut checker = search.checker().threads(2).finish_when(HasDiscoveries::Any);
+    if let Some(patience) = patience {
+        checker = checker.timeout(patience);
+    }
+    let checker = checker.spawn_bfs().join();
+    let took = clock.now().since(began);
+    let ended = if patience.is_some_and(|patience| took >= patience) {
+        ", NOT ENDED"
+    } else {
+        ""
+    };
     println!(
-        "{} by {takeover:?}: {} unique states, depth {}, {:.1} s",
+        "{} by {takeover:?}: {} unique states, depth {}, {:.1} s{ended}",
         named.name,
         checker.unique_state_count(),
         checker.max_depth(),
-        clock.now().since(began).as_secs_f64(),
+        took.as_secs_f64(),
     );
     let found = checker.discoveries().into_iter().next();
     if let Some((property, path)) = found {

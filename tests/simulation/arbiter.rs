@@ -16,6 +16,7 @@ use twinmq::proto::arbiter::{
 use twinmq::proto::ids::{Epoch, Nonce};
 
 use crate::clock::{Chance, Trace, open};
+use crate::mount::Mount;
 
 /// The longest that a call is on its way, and its answer too, in milliseconds.
 const WAY_MS: u64 = 3;
@@ -65,6 +66,8 @@ pub(crate) struct Share {
     lease: Duration,
     /// Broken on purpose: everybody gets the lock, and records are written blindly.
     generous: bool,
+    /// In shared mode the store's folder is on it, too.
+    pub(crate) mount: Mount,
 }
 
 #[derive(Default)]
@@ -92,6 +95,7 @@ impl Share {
     ) -> Arc<Self> {
         Arc::new(Self {
             files: Mutex::default(),
+            mount: Mount::new(chance.clone(), lease),
             chance,
             trace,
             local,
@@ -119,6 +123,7 @@ impl Share {
         open(&self.files)
             .held
             .retain(|(holder, ..)| *holder != life);
+        self.mount.ends(life);
     }
 
     /// The host of a server has lost power (true), or has it again and says so.
@@ -128,6 +133,7 @@ impl Share {
         if !silent {
             files.held.retain(|(holder, ..)| holder.at != at);
         }
+        self.mount.dark(at, silent);
     }
 
     /// Changes what is between a server and the share.
@@ -140,12 +146,19 @@ impl Share {
         } else if !gone(before) && !self.local {
             files.unheard[at] = Some(Instant::now());
         }
+        self.mount.cut(at, gone(way) && !self.local);
+    }
+
+    /// What a server does on it is done now, or soon.
+    pub(crate) fn reaches(&self, at: usize) -> bool {
+        !matches!(open(&self.files).ways[at], Way::Hangs | Way::Fails)
     }
 
     /// The share forgets who has the lock.
     pub(crate) fn drop_lock(&self) {
         assert!(!self.local, "a kernel does not forget its locks");
         open(&self.files).held.clear();
+        self.mount.forget();
     }
 
     /// Somebody deletes the lock file.
@@ -177,6 +190,13 @@ impl Share {
             let back = usize::try_from(back).expect("an index");
             files.record = Some(files.past[back].clone());
         }
+    }
+
+    /// An operator puts the newest record back that there was, with the lock file's folder.
+    pub(crate) fn restore_record(&self) {
+        let files = &mut *open(&self.files);
+        let newest = files.past.iter().max_by_key(|record| record.seq).cloned();
+        files.record = newest.or(files.record.take());
     }
 
     /// The record and the lock file, as a bystander sees them.
@@ -230,7 +250,7 @@ impl Share {
     }
 
     /// The way there or back. False: it failed.
-    async fn travel(&self, at: usize) -> bool {
+    pub(crate) async fn travel(&self, at: usize) -> bool {
         self.chance.delay(WAY_MS).await;
         loop {
             let way = open(&self.files).ways[at];

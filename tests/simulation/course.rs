@@ -20,6 +20,8 @@ pub(crate) struct Course {
     pub(crate) broken: Option<Broken>,
     /// Whether somebody plays with the wall clocks.
     pub(crate) wall_jumps: bool,
+    /// One store on the share, and no copies.
+    pub(crate) shared: bool,
 }
 
 /// What the protocol cannot do without.
@@ -94,6 +96,15 @@ impl Course {
             seed,
             broken: None,
             wall_jumps: true,
+            shared: false,
+        }
+    }
+
+    /// The same faults, suffered by a pair with one store.
+    pub(crate) fn shared(seed: u64) -> Self {
+        Self {
+            shared: true,
+            ..Self::of(seed)
         }
     }
 

@@ -36,6 +36,7 @@ struct Asked {
     ignored_only: bool,
     seed: Option<u64>,
     schedules: Option<u64>,
+    shared: bool,
 }
 
 impl Asked {
@@ -66,6 +67,7 @@ impl Asked {
             match argument.as_str() {
                 "--seed" => asked.seed = Some(value().parse().expect("a number")),
                 "--schedules" => asked.schedules = Some(value().parse().expect("a number")),
+                "--shared" => asked.shared = true,
                 "--skip" => {
                     let skipped = value();
                     asked.skips.push(skipped);
@@ -105,12 +107,17 @@ pub(crate) fn run(tests: &[Test]) -> ExitCode {
         PANICKED.set(place.unwrap_or_default());
     }));
     let asked = Asked::read(std::env::args().skip(1));
+    let course = if asked.shared {
+        Course::shared
+    } else {
+        Course::of
+    };
     let holds = match (asked.seed, asked.schedules) {
         (None, None) => run_tests(tests, &asked),
-        (Some(seed), None) => schedules(seed..=seed),
+        (Some(seed), None) => schedules(seed..=seed, course),
         (seed, Some(count)) => {
             let first = seed.unwrap_or(1);
-            schedules(first..=first + count.saturating_sub(1))
+            schedules(first..=first + count.saturating_sub(1), course)
         }
     };
     if holds {
@@ -153,7 +160,7 @@ fn run_tests(tests: &[Test], asked: &Asked) -> bool {
 }
 
 /// Plays all of these seeds; tells what failed, and figures of the rest. False: some failed.
-pub(crate) fn schedules(seeds: RangeInclusive<u64>) -> bool {
+pub(crate) fn schedules(seeds: RangeInclusive<u64>, course: fn(u64) -> Course) -> bool {
     let next = AtomicU64::new(*seeds.start());
     let outcomes: Mutex<Vec<Outcome>> = Mutex::default();
     let failures: Mutex<Vec<u64>> = Mutex::default();
@@ -165,7 +172,7 @@ pub(crate) fn schedules(seeds: RangeInclusive<u64>) -> bool {
                     if !seeds.contains(&seed) {
                         break;
                     }
-                    match play(&Course::of(seed)) {
+                    match play(&course(seed)) {
                         Ok(outcome) => open(&outcomes).push(outcome),
                         Err(failure) => {
                             let place = PANICKED.take();
@@ -193,7 +200,7 @@ fn tell(outcomes: &[Outcome]) {
     let confirms: u64 = outcomes.iter().map(|outcome| outcome.confirms).sum();
     let mut whole: Vec<u64> = outcomes.iter().filter_map(|it| it.whole_after_ms).collect();
     whole.sort_unstable();
-    let helpless = outcomes.len() - whole.len();
+    let helped = outcomes.len() - whole.len();
     let at = |part: usize| whole.get(whole.len().saturating_sub(1) * part / 100);
     let mut marks: BTreeMap<&str, u64> = BTreeMap::new();
     for (what, count) in outcomes.iter().flat_map(|outcome| &outcome.marks) {
@@ -206,7 +213,7 @@ fn tell(outcomes: &[Outcome]) {
     println!("in them: {}", marks.join(", "));
     println!(
         "{} schedules hold: {confirms} confirms, 0 lost; whole again after {:?} ms (median), {:?} ms \
-         (99 of 100), {:?} ms (most); {helpless} left to an operator",
+         (99 of 100), {:?} ms (most); {helped} by an operator",
         outcomes.len(),
         at(50).unwrap_or(&0),
         at(99).unwrap_or(&0),

@@ -41,7 +41,12 @@ struct State {
     spoke: BTreeMap<Epoch, Life>,
     confirms: u64,
     first: Option<String>,
+    /// Copies up to this number were there before an operator's override: they may come once more.
+    overridden: u64,
 }
+
+/// What was confirmed before an override.
+pub(crate) struct Before(BTreeSet<u64>);
 
 #[derive(Default)]
 struct Producer {
@@ -51,6 +56,8 @@ struct Producer {
     outstanding: BTreeSet<u64>,
     /// The highest that has reached the consumer.
     arrived: u64,
+    /// Messages up to this one may be missing: an operator gave up what was confirmed of them.
+    forgiven: u64,
 }
 
 /// One sending of a message.
@@ -63,6 +70,8 @@ struct Copy {
     came: bool,
     ack_sent: bool,
     ack_confirmed: bool,
+    /// An operator gave it up.
+    given_up: bool,
 }
 
 impl Ledger {
@@ -115,12 +124,14 @@ impl Ledger {
             return;
         };
         let (producer, message) = (of.producer, of.message);
-        let twice = !redelivered && of.came;
+        let anew = copy <= state.overridden;
+        let twice = !redelivered && of.came && !anew;
         of.came = true;
-        let back = of.ack_confirmed;
-        let before = &mut state.producers[producer].arrived;
-        let (last, next) = (*before, (*before).max(message));
-        *before = next;
+        let back = of.ack_confirmed && !anew;
+        let of = &mut state.producers[producer];
+        let last = of.arrived;
+        of.arrived = last.max(message);
+        let forgiven = of.forgiven;
         if twice {
             state.wrong(format!(
                 "copy {copy} (message {producer}:{message}) came twice, not flagged"
@@ -131,9 +142,9 @@ impl Ledger {
                 "copy {copy} (message {producer}:{message}) came after its confirmed ack"
             ));
         }
-        if message > last + 1 {
+        if message > last.max(forgiven) + 1 {
             // Those that were not confirmed are sent again before any later one.
-            let skipped = last + 1..message;
+            let skipped = last.max(forgiven) + 1..message;
             let promised = state.copies.iter().find(|(_, copy)| {
                 copy.producer == producer && copy.confirmed && skipped.contains(&copy.message)
             });
@@ -192,9 +203,64 @@ impl Ledger {
             chosen.map(|(number, _)| *number).collect()
         };
         Promises {
-            stored: which(|copy| copy.confirmed),
+            stored: which(|copy| copy.confirmed && !copy.given_up),
             acked: which(|copy| copy.ack_confirmed),
         }
+    }
+
+    /// An operator promotes a server: what only the other one had is given up.
+    pub(crate) fn override_begins(&self) -> Before {
+        let state = &mut *open(&self.0);
+        state.overridden = state.last_copy;
+        for of in &mut state.producers {
+            of.forgiven = of.last;
+        }
+        let copies = state.copies.iter();
+        let confirmed = copies.filter(|(_, copy)| copy.confirmed);
+        Before(confirmed.map(|(number, _)| *number).collect())
+    }
+
+    /// The promoted server serves, with what it `owed` then. Gives the copies that are given up.
+    ///
+    /// # Errors
+    /// In words, when something is missing that is older than what is there: a server that is promoted
+    /// lacks the end of what was confirmed, and nothing else.
+    pub(crate) fn override_ends(
+        &self,
+        before: &Before,
+        owed: &[Entry],
+    ) -> Result<Vec<u64>, String> {
+        let state = &mut *open(&self.0);
+        let found: BTreeSet<u64> = owed.iter().map(|it| number_of(&it.message)).collect();
+        let mut given_up = Vec::new();
+        for number in &before.0 {
+            let Some(copy) = state.copies.get_mut(number) else {
+                continue;
+            };
+            if found.contains(number) {
+                // The ack may be what was given up.
+                copy.ack_confirmed = false;
+            } else if !copy.ack_sent {
+                copy.given_up = true;
+                given_up.push(*number);
+            }
+        }
+        for number in &given_up {
+            let lost = &state.copies[number];
+            let later = before.0.iter().find(|other| {
+                let copy = &state.copies[*other];
+                copy.producer == lost.producer
+                    && copy.message > lost.message
+                    && found.contains(other)
+            });
+            if let Some(later) = later {
+                return Err(format!(
+                    "copy {number} (message {}:{}) {LOST}, and the later copy {later} is there",
+                    lost.producer, lost.message
+                ));
+            }
+        }
+        Ok(given_up)
     }
 
     /// What is owed holds every message that was promised, none whose ack was, each once.

@@ -2,7 +2,8 @@
 //! memory. Chance comes from a seed alone: one seed, one course of events.
 //!
 //! `cargo test --test simulation -- --seed 42` plays one seed, `--schedules 20000` many, from the seed
-//! on if one is given; `TWINMQ_SEED` and `TWINMQ_RUNS` do the same. Without them the tests run.
+//! on if one is given, `--shared` in shared mode; `TWINMQ_SEED` and `TWINMQ_RUNS` do the same. Without
+//! them the tests run.
 #![expect(
     clippy::print_stdout,
     reason = "this is the program that runs the tests and tells what came of them"
@@ -12,10 +13,13 @@ mod arbiter;
 mod clients;
 mod clock;
 mod course;
+mod door;
 mod harness;
 mod homes;
 mod ledger;
+mod mount;
 mod net;
+mod operator;
 mod pair;
 mod play;
 mod scenarios;
@@ -31,6 +35,8 @@ use scenarios::{deaths, departures, interruptions, simulate};
 
 /// Schedules that run without being asked for.
 const SCHEDULES: u64 = 300;
+/// The same in shared mode.
+const SHARED_SCHEDULES: u64 = 100;
 /// Seeds of each scenario.
 const SCENARIO_SEEDS: std::ops::Range<u64> = 1..9;
 /// Among so many schedules the checker finds what is broken on purpose.
@@ -53,7 +59,11 @@ const TESTS: &[Test] = &[
     ("seeds_that_failed_once_hold", seeds_that_failed_once),
     (
         "what_was_confirmed_survives_random_schedules_of_faults",
-        || assert!(schedules(1..=SCHEDULES), "see above"),
+        || assert!(schedules(1..=SCHEDULES, Course::of), "see above"),
+    ),
+    (
+        "what_was_confirmed_to_a_shared_store_survives_random_schedules_of_faults",
+        || assert!(schedules(1..=SHARED_SCHEDULES, Course::shared), "see above"),
     ),
     (
         "one_seed_gives_one_course_of_events",

@@ -11,9 +11,11 @@ use tokio::sync::oneshot;
 use twinmq::actors::ha_manager::HaMessage;
 use twinmq::actors::ha_operator::{OperatorOrder, SwitchoverAnswer};
 use twinmq::actors::post::post;
+use twinmq::machines::ha::{HaMode, Takeover};
 use twinmq::proto::ids::{Lsn, NodeId, StoreId};
 use twinmq::proto::peer::ServerState;
 use twinmq::storage::api::Entry;
+use twinmq::storage::memory::MemoryDisk;
 use twinmq::time::{Clock, Moment};
 
 use crate::arbiter::{Life, Share};
@@ -45,6 +47,8 @@ pub(crate) struct Pair {
     leaving: [bool; 2],
     shown: [ServerState; 2],
     starts: u64,
+    /// Why each server ended by itself last.
+    pub(crate) ended_for: [Option<String>; 2],
     /// When each server was seen to have ended by itself.
     pub(crate) gone: [Option<Moment>; 2],
     /// The store that each server had last.
@@ -84,7 +88,16 @@ impl Pair {
                 clock,
                 chance,
                 trace,
-                takeover: kind.takeover,
+                takeover: if course.shared {
+                    Takeover::Lock
+                } else {
+                    kind.takeover
+                },
+                mode: if course.shared {
+                    HaMode::Shared
+                } else {
+                    HaMode::Replicated
+                },
                 short_logs: kind.short_logs,
             },
             hosts,
@@ -93,6 +106,7 @@ impl Pair {
             leaving: [false; 2],
             shown: [ServerState::Dead; 2],
             starts: 0,
+            ended_for: [None, None],
             gone: [None, None],
             last_store: [StoreId::default(); 2],
             lies: false,
@@ -151,8 +165,28 @@ impl Pair {
         self.world.net.silence(at);
         self.world.share.silence(at, true);
         self.bury(at, "loses power");
-        if self.world.chance.once_in(2) || self.lies {
-            self.hosts[at].disk.lose_unflushed();
+        match self.world.mode {
+            // The mount knows.
+            HaMode::Shared if !self.lies => {}
+            HaMode::Shared => self.world.share.mount.disk.lose_unflushed(),
+            HaMode::Single | HaMode::Replicated => {
+                if self.world.chance.once_in(2) || self.lies {
+                    self.hosts[at].disk.lose_unflushed();
+                }
+            }
+        }
+    }
+
+    /// Both servers have one store.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.world.mode == HaMode::Shared
+    }
+
+    /// The disk that a server's store is on.
+    pub(crate) fn disk(&self, at: usize) -> &MemoryDisk {
+        match self.world.mode {
+            HaMode::Shared => &self.world.share.mount.disk,
+            HaMode::Single | HaMode::Replicated => &self.hosts[at].disk,
         }
     }
 
@@ -173,7 +207,7 @@ impl Pair {
     /// From now on the power takes all that this disk says that it has flushed.
     pub(crate) fn lie(&mut self, at: usize) {
         self.lies = true;
-        self.hosts[at].disk.lie();
+        self.disk(at).lie();
     }
 
     /// `SIGSTOP`, and `SIGCONT`.
@@ -185,7 +219,8 @@ impl Pair {
     fn reap(&mut self) {
         for at in 0..2 {
             let server = self.servers[at].as_ref();
-            if server.is_some_and(|server| server.clients.ended().is_some()) {
+            if let Some(why) = server.and_then(|server| server.clients.ended()) {
+                self.ended_for[at] = Some(why);
                 self.world.trace.mark("processes that ended by themselves");
                 let life = self.bury(at, "has ended");
                 self.world.share.free(life);
@@ -399,8 +434,11 @@ impl Pair {
         self.world.trace.tell(text);
     }
 
-    /// Both logs are the same, and so is what they owe.
+    /// Both logs are the same, and so is what they owe. There is nothing to compare where there is one.
     pub(crate) async fn check_equal(&mut self) {
+        if self.is_shared() {
+            return;
+        }
         let facts = [0, 1].map(|at| self.server(at).store.log_facts());
         let logs = facts
             .each_ref()

@@ -12,6 +12,7 @@ use twinmq::time::Clock;
 use crate::arbiter::Way;
 use crate::clock::Chance;
 use crate::course::{Course, FAULTS_MS, Fault};
+use crate::operator::Misfortunes;
 use crate::pair::Pair;
 
 /// A process that has ended is started again after this, and up to so much more, in milliseconds.
@@ -27,7 +28,7 @@ pub(crate) struct Outcome {
     pub(crate) trace: (u64, u64),
     /// Confirms that clients heard.
     pub(crate) confirms: u64,
-    /// Milliseconds from the healing to `ACTIVE` and `PASSIVE`; none where only an operator could help.
+    /// Milliseconds from the healing to `ACTIVE` and `PASSIVE`; none where it took an operator.
     pub(crate) whole_after_ms: Option<u64>,
     /// How often things happened that a simulation is for.
     pub(crate) marks: BTreeMap<&'static str, u64>,
@@ -45,7 +46,7 @@ pub(crate) fn play(course: &Course) -> Result<Outcome, String> {
                 chance: Chance::new(course.seed ^ 0xface),
                 course: *course,
                 saved: [None, None],
-                helpless: false,
+                suffered: Misfortunes::default(),
                 evidence: false,
             };
             player.run().await
@@ -84,8 +85,8 @@ struct Player {
     course: Course,
     /// Snapshots of disks, and where their logs ended.
     saved: [Option<(MemoryDisk, Lsn)>; 2],
-    /// What has happened needs an operator: the pair may refuse to serve.
-    helpless: bool,
+    /// What has happened that may need an operator.
+    suffered: Misfortunes,
     /// Only the lock file and the record tell that a store is an old one: nobody touches them then.
     /// Whoever loses both, the newest copy and what is known of it, is not told.
     evidence: bool,
@@ -191,8 +192,8 @@ impl Player {
             Fault::DeleteLockFile => pair.world.share.delete_lock_file(),
             Fault::ReplaceLockFile => pair.world.share.replace_lock_file(),
             Fault::SlowDisk(at, ms) => pair.hosts[at].set_disk_ms(ms),
-            Fault::FailDisk(at, good) => pair.hosts[at].disk.fail_commits_after(good),
-            Fault::MendDisk(at) => pair.hosts[at].disk.fail_commits_after(u32::MAX),
+            Fault::FailDisk(at, good) => pair.disk(at).fail_commits_after(good),
+            Fault::MendDisk(at) => pair.disk(at).fail_commits_after(u32::MAX),
             Fault::Gateway(at, seen) => pair.hosts[at].see_gateway(seen),
             Fault::WallJump(at, by) => pair.hosts[at].clock.jump(by),
             Fault::Snapshot(at) => self.snapshot(at),
@@ -200,11 +201,11 @@ impl Player {
             Fault::Wipe(at) => self.wipe(at),
             Fault::WipeRecord => {
                 pair.world.share.wipe_record();
-                self.helpless = true;
+                self.suffered.record = true;
             }
             Fault::RollBackRecord => {
                 pair.world.share.roll_back_record();
-                self.helpless = true;
+                self.suffered.record = true;
             }
         }
     }
@@ -212,7 +213,10 @@ impl Player {
     fn snapshot(&mut self, at: usize) {
         if self.pair.runs(at) {
             let end = self.pair.server(at).store.log_facts().durable.lsn;
-            self.saved[at] = Some((self.pair.hosts[at].disk.copy(), end));
+            // Shared mode: whoever has the store open knows where it ends.
+            if end > Lsn::ZERO || !self.pair.is_shared() {
+                self.saved[at] = Some((self.pair.disk(at).copy(), end));
+            }
         }
     }
 
@@ -222,7 +226,8 @@ impl Player {
         let Some((saved, end)) = &self.saved[at] else {
             return;
         };
-        if self.pair.runs(at) {
+        let in_use = self.pair.is_shared() && !self.pair.world.share.mount.is_free();
+        if self.pair.runs(at) || in_use {
             return;
         }
         let (record, lock) = self.pair.world.share.look();
@@ -238,7 +243,12 @@ impl Player {
         if noticed {
             self.tell("the old disk is put back");
             self.pair.world.trace.mark("disks put back or empty");
-            self.pair.hosts[at].disk.revert_to(saved);
+            if self.pair.is_shared() {
+                // The first one that was replaced is the newest.
+                let newest = &mut self.suffered.newest;
+                newest.get_or_insert_with(|| self.pair.disk(at).copy());
+            }
+            self.pair.disk(at).revert_to(saved);
             self.evidence |= named;
             self.lost_a_copy(at);
         }
@@ -250,7 +260,9 @@ impl Player {
         }
         self.tell("the disk is a new one");
         self.pair.world.trace.mark("disks put back or empty");
-        self.saved[at] = None;
+        if !self.pair.is_shared() {
+            self.saved[at] = None;
+        }
         if self.chance.once_in(2) {
             let node = NodeId(self.chance.bytes());
             self.pair.hosts[at].disk = MemoryDisk::new(node);
@@ -262,10 +274,13 @@ impl Player {
 
     /// A copy is gone: if the record names no other, nobody can serve.
     fn lost_a_copy(&mut self, at: usize) {
+        if self.pair.is_shared() {
+            return;
+        }
         let (record, _) = self.pair.world.share.look();
         let other = self.pair.store_of(1 - at);
         if !record.is_some_and(|record| record.isr.contains(&other)) {
-            self.helpless = true;
+            self.suffered.copy = true;
         }
     }
 
@@ -278,6 +293,7 @@ impl Player {
             self.pair.world.net.set_delay(at, 0, 1);
             self.pair.world.share.set_way(at, Way::Good);
             self.pair.hosts[at].heal();
+            self.pair.disk(at).fail_commits_after(u32::MAX);
             if !self.pair.runs(at) && self.pair.gone[at].is_none() {
                 self.pair.start(at).await;
             }
@@ -285,18 +301,15 @@ impl Player {
     }
 
     async fn prove(&mut self) -> Option<u64> {
-        let healed = self.now_ms();
-        while !self.pair.in_sync() {
-            if self.now_ms() > healed + WHOLE_MS {
-                if self.helpless {
-                    self.tell("an operator is needed");
-                    return None;
-                }
-                self.pair.fail("the pair does not become whole");
+        let whole = self.becomes_whole().await;
+        if whole.is_none() {
+            let restores = self.chance.once_in(2);
+            self.pair.call_operator(&self.suffered, restores).await;
+            if self.becomes_whole().await.is_none() {
+                self.pair
+                    .fail("the pair does not become whole after the operator's work");
             }
-            self.go_on_until(self.now_ms() + 10).await;
         }
-        let whole = self.now_ms() - healed;
         self.tell("-- whole");
         let pair = &mut self.pair;
         pair.check(pair.active()).await;
@@ -312,6 +325,18 @@ impl Player {
         pair.run_for(Duration::from_secs(1)).await;
         pair.check_equal().await;
         pair.check(pair.active()).await;
-        Some(whole)
+        whole
+    }
+
+    /// Milliseconds until the pair is whole; none: it does not come to be.
+    async fn becomes_whole(&mut self) -> Option<u64> {
+        let since = self.now_ms();
+        while !self.pair.in_sync() {
+            if self.now_ms() > since + WHOLE_MS {
+                return None;
+            }
+            self.go_on_until(self.now_ms() + 10).await;
+        }
+        Some(self.now_ms() - since)
     }
 }

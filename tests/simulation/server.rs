@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use twinmq::actors::gateway_pinger::{GatewayMessage, Prober};
@@ -27,16 +28,18 @@ use twinmq::proto::arbiter_codec::decode_record;
 use twinmq::proto::auth::PairSecret;
 use twinmq::proto::ids::{ArbiterId, Epoch, NodeId};
 use twinmq::proto::peer::ServerState;
-use twinmq::storage::api::{JobOutcome, LogStore, SharedStore, StoreEvent, StoreSink};
+use twinmq::storage::api::{JobOutcome, SharedStore, StoreDoor, StoreEvent, StoreSink};
+use twinmq::storage::common_memory::CommonMemory;
 use twinmq::storage::error::StoreError;
 use twinmq::storage::inline::InlineStore;
 use twinmq::storage::memory::{MemoryDisk, MemoryHome};
-use twinmq::storage::{OpenedStore, StoreConfig, open_memory};
+use twinmq::storage::{StoreConfig, open_memory};
 use twinmq::time::Clock;
 
 use crate::arbiter::{Life, Share};
 use crate::clients::{Clients, Setting};
 use crate::clock::{Chance, ServerClock, Trace, VirtualClock};
+use crate::door::{Setting as DoorSetting, SimDoor};
 use crate::homes::Homes;
 use crate::ledger::Ledger;
 use crate::net::SimNet;
@@ -56,6 +59,7 @@ pub(crate) struct World {
     pub(crate) chance: Chance,
     pub(crate) trace: Trace,
     pub(crate) takeover: Takeover,
+    pub(crate) mode: HaMode,
     /// Logs are kept so short that a peer may come too late for what it missed.
     pub(crate) short_logs: bool,
 }
@@ -106,8 +110,24 @@ pub(crate) struct Server {
     pub(crate) store: SharedStore,
     pub(crate) clients: Arc<Clients>,
     node: NodeId,
-    inline: Arc<InlineStore<MemoryHome>>,
+    works: Works,
     silent: Arc<AtomicBool>,
+}
+
+/// What of a server works when it is pumped.
+enum Works {
+    /// Its own store.
+    Own(Arc<InlineStore<MemoryHome>>),
+    /// In shared mode.
+    Common(Arc<SimDoor>),
+}
+
+/// The store that a server has, or is to have.
+struct Opened {
+    node: NodeId,
+    last_record: Option<Bytes>,
+    store: SharedStore,
+    works: Works,
 }
 
 impl Server {
@@ -143,8 +163,11 @@ impl Server {
             inner: Arc::clone(&sink),
             silent: Arc::clone(&silent),
         };
-        let (opened, inline) = open_store(world, host, traced)?;
-        let store = Arc::clone(&inline) as Arc<dyn LogStore>;
+        let opened = match world.mode {
+            HaMode::Shared => closed_store(world, host, traced),
+            HaMode::Single | HaMode::Replicated => open_store(world, host, traced)?,
+        };
+        let store = Arc::clone(&opened.store);
         let last_record = opened.last_record.as_deref().map(|bytes| {
             let file = decode_record(bytes, None).expect("as HAManager wrote it");
             file.record
@@ -164,16 +187,13 @@ impl Server {
                     clients as Arc<dyn ClientSide>
                 })
             },
-            replication: ReplicationConfig {
-                window_bytes: 1 << 20,
-                piece_bytes: 1 << 20,
-                ack_timeout: intervals().ack_timeout,
-                resync_bytes_per_s: 0,
-                resync_pause_max: Duration::from_secs(10),
-            },
+            replication: replication(),
             history: Arc::new(NoChronicle),
             pair: Some(pair_parts(world, host, life, opened.node, listener)),
-            door: None,
+            door: match &opened.works {
+                Works::Own(_) => None,
+                Works::Common(door) => Some(Arc::clone(door) as Arc<dyn StoreDoor>),
+            },
         };
         let wired = wire(&Places::Here, parts);
         let data = Arc::clone(&clients).run(commands, Arc::downgrade(&store));
@@ -186,7 +206,7 @@ impl Server {
             store,
             clients,
             node: opened.node,
-            inline,
+            works: opened.works,
             silent,
         })
     }
@@ -199,7 +219,12 @@ impl Server {
     /// One more thing reaches the disk, and nobody is told.
     pub(crate) fn write_unheard(&self) {
         self.silent.store(true, Ordering::Relaxed);
-        self.inline.pump_one();
+        match &self.works {
+            Works::Own(store) => {
+                store.pump_one();
+            }
+            Works::Common(door) => door.pump_one(),
+        }
     }
 
     /// As `status` would show it.
@@ -222,18 +247,52 @@ pub(crate) fn intervals() -> HaIntervals {
     }
 }
 
-/// Opens the store and lets it work. None: its disk fails at once.
-fn open_store(
-    world: &World,
-    host: &Host,
-    sink: TracedSink,
-) -> Option<(OpenedStore, Arc<InlineStore<MemoryHome>>)> {
-    let wake = Arc::new(Notify::new());
-    let woken = Arc::clone(&wake);
+fn replication() -> ReplicationConfig {
+    ReplicationConfig {
+        window_bytes: 1 << 20,
+        piece_bytes: 1 << 20,
+        ack_timeout: intervals().ack_timeout,
+        resync_bytes_per_s: 0,
+        resync_pause_max: Duration::from_secs(10),
+    }
+}
+
+fn store_config(world: &World) -> StoreConfig {
     let mut config = StoreConfig::new(PathBuf::from("memory"), CLUSTER);
     if world.short_logs {
         (config.retain_bytes, config.checkpoint_bytes) = (16 << 10, 8 << 10);
     }
+    config
+}
+
+/// The store of shared mode: closed, and how it is opened.
+fn closed_store(world: &World, host: &Host, sink: TracedSink) -> Opened {
+    let door = SimDoor::new(DoorSetting {
+        life: sink.life,
+        share: Arc::clone(&world.share),
+        files: CommonMemory {
+            common: world.share.mount.disk.clone(),
+            own: host.disk.clone(),
+        },
+        config: store_config(world),
+        sink: Arc::new(sink),
+        disk_ms: Arc::clone(&host.disk_ms),
+        chance: world.chance.split(),
+        trace: world.trace.clone(),
+    });
+    Opened {
+        node: host.disk.node(),
+        last_record: host.disk.last_record(),
+        store: Arc::clone(&door) as SharedStore,
+        works: Works::Common(door),
+    }
+}
+
+/// Opens the store and lets it work. None: its disk fails at once.
+fn open_store(world: &World, host: &Host, sink: TracedSink) -> Option<Opened> {
+    let wake = Arc::new(Notify::new());
+    let woken = Arc::clone(&wake);
+    let config = store_config(world);
     let wake = Box::new(move || wake.notify_one());
     let (opened, inline) = match open_memory(&host.disk, config, Arc::new(sink), wake) {
         Ok(opened) => opened,
@@ -246,7 +305,12 @@ fn open_store(
         Arc::clone(&host.disk_ms),
         world.chance.split(),
     )));
-    Some((opened, inline))
+    Some(Opened {
+        node: opened.node,
+        last_record: opened.last_record,
+        store: opened.store,
+        works: Works::Own(inline),
+    })
 }
 
 fn identity(host: &Host, life: Life, node: NodeId) -> HaIdentity {
@@ -260,7 +324,7 @@ fn identity(host: &Host, life: Life, node: NodeId) -> HaIdentity {
 
 fn role(world: &World, life: Life, node: NodeId) -> HaConfig {
     HaConfig {
-        mode: HaMode::Replicated,
+        mode: world.mode,
         primary: life.at == 0,
         node,
         cluster: CLUSTER.to_owned(),

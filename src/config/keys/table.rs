@@ -270,7 +270,7 @@ const STORE: Section = Section {
         key(
             "store.retain_mib",
             mib(16, 131_072),
-            "256",
+            "192",
             "Log that is kept although its messages are done with, so that a returning server need \
              not be copied in full.",
             "at most a quarter of quota_mib",

@@ -337,9 +337,9 @@ fn sizes_fit_into_each_other() {
         "P:6: store.quota_mib = 524289: must be a whole number from 128 to 524288 MiB"
     );
     assert_eq!(
-        store("quota_mib = 1023"),
-        "built-in default: store.retain_mib = 256: must be at most a quarter of store.quota_mib, \
-         which is 1023 (P:6)"
+        store("quota_mib = 767"),
+        "built-in default: store.retain_mib = 192: must be at most a quarter of store.quota_mib, \
+         which is 767 (P:6)"
     );
     assert_eq!(
         store("retain_mib = 100"),

@@ -47,6 +47,16 @@ impl Kept {
         self.entries.front().map(|entry| entry.lsn)
     }
 
+    fn has(&self, lsn: Lsn) -> bool {
+        let found = self.entries.binary_search_by_key(&lsn, |entry| entry.lsn);
+        found.is_ok()
+    }
+
+    fn after(&self, lsn: Lsn) -> impl Iterator<Item = &Entry> {
+        let from = self.entries.partition_point(|entry| entry.lsn <= lsn);
+        self.entries.range(from..)
+    }
+
     fn exceeds(&self, room: Room) -> bool {
         self.entries.len() > room.messages || (self.bytes > room.bytes && self.entries.len() > 1)
     }
@@ -63,6 +73,17 @@ pub(super) struct Wanted {
     pub(super) after: Lsn,
     pub(super) count: usize,
     pub(super) bytes: usize,
+}
+
+/// Why a look at what is in memory ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// There is nothing more.
+    All,
+    /// Whoever looked has enough.
+    Enough,
+    /// What follows is in the store alone.
+    Gap,
 }
 
 /// See the module.
@@ -112,6 +133,11 @@ impl Backlog {
         self.tail
     }
 
+    /// What the store knows beyond this will be told as new.
+    pub(super) fn end(&self) -> Lsn {
+        self.tail.max(self.recent_after)
+    }
+
     /// Messages that could be delivered now.
     pub(super) fn ready(&self) -> usize {
         self.returned
@@ -150,6 +176,53 @@ impl Backlog {
         self.take_returned(lsn)
             .or_else(|| self.window.remove(lsn))
             .or_else(|| self.recent.remove(lsn))
+    }
+
+    /// Takes one out to be delivered out of its turn. One that is in the store alone is `copy`.
+    pub(super) fn take(&mut self, copy: Entry, claims: &mut Claims) -> Option<Entry> {
+        let lsn = copy.lsn;
+        let known = self.remove(lsn);
+        if known.is_none() && (!self.is_in_store(lsn) || claims.is_taken(lsn)) {
+            return None;
+        }
+        let mut entry = known.unwrap_or(copy);
+        entry.marked |= lsn <= self.suspect_upto;
+        claims.take(lsn);
+        Some(entry)
+    }
+
+    /// Nobody has this one: [`Backlog::take`] would give it.
+    pub(super) fn is_free(&self, lsn: Lsn, claims: &Claims) -> bool {
+        self.returned.contains_key(&lsn)
+            || self.window.has(lsn)
+            || self.recent.has(lsn)
+            || (self.is_in_store(lsn) && !claims.is_taken(lsn))
+    }
+
+    /// Shows what is in memory after `after`, in LSN order, as long as `see` wants more. Gives up to
+    /// where nothing was left out, and why it ended there.
+    pub(super) fn look(&self, after: Lsn, mut see: impl FnMut(&Entry) -> bool) -> (Lsn, Seen) {
+        let mut upto = after;
+        if upto < self.cursor {
+            let returned = self.returned.range(upto.next()..=self.cursor);
+            let window = self.window.after(upto);
+            if let Some(unseen) = show(returned, window, &mut see) {
+                return (unseen.prev(), Seen::Enough);
+            }
+            upto = self.cursor;
+        }
+        if upto < self.recent_after {
+            return (upto, Seen::Gap);
+        }
+        if upto < self.tail {
+            let returned = self.returned.range(upto.next()..);
+            let recent = self.recent.after(upto);
+            if let Some(unseen) = show(returned, recent, &mut see) {
+                return (unseen.prev(), Seen::Enough);
+            }
+            upto = self.tail;
+        }
+        (upto, Seen::All)
     }
 
     fn take_returned(&mut self, lsn: Lsn) -> Option<Entry> {
@@ -273,5 +346,26 @@ impl Backlog {
             self.window.entries.len() <= self.room.messages,
             "more messages are kept than there is room for"
         );
+    }
+}
+
+/// Shows two runs of messages as one; gives the first that was not wanted.
+fn show<'a>(
+    returned: impl Iterator<Item = (&'a Lsn, &'a Entry)>,
+    others: impl Iterator<Item = &'a Entry>,
+    see: &mut impl FnMut(&Entry) -> bool,
+) -> Option<Lsn> {
+    let mut returned = returned.map(|(_, entry)| entry).peekable();
+    let mut others = others.peekable();
+    loop {
+        let next = match (returned.peek(), others.peek()) {
+            (Some(one), Some(other)) if other.lsn < one.lsn => others.next(),
+            (Some(_), _) => returned.next(),
+            (None, _) => others.next(),
+        };
+        let entry = next?;
+        if !see(entry) {
+            return Some(entry.lsn);
+        }
     }
 }

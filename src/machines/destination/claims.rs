@@ -4,6 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use crate::machines::delivery::ConsumerKey;
 use crate::proto::ids::Lsn;
 use crate::storage::api::Lane;
 
@@ -16,6 +17,8 @@ pub(super) enum Question {
     Due,
     /// What is expired.
     Expired,
+    /// What of a lane a consumer's selector takes.
+    Matching(ConsumerKey),
 }
 
 /// Acknowledgements that were submitted together.
@@ -37,6 +40,8 @@ pub(super) struct Claims {
     taken: HashSet<Lsn>,
     /// In the order of submission, which is that of their effect.
     submitted: VecDeque<Submitted>,
+    /// Were taken, and are neither in the store nor here any more.
+    freed: Vec<Lsn>,
     /// Own ack records that were submitted, ever.
     own: u64,
     /// Settled; answers that were asked for before the number may still bring them.
@@ -129,11 +134,15 @@ impl Claims {
             && let Some((_, lsns)) = self.settled.pop_front()
         {
             if !self.taken.is_empty() {
-                for lsn in &lsns {
-                    self.taken.remove(lsn);
-                }
+                let freed = lsns.into_iter().filter(|lsn| self.taken.remove(lsn));
+                self.freed.extend(freed);
             }
         }
+    }
+
+    /// Those of them that were taken and forgotten since this was asked.
+    pub(super) fn take_freed(&mut self) -> Vec<Lsn> {
+        std::mem::take(&mut self.freed)
     }
 
     /// A volatile message is gone: no answer ever brings it.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::machines::delivery::ConsumerKey;
+use crate::machines::delivery::{ConsumerKey, ConsumerTraits};
 use crate::proto::ids::Lsn;
 use crate::storage::api::Entry;
 
@@ -15,20 +15,29 @@ pub(super) struct Consumer {
     unsettled_bytes: usize,
     /// Taken out of `unsettled` by transactions that are being committed; their bytes still count.
     held: usize,
-    /// It stands in the ring: exactly while it has credit.
+    /// On their way to it, waiting for their mark; their bytes count, too.
+    coming: usize,
+    /// It has a selector, and finds its messages by itself.
+    is_picky: bool,
+    /// It stands in the ring: exactly while it has credit and takes everything.
     in_ring: bool,
 }
 
 impl Consumer {
     pub(super) fn has_credit(&self, bytes_max: usize) -> bool {
-        self.unsettled.len().saturating_add(self.held) < self.prefetch
-            && (self.unsettled.is_empty() || self.unsettled_bytes < bytes_max)
+        let has_none = self.unsettled.is_empty() && self.coming == 0;
+        self.credit() > 0 && (has_none || self.unsettled_bytes < bytes_max)
     }
 
     /// How many more its count allows.
     pub(super) fn credit(&self) -> usize {
+        let has = self.unsettled.len().saturating_add(self.held);
         self.prefetch
-            .saturating_sub(self.unsettled.len().saturating_add(self.held))
+            .saturating_sub(has.saturating_add(self.coming))
+    }
+
+    fn wants_turn(&self, bytes_max: usize) -> bool {
+        !self.in_ring && !self.is_picky && self.has_credit(bytes_max)
     }
 
     pub(super) fn hold(&mut self, entry: Entry) {
@@ -119,25 +128,41 @@ impl Consumers {
         consumer.is_some_and(|consumer| consumer.has_credit(self.bytes_max))
     }
 
-    pub(super) fn attach(&mut self, key: ConsumerKey, prefetch: u32, exclusive: bool) {
+    /// Some consumer takes everything.
+    pub(super) fn has_plain(&self) -> bool {
+        let mut all = self.all.values();
+        all.any(|consumer| !consumer.is_picky && consumer.prefetch > 0)
+    }
+
+    /// The one that gets everything that it takes, if there is one.
+    pub(super) fn alone(&self) -> Option<ConsumerKey> {
+        self.exclusive.front().copied()
+    }
+
+    pub(super) fn attach(&mut self, key: ConsumerKey, prefetch: u32, traits: &ConsumerTraits) {
+        let is_picky = traits.selector.is_some();
         let consumer = Consumer {
             prefetch: usize::try_from(prefetch.max(1)).unwrap_or(usize::MAX),
             unsettled: BTreeMap::new(),
             unsettled_bytes: 0,
             held: 0,
-            in_ring: true,
+            coming: 0,
+            is_picky,
+            in_ring: !is_picky,
         };
         assert!(
             self.all.insert(key, consumer).is_none(),
             "a session gives each consumer a number of its own"
         );
-        self.ring.push_back(key);
-        if exclusive {
+        if !is_picky {
+            self.ring.push_back(key);
+        }
+        if traits.exclusive {
             self.exclusive.push_back(key);
         }
     }
 
-    /// Ends a consumer; gives what it held, in order.
+    /// Ends a consumer, to which nothing is on its way; gives what it held, in order.
     pub(super) fn detach(&mut self, key: ConsumerKey) -> impl Iterator<Item = Entry> + use<> {
         let mut held = BTreeMap::new();
         if let Some(consumer) = self.all.remove(&key) {
@@ -167,7 +192,7 @@ impl Consumers {
         self.unsettled = self.unsettled.saturating_sub(settled);
         let freed = bytes.saturating_sub(consumer.unsettled_bytes);
         self.unsettled_bytes = self.unsettled_bytes.saturating_sub(freed);
-        if !consumer.in_ring && consumer.has_credit(self.bytes_max) {
+        if consumer.wants_turn(self.bytes_max) {
             consumer.in_ring = true;
             self.ring.push_back(key);
         }
@@ -226,7 +251,7 @@ impl Consumers {
         consumer.unsettled_bytes = consumer.unsettled_bytes.saturating_sub(bytes);
         self.unsettled_bytes = self.unsettled_bytes.saturating_sub(bytes);
         consumer.held = consumer.held.saturating_sub(held.len());
-        if !consumer.in_ring && consumer.has_credit(self.bytes_max) {
+        if consumer.wants_turn(self.bytes_max) {
             consumer.in_ring = true;
             self.ring.push_back(key);
         }
@@ -274,6 +299,24 @@ impl Consumers {
         consumer.in_ring = consumer.has_credit(bytes_max);
         if consumer.in_ring {
             self.ring.push_back(key);
+        }
+    }
+
+    /// A message of so many bytes is on its way to a consumer.
+    pub(super) fn reserve(&mut self, key: ConsumerKey, bytes: usize) {
+        if let Some(consumer) = self.all.get_mut(&key) {
+            consumer.coming = consumer.coming.saturating_add(1);
+            consumer.unsettled_bytes = consumer.unsettled_bytes.saturating_add(bytes);
+            self.unsettled_bytes = self.unsettled_bytes.saturating_add(bytes);
+        }
+    }
+
+    /// It has come, or it does not come.
+    pub(super) fn unreserve(&mut self, key: ConsumerKey, bytes: usize) {
+        if let Some(consumer) = self.all.get_mut(&key) {
+            consumer.coming = consumer.coming.saturating_sub(1);
+            consumer.unsettled_bytes = consumer.unsettled_bytes.saturating_sub(bytes);
+            self.free(bytes);
         }
     }
 

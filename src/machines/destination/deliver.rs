@@ -15,6 +15,7 @@ impl DestinationMachine {
         self.timers.wake_volatile(now);
         self.mind_expiry(now, effects);
         self.lanes.pull();
+        self.pick(now, effects);
         self.deliver(now, effects);
         self.lanes.trim();
         self.coalesce();
@@ -23,9 +24,18 @@ impl DestinationMachine {
             effects.push(DestinationEffect::Submit(std::mem::take(&mut self.units)));
         }
         if !self.consumers.is_empty() {
-            self.lanes.refill(&mut self.claims, effects);
+            let has_plain = self.consumers.has_plain();
+            if has_plain {
+                self.lanes.refill(&mut self.claims, effects);
+            }
             let room = self.config.window;
-            self.timers.seek_due(now, room, &mut self.claims, effects);
+            let wanted = if has_plain {
+                usize::MAX
+            } else {
+                self.pickers.due()
+            };
+            self.timers
+                .seek_due(now, room, wanted, &mut self.claims, effects);
         }
         if self.redelivery.asks(now)
             && let Some(policy) = &self.policy
@@ -60,10 +70,7 @@ impl DestinationMachine {
     ) {
         let is_alone = self.consumers.is_exclusive();
         let bytes_max = self.consumers.bytes_max();
-        let limit = self
-            .policy
-            .as_ref()
-            .and_then(|policy| policy.redelivery_limit);
+        let limit = self.redelivery_limit();
         let consumer = self
             .consumers
             .get_mut(key)
@@ -80,7 +87,8 @@ impl DestinationMachine {
                 continue;
             }
             if !is_alone && let Some(group) = message::group(&entry.message) {
-                let owner = self.groups.owner(Bucket::of(group), key);
+                let bucket = Bucket::of(group);
+                let owner = self.groups.owner(bucket, key, &entry.message);
                 if owner != key || self.groups.waits_for(key) {
                     for_owner = Some((owner, entry));
                     break;
@@ -111,11 +119,8 @@ impl DestinationMachine {
     }
 
     /// What waited for the owner of its group goes first.
-    fn serve_aside(&mut self, now: Now, effects: &mut Vec<DestinationEffect>) {
-        let limit = self
-            .policy
-            .as_ref()
-            .and_then(|policy| policy.redelivery_limit);
+    pub(super) fn serve_aside(&mut self, now: Now, effects: &mut Vec<DestinationEffect>) {
+        let limit = self.redelivery_limit();
         while self.groups.waiting().0 > 0
             && let Some((owner, entry)) = self.groups.next(|key| self.consumers.can_take(key))
         {
@@ -126,8 +131,18 @@ impl DestinationMachine {
         }
     }
 
+    pub(super) fn redelivery_limit(&self) -> Option<u32> {
+        let policy = self.policy.as_ref();
+        policy.and_then(|policy| policy.redelivery_limit)
+    }
+
     /// Gives one message to a consumer out of its turn.
-    fn give(&mut self, consumer: ConsumerKey, entry: Entry, effects: &mut Vec<DestinationEffect>) {
+    pub(super) fn give(
+        &mut self,
+        consumer: ConsumerKey,
+        entry: Entry,
+        effects: &mut Vec<DestinationEffect>,
+    ) {
         let delivery = Delivery::from(&entry);
         self.consumers.give(consumer, entry);
         if let Some(DestinationEffect::Deliver {
@@ -208,7 +223,9 @@ impl DestinationMachine {
             records.push(Draft::Failed { dest, counts });
         }
         self.failed.clear();
-        for part in self.timers.take_unmarked().chunks(ACK_LSNS_MAX) {
+        let mut unmarked = self.timers.take_unmarked();
+        unmarked.append(&mut self.pickers.take_unmarked());
+        for part in unmarked.chunks(ACK_LSNS_MAX) {
             let lsns = part.to_vec();
             records.push(Draft::DeliveredEach { dest, lsns });
         }
@@ -216,7 +233,7 @@ impl DestinationMachine {
     }
 
     fn raise_marks(&mut self) {
-        if self.consumers.is_empty() {
+        if !self.consumers.has_plain() {
             return;
         }
         let mut records = Vec::new();
@@ -229,7 +246,7 @@ impl DestinationMachine {
 }
 
 /// Why a message is not to be delivered, if there is a reason.
-fn judge(entry: &Entry, now: Now, limit: Option<u32>) -> Option<Reason> {
+pub(super) fn judge(entry: &Entry, now: Now, limit: Option<u32>) -> Option<Reason> {
     let expiry = Times::of(&entry.message).expiry_ms;
     if expiry.is_some_and(|at| at <= now.wall_ms) {
         return Some(Reason::Expired);

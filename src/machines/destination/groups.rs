@@ -3,11 +3,14 @@
 //! A group's name falls into one of 1,024 buckets; a bucket belongs to the consumer that got its first
 //! message. A message whose owner has no credit waits aside, so that others pass; those that wait are
 //! bounded by the machine. When a consumer goes its buckets are free again, and what waited for it
-//! goes back to its place, before newer messages of the same group.
+//! goes back to its place, before newer messages of the same group. A message that its owner's
+//! selector does not take goes to others as if it had no group.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use crate::machines::delivery::ConsumerKey;
+use crate::machines::selector::Selector;
 use crate::proto::ids::Lsn;
 use crate::storage::api::Entry;
 
@@ -36,17 +39,36 @@ pub(super) struct Groups {
     owners: Option<Box<[Option<ConsumerKey>]>>,
     /// What waits for each owner. In the order of keys: the same events give the same course.
     aside: BTreeMap<ConsumerKey, VecDeque<Entry>>,
+    /// What consumers take that do not take everything.
+    selectors: BTreeMap<ConsumerKey, Arc<Selector>>,
     messages: usize,
     bytes: usize,
 }
 
 impl Groups {
-    /// The owner of a bucket: `candidate`, if it has none.
-    pub(super) fn owner(&mut self, bucket: Bucket, candidate: ConsumerKey) -> ConsumerKey {
+    /// A consumer with a selector.
+    pub(super) fn introduce(&mut self, consumer: ConsumerKey, selector: Arc<Selector>) {
+        self.selectors.insert(consumer, selector);
+    }
+
+    /// Who gets a message of this bucket: its owner, if that takes it, or `candidate`, who is the owner
+    /// if there was none.
+    pub(super) fn owner(
+        &mut self,
+        bucket: Bucket,
+        candidate: ConsumerKey,
+        message: &[u8],
+    ) -> ConsumerKey {
         let owners = self
             .owners
             .get_or_insert_with(|| vec![None; BUCKETS].into_boxed_slice());
-        *owners[bucket.0].get_or_insert(candidate)
+        let owner = *owners[bucket.0].get_or_insert(candidate);
+        let selector = self.selectors.get(&owner);
+        if selector.is_none_or(|selector| selector.matches_bytes(message)) {
+            owner
+        } else {
+            candidate
+        }
     }
 
     /// Something waits for this consumer.
@@ -98,6 +120,7 @@ impl Groups {
                 *slot = None;
             }
         }
+        self.selectors.remove(&owner);
         let waiting = self.aside.remove(&owner).unwrap_or_default();
         for entry in &waiting {
             self.take_off(entry);

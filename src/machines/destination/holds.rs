@@ -107,12 +107,11 @@ impl DestinationMachine {
 
     /// A consumer takes no more, but an open transaction settles some of what it has.
     pub(super) fn retire(&mut self, now: Now, key: ConsumerKey, keep: &[Lsn]) {
+        self.end_picking(key);
         for entry in self.consumers.retire(key, keep) {
             self.came_back(now, entry);
         }
-        for entry in self.groups.release(key) {
-            self.put_back(entry);
-        }
+        self.free_groups(key);
     }
 
     /// The transaction's unit was submitted, after so many ack records of this destination's own, or

@@ -8,8 +8,9 @@
 //! to be had and goes alone when a delivery waits for it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, Seen};
 use super::claims::{Claims, Question};
 use super::vocabulary::{Activation, DestinationEffect, Room};
 use crate::proto::ids::{DestId, Lsn};
@@ -258,6 +259,76 @@ impl Lanes {
         all.any(|state| state.backlog.is_in_store(lsn))
     }
 
+    /// The lane at this place, counted from the highest one.
+    pub(super) fn nth(&self, at: usize) -> Option<Lane> {
+        self.all.get(at).map(|state| state.lane)
+    }
+
+    fn get(&self, lane: Lane) -> Option<&LaneState> {
+        self.all.iter().find(|state| state.lane == lane)
+    }
+
+    /// What the store knows of a lane beyond this will be told as new.
+    pub(super) fn end(&self, lane: Lane) -> Lsn {
+        let state = self.get(lane);
+        state.map_or(Lsn::ZERO, |state| state.backlog.end())
+    }
+
+    /// How far a lane's delivery mark reaches.
+    pub(super) fn mark(&self, lane: Lane) -> Lsn {
+        self.get(lane).map_or(Lsn::ZERO, |state| state.mark)
+    }
+
+    /// Shows the stored messages of a lane that are in memory: see [`Backlog::look`].
+    pub(super) fn look(
+        &self,
+        lane: Lane,
+        after: Lsn,
+        see: impl FnMut(&Entry) -> bool,
+    ) -> (Lsn, Seen) {
+        let state = self.get(lane);
+        state.map_or((after, Seen::All), |state| state.backlog.look(after, see))
+    }
+
+    /// The same for volatile ones, which are all in memory.
+    pub(super) fn look_at_volatile(
+        &self,
+        lane: Lane,
+        after: Lsn,
+        mut see: impl FnMut(&Entry) -> bool,
+    ) -> (Lsn, Seen) {
+        let mut upto = after;
+        let all = self.get(lane).map(|state| &state.volatile);
+        let later = (Bound::Excluded(after), Bound::Unbounded);
+        for (lsn, entry) in all.iter().flat_map(|all| all.range(later)) {
+            if !see(entry) {
+                return (upto, Seen::Enough);
+            }
+            upto = *lsn;
+        }
+        (upto, Seen::All)
+    }
+
+    /// Nobody has this one: [`Lanes::take`] would give it.
+    pub(super) fn is_free(&self, lane: Lane, lsn: Lsn, claims: &Claims) -> bool {
+        self.get(lane).is_some_and(|state| {
+            if lsn.is_volatile() {
+                state.volatile.contains_key(&lsn)
+            } else {
+                state.backlog.is_free(lsn, claims)
+            }
+        })
+    }
+
+    /// Takes one out to be delivered out of its turn: see [`Backlog::take`].
+    pub(super) fn take(&mut self, lane: Lane, copy: Entry, claims: &mut Claims) -> Option<Entry> {
+        let state = self.all.iter_mut().find(|state| state.lane == lane)?;
+        if copy.lsn.is_volatile() {
+            return state.volatile.remove(&copy.lsn);
+        }
+        state.backlog.take(copy, claims)
+    }
+
     /// Takes out the volatile messages that expire at or before `now_ms`, of all lanes, and tells
     /// when the next one does.
     pub(super) fn expire_volatile(&mut self, now_ms: u64, expired: &mut Vec<Entry>) -> Option<u64> {
@@ -374,7 +445,7 @@ impl Lanes {
 
     #[cfg(test)]
     pub(super) fn of(&self, lane: Lane) -> Option<&LaneState> {
-        self.all.iter().find(|state| state.lane == lane)
+        self.get(lane)
     }
 
     #[cfg(test)]

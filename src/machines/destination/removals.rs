@@ -55,10 +55,10 @@ impl DestinationMachine {
             return false;
         }
         let (known, is_in_store) = match removal.times.due_ms {
-            Some(due) => (
-                self.timers.remove(lsn, due),
-                self.timers.is_in_store(lsn, due),
-            ),
+            Some(due) => {
+                let is_in_store = self.timers.is_in_store(lsn, due);
+                (self.timers.remove(lsn, due), is_in_store)
+            }
             None => (
                 self.lanes.remove(removal.times.lane, lsn),
                 self.lanes.is_in_store(removal.times.lane, lsn),

@@ -5,6 +5,7 @@ use crate::machines::delivery::{ConsumerTraits, Delivery};
 use crate::proto::message::{Envelope, Message, MessageWriter, Properties};
 use crate::storage::api::{LaneFacts, Seek};
 
+mod picky;
 mod property;
 mod removals;
 mod subjects;
@@ -143,7 +144,9 @@ fn show(effect: &DestinationEffect) -> String {
                 format!("fetch due {}/{}..{until_ms}", after.0, after.1)
             }
             Seek::Expired { now_ms, after } => format!("fetch expired {after}..{now_ms}"),
-            Seek::All { .. } | Seek::Matching { .. } => panic!("nobody asks that: {seek:?}"),
+            Seek::Matching { lane, after, .. } if *lane == Lane::DEFAULT => format!("seek {after}"),
+            Seek::Matching { lane, after, .. } => format!("seek {lane} {after}"),
+            Seek::All { .. } => panic!("nobody asks that: {seek:?}"),
         },
         DestinationEffect::FindDeadLetter(name) => format!("find {name}"),
         DestinationEffect::Prepared { answer, .. } => match answer {

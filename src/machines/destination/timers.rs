@@ -5,9 +5,10 @@
 //! a jump only moves the moment. Whether a message is due or expired is judged when it is handed out.
 //!
 //! A delayed message stays in the store until it is due; then it is fetched, in due order, marked as
-//! delivered in a record of its own, and joins what is ready. Volatile ones wait here.
+//! delivered in a record of its own, and joins what is ready. Volatile ones wait here. One that is due
+//! and that nobody who is there takes stays in the store; its place is noted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::claims::{Claims, Question};
@@ -25,6 +26,9 @@ const EXPIRY_PAUSE: Duration = Duration::from_secs(1);
 /// Messages of one answer about expired ones.
 const EXPIRED_MESSAGES: usize = 1024;
 const EXPIRED_BYTES: usize = 4 << 20;
+
+/// So many windows full of due messages may wait when most of them are for consumers that have gone.
+const READY_ROOMS: usize = 4;
 
 /// A wall-clock time as a moment. It stands while the time is the same, so that the shell's timer is
 /// not set anew with each step.
@@ -56,9 +60,9 @@ impl Alarm {
 }
 
 /// The place of a delayed message: when it is due, and its position.
-type Place = (u64, Lsn);
+pub(super) type Place = (u64, Lsn);
 
-fn place(entry: &Entry) -> Place {
+pub(super) fn place(entry: &Entry) -> Place {
     let due = Times::of(&entry.message).due_ms;
     (due.unwrap_or(0), entry.lsn)
 }
@@ -68,6 +72,10 @@ fn place(entry: &Entry) -> Place {
 pub(super) struct Timers {
     /// Due, marked (or volatile), in due order: to be delivered.
     ready: BTreeMap<Place, Entry>,
+    /// Those of them that consumers with a selector have not been shown.
+    fresh: Vec<Place>,
+    /// Due, in the store alone, at or before the cursor: nobody who is there takes them.
+    parked: BTreeSet<Place>,
     /// Due, waiting for their mark.
     marking: BTreeMap<Lsn, Entry>,
     /// Due, to be marked with the next unit of this step.
@@ -134,7 +142,37 @@ impl Timers {
 
     /// A delayed message that was due comes back.
     pub(super) fn put_back(&mut self, entry: Entry) {
-        self.ready.insert(place(&entry), entry);
+        let place = place(&entry);
+        self.fresh.push(place);
+        self.ready.insert(place, entry);
+    }
+
+    /// Those that have become ready since this was asked.
+    pub(super) fn take_fresh(&mut self) -> Vec<Place> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// All that are ready are as new: somebody else is to be shown them.
+    pub(super) fn show_again(&mut self) {
+        self.fresh = self.ready.keys().copied().collect();
+    }
+
+    /// One that could be delivered now.
+    pub(super) fn at(&self, place: Place) -> Option<&Entry> {
+        self.ready.get(&place)
+    }
+
+    pub(super) fn take(&mut self, place: Place) -> Option<Entry> {
+        self.ready.remove(&place)
+    }
+
+    /// Another consumer is there: what nobody wanted is looked at again.
+    pub(super) fn revisit(&mut self) {
+        if let Some(first) = std::mem::take(&mut self.parked).pop_first() {
+            self.next_due_ms = self.next_due_ms.into_iter().chain([first.0]).min();
+            self.since = self.since.into_iter().chain([first]).min();
+            self.step_back();
+        }
     }
 
     /// The message that is delivered next, with its priority.
@@ -154,6 +192,7 @@ impl Timers {
 
     /// Takes a message out, if it is here.
     pub(super) fn remove(&mut self, lsn: Lsn, due_ms: u64) -> Option<Entry> {
+        self.parked.remove(&(due_ms, lsn));
         self.ready
             .remove(&(due_ms, lsn))
             .or_else(|| self.marking.remove(&lsn))
@@ -161,14 +200,14 @@ impl Timers {
 
     /// This one is in the store alone, if it is owed at all.
     pub(super) fn is_in_store(&self, lsn: Lsn, due_ms: u64) -> bool {
-        (due_ms, lsn) > self.cursor
+        (due_ms, lsn) > self.cursor || self.parked.contains(&(due_ms, lsn))
     }
 
     /// These are marked: they may go.
     pub(super) fn marked(&mut self, lsns: &[Lsn]) {
         for lsn in lsns {
             if let Some(entry) = self.marking.remove(lsn) {
-                self.ready.insert(place(&entry), entry);
+                self.put_back(entry);
             }
         }
     }
@@ -178,17 +217,26 @@ impl Timers {
         std::mem::take(&mut self.unmarked)
     }
 
-    /// Answer to what was asked about due messages.
-    pub(super) fn found_due(&mut self, fetched: Fetched, claims: &mut Claims) {
+    /// Answer to what was asked about due messages; `is_wanted` by somebody who is there.
+    pub(super) fn found_due(
+        &mut self,
+        fetched: Fetched,
+        claims: &mut Claims,
+        is_wanted: impl Fn(&Entry) -> bool,
+    ) {
         self.next_due_ms = self.next_due_ms.into_iter().chain(fetched.next_ms).min();
         for entry in fetched.entries {
             self.cursor = self.cursor.max(place(&entry));
             if claims.is_taken(entry.lsn) {
                 continue;
             }
+            if !is_wanted(&entry) {
+                self.parked.insert(place(&entry));
+                continue;
+            }
             claims.take(entry.lsn);
             if entry.marked {
-                self.ready.insert(place(&entry), entry);
+                self.put_back(entry);
             } else {
                 self.unmarked.push(entry.lsn);
                 self.marking.insert(entry.lsn, entry);
@@ -202,20 +250,25 @@ impl Timers {
         while let Some(first) = self.volatile.first_entry()
             && first.key().0 <= now.wall_ms
         {
-            let (place, entry) = first.remove_entry();
-            self.ready.insert(place, entry);
+            let entry = first.remove();
+            self.put_back(entry);
         }
     }
 
-    /// Asks for what is due, while somebody could take it.
+    /// Asks for what is due, while somebody could take it: `wanted` of what is ready.
     pub(super) fn seek_due(
         &mut self,
         now: Now,
         room: Room,
+        wanted: usize,
         claims: &mut Claims,
         effects: &mut Vec<DestinationEffect>,
     ) {
-        let waiting = self.ready.len().saturating_add(self.marking.len());
+        if self.ready.len() > room.messages.saturating_mul(READY_ROOMS) {
+            return;
+        }
+        let waiting = wanted.min(self.ready.len());
+        let waiting = waiting.saturating_add(self.marking.len());
         if self.next_due_ms.is_some_and(|due| due <= now.wall_ms)
             && waiting <= room.messages / 2
             && !claims.is_open(Question::Due)

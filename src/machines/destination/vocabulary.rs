@@ -264,6 +264,9 @@ pub struct DestinationFigures {
     pub expired: u64,
     /// Messages that went to the dead message queue since activation.
     pub dead: u64,
+    /// Messages that were read from the store for consumers with selectors since activation, once for
+    /// each of these consumers.
+    pub selector_reads: u64,
 }
 
 /// The ticket under which a request's unit is submitted.

@@ -130,10 +130,7 @@ impl RoleMachine {
         match self {
             Self::Replicated(machine) => machine.positions(own, follower),
             // One store, which nobody follows.
-            Self::Shared(machine) => {
-                let named = machine.record().is_some_and(|record| record.holds(own.0));
-                if named { vec![own] } else { Vec::new() }
-            }
+            Self::Shared(machine) => machine.positions(own),
         }
     }
 

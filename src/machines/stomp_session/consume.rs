@@ -8,10 +8,9 @@ use super::ends::Problem;
 use super::publish::{decimal, is_brokers};
 use super::requests::Receipt;
 use super::subscriptions::{AckMode, Subscription, message_head};
-use super::topics::{any_destination, is_browser};
+use super::topics::{any_destination, is_browser, selector};
 use super::{Phase, SessionEffect, StompSession, write_receipt};
 use crate::machines::delivery::{ConsumerTraits, Delivery};
-use crate::proto::destination::DestinationKind;
 use crate::proto::message::{Message, MessageError, PRIORITY_DEFAULT, Parts};
 use crate::proto::stomp::encode::put_decimal;
 use crate::proto::stomp::{ClientFrame, FrameWriter, Version};
@@ -32,13 +31,6 @@ impl StompSession {
             return Err(Problem::missing("SUBSCRIBE", "id"));
         }
         self.check_free(id, destination.spelling())?;
-        let plain = destination.kind() != DestinationKind::Topic && !is_browser(frame);
-        if header("selector").is_some() && plain {
-            return Err(Problem::new(
-                "selectors are not available yet in this version",
-                "subscribe without the selector header",
-            ));
-        }
         let ack = match header("ack") {
             None => AckMode::Auto,
             Some(text) => AckMode::parse(text).ok_or_else(|| {
@@ -280,7 +272,11 @@ impl StompSession {
 
 /// What SUBSCRIBE says of the consumer besides its credit.
 fn traits(frame: &ClientFrame) -> Result<ConsumerTraits, Problem> {
-    let mut traits = ConsumerTraits::default();
+    let mut traits = ConsumerTraits {
+        exclusive: false,
+        // JMS: an empty text takes every message.
+        selector: selector(frame)?.filter(|selector| !selector.text().trim().is_empty()),
+    };
     for name in ["exclusive", "activemq.exclusive"] {
         traits.exclusive |= match frame.headers.raw_value(name.as_bytes()) {
             None | Some(b"false") => false,

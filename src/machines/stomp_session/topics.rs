@@ -9,6 +9,7 @@
 //! | `no-local:true`, `activemq.noLocal:true` | TwinMQ, ActiveMQ | none of one's own |
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::ends::Problem;
 use super::requests::Receipt;
@@ -174,7 +175,6 @@ impl StompSession {
         prefetch: u32,
         effects: &mut Vec<SessionEffect>,
     ) -> Result<Option<SessionEffect>, Problem> {
-        let asked = Asked(frame);
         let browser = is_browser(frame);
         match destination.kind() {
             DestinationKind::Topic if browser => Err(Problem::new(
@@ -190,12 +190,11 @@ impl StompSession {
                 }))
             }
             DestinationKind::Queue | DestinationKind::TemporaryQueue if browser => {
-                let selector = selector(&asked)?;
                 Ok(Some(SessionEffect::Browse {
                     destination: destination.clone(),
                     consumer,
                     prefetch,
-                    selector,
+                    selector: selector(frame)?,
                 }))
             }
             DestinationKind::TemporaryQueue => {
@@ -224,11 +223,19 @@ impl StompSession {
             .map_err(|error| not_valid(spelling, &error.to_string()))?;
         let identity = self.identity(frame)?;
         let everybodys = identity != Identity::Anonymous && identity.client_id().is_none();
+        let shared = asked.is_true("shared") || everybodys;
+        // One that is not shared has one consumer, which is alone.
+        if shared && (asked.is_true("exclusive") || asked.is_true("activemq.exclusive")) {
+            return Err(Problem::new(
+                "a shared subscription cannot be exclusive",
+                "leave out exclusive, or subscribe with a client-id and without shared",
+            ));
+        }
         Ok(SubscriptionSpec {
             pattern,
-            selector: selector(&asked)?,
+            selector: selector(frame)?,
             no_local: asked.is_true("no-local") || asked.is_true("activemq.noLocal"),
-            shared: asked.is_true("shared") || everybodys,
+            shared,
             identity,
         })
     }
@@ -301,11 +308,15 @@ pub(super) fn is_browser(frame: &ClientFrame) -> bool {
     Asked(frame).is_true("browser")
 }
 
-fn selector(asked: &Asked<'_>) -> Result<Option<std::sync::Arc<Selector>>, Problem> {
-    let Some(text) = asked.text("selector") else {
+/// What SUBSCRIBE says of the messages that are wanted.
+pub(super) fn selector(frame: &ClientFrame) -> Result<Option<Arc<Selector>>, Problem> {
+    let Some(text) = Asked(frame).text("selector") else {
         return Ok(None);
     };
     Selector::parse(&text, Dialect::TextIsNumeric)
         .map(Some)
-        .map_err(|error| Problem::new("the selector is not valid", error.marked()))
+        .map_err(|error| {
+            let what = format!("{error}\n{}", error.marked());
+            Problem::new("the selector is not valid", what)
+        })
 }

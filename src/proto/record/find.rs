@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::proto::ids::Lsn;
 
-use super::{CHUNK_HEADER, ChunkHeader, DecodeError, PART, PUT, Reader};
+use super::{CHUNK_HEADER, ChunkHeader, DecodeError, PART, PUT, RELOGGED, Reader};
 
 /// Walks a chunk whose checksum is good.
 #[derive(Debug)]
@@ -47,12 +47,16 @@ impl<'a> Messages<'a> {
         (self.next, self.at)
     }
 
-    /// Where the message of the PUT with this LSN stands in the chunk; none when there is no such
-    /// record, or it is no PUT. Quick when LSNs are asked for in ascending order.
+    /// Where the message with this LSN stands in the chunk: that of its PUT, or an earlier one's that
+    /// a RELOGGED record brought. None when there is no such message. Quick when LSNs are asked for in
+    /// ascending order.
     ///
     /// # Errors
     /// When the records are not sound.
     pub fn find(&mut self, lsn: Lsn) -> Result<Option<Range<usize>>, DecodeError> {
+        if lsn < self.first {
+            return self.find_relogged(lsn);
+        }
         self.find_kind(lsn, PUT)
     }
 
@@ -102,5 +106,46 @@ impl<'a> Messages<'a> {
                 Err(DecodeError::Short)
             };
         }
+    }
+    /// From where the last one was found to the end, then from the beginning.
+    fn find_relogged(&mut self, lsn: Lsn) -> Result<Option<Range<usize>>, DecodeError> {
+        let begun = self.next;
+        if let Some(found) = self.walk_relogged(lsn, self.last.next())? {
+            return Ok(Some(found));
+        }
+        (self.next, self.at) = (self.first, CHUNK_HEADER);
+        self.walk_relogged(lsn, begun)
+    }
+
+    /// Stays at the record that has it; records from `until` on are not looked at.
+    fn walk_relogged(&mut self, lsn: Lsn, until: Lsn) -> Result<Option<Range<usize>>, DecodeError> {
+        while self.next < until {
+            let mut from = Reader {
+                bytes: self.chunk,
+                at: self.at,
+            };
+            let kind = from.u8()?;
+            let len = from.length()?;
+            let end = from.at.checked_add(len).ok_or(DecodeError::Number)?;
+            if kind == RELOGGED {
+                let bytes = self.chunk.get(..end).ok_or(DecodeError::Short)?;
+                let mut payload = Reader { bytes, at: from.at };
+                payload.varint()?;
+                let mut at = Lsn::ZERO;
+                for _ in 0..payload.length()? {
+                    let (found, range) = payload.straggler(at, |_| ())?;
+                    if found == lsn {
+                        return Ok(Some(range));
+                    }
+                    if found > lsn {
+                        break;
+                    }
+                    at = found;
+                }
+            }
+            self.at = end;
+            self.next = self.next.next();
+        }
+        Ok(None)
     }
 }

@@ -1,12 +1,14 @@
 //! Numbers from bytes that may say anything.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::proto::duplicate::{DuplicateId, Scope};
-use crate::proto::ids::Lsn;
+use crate::proto::ids::{DestId, Lsn};
 use crate::proto::lane::Lane;
 
-use super::{DecodeError, LogRecord};
+use super::{DecodeError, LogRecord, Straggler};
 
 /// Reads numbers from bytes that may say anything.
 pub(crate) struct Reader<'a> {
@@ -76,6 +78,43 @@ impl Reader<'_> {
         let bytes = chunk.slice(self.at..end);
         self.at = end;
         Ok(LogRecord::Part { upload, bytes })
+    }
+
+    /// The payload of a RELOGGED record of this chunk, whose messages share its bytes.
+    pub(super) fn relogged(&mut self, chunk: &Bytes) -> Result<LogRecord, DecodeError> {
+        let from = Lsn(self.varint()?);
+        let mut messages = Vec::new();
+        let mut lsn = Lsn::ZERO;
+        for _ in 0..self.length()? {
+            let mut targets = Vec::new();
+            let (at, range) = self.straggler(lsn, |target| targets.push(target))?;
+            lsn = at;
+            messages.push(Straggler {
+                lsn,
+                targets,
+                message: chunk.slice(range),
+            });
+        }
+        Ok(LogRecord::Relogged { from, messages })
+    }
+
+    /// One message of a RELOGGED record, after the one at `before`: its LSN, and where it stands.
+    pub(super) fn straggler(
+        &mut self,
+        before: Lsn,
+        mut target: impl FnMut(DestId),
+    ) -> Result<(Lsn, Range<usize>), DecodeError> {
+        let lsn = self.lsn_after(before)?;
+        if lsn == before {
+            return Err(DecodeError::Number);
+        }
+        for _ in 0..self.length()? {
+            target(DestId(self.u32()?));
+        }
+        let len = self.length()?;
+        let start = self.at;
+        self.at += len;
+        Ok((lsn, start..self.at))
     }
 
     pub(super) fn lane(&mut self) -> Result<Lane, DecodeError> {

@@ -60,6 +60,7 @@ fn record() -> impl Strategy<Value = LogRecord> {
         any::<u64>().prop_map(|epoch| LogRecord::Epoch(Epoch(epoch))),
         (any::<u64>(), bytes()).prop_map(|(upload, bytes)| LogRecord::Part { upload, bytes }),
         any::<u64>().prop_map(LogRecord::UploadEnded),
+        relogged(),
         any::<(u64, [u8; 16], u64)>().prop_map(|(scope, key, at_ms)| LogRecord::Seen {
             id: DuplicateId {
                 scope: Scope(scope),
@@ -68,6 +69,29 @@ fn record() -> impl Strategy<Value = LogRecord> {
             at_ms
         }),
     ]
+}
+
+fn relogged() -> impl Strategy<Value = LogRecord> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
+    (
+        any::<u64>(),
+        prop::collection::btree_map(
+            1..=u64::MAX,
+            (prop::collection::vec(any::<u32>(), 0..3), bytes()),
+            0..6,
+        ),
+    )
+        .prop_map(|(from, messages)| LogRecord::Relogged {
+            from: Lsn(from),
+            messages: messages
+                .into_iter()
+                .map(|(lsn, (targets, message))| Straggler {
+                    lsn: Lsn(lsn),
+                    targets: targets.into_iter().map(DestId).collect(),
+                    message,
+                })
+                .collect(),
+        })
 }
 
 fn borrow(record: &LogRecord) -> Record<'_> {
@@ -101,6 +125,10 @@ fn borrow(record: &LogRecord) -> Record<'_> {
             bytes,
         },
         LogRecord::UploadEnded(upload) => Record::UploadEnded(*upload),
+        LogRecord::Relogged { from, messages } => Record::Relogged {
+            from: *from,
+            messages,
+        },
     }
 }
 
@@ -185,6 +213,37 @@ proptest! {
         bytes[at] = byte;
         let sound = decodes_body(&bytes);
         prop_assert!(sound || !same);
+    }
+}
+
+#[test]
+fn a_message_that_was_brought_is_found_by_its_own_lsn_in_any_order() {
+    let straggler = |lsn: u64| Straggler {
+        lsn: Lsn(lsn),
+        targets: vec![DestId(7)],
+        message: Bytes::from(format!("message {lsn}")),
+    };
+    let brought = |from: u64, lsns: &[u64]| LogRecord::Relogged {
+        from: Lsn(from),
+        messages: lsns.iter().copied().map(straggler).collect(),
+    };
+    let put = LogRecord::Put {
+        targets: vec![DestId(1)],
+        message: Bytes::from_static(b"message 101"),
+        offset: 0,
+    };
+    let records = [brought(50, &[3, 50, 51]), put, brought(1, &[4, 9])];
+    let (batch, _, _) = encode(&records, Lsn(100), 0);
+    let chunk = Chunk::decode(batch.chunks[0].clone(), CHUNK_BYTES).unwrap();
+    let mut messages = Messages::new(&chunk.bytes, &chunk.header);
+    for lsn in [3, 4, 9, 50, 51, 101, 3, 9, 4, 101, 51, 50, 50, 101, 101] {
+        let (next, at) = messages.place();
+        messages = Messages::resumed(&chunk.bytes, &chunk.header, next, at);
+        let range = messages.find(Lsn(lsn)).unwrap().unwrap();
+        assert_eq!(&chunk.bytes[range], format!("message {lsn}").as_bytes());
+    }
+    for lsn in [0, 1, 2, 8, 99, 100, 102, 103] {
+        assert_eq!(messages.find(Lsn(lsn)), Ok(None), "{lsn}");
     }
 }
 

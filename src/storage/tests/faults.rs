@@ -280,22 +280,3 @@ fn a_store_of_an_earlier_format_is_refused_with_both_numbers() {
         "{refused}"
     );
 }
-
-#[test]
-fn a_store_of_the_format_before_is_opened_and_becomes_one_of_this_format() {
-    let disk = MemoryDisk::new(NodeId([1; 16]));
-    let rig = Rig::open(&Medium::Memory(disk.clone()));
-    rig.serve(1);
-    rig.store
-        .submit(vec![unit(1, vec![define(1), put(&[1], "kept")])]);
-    rig.flush();
-    drop(rig);
-    let mut env = disk.present().unwrap();
-    let before = Bytes::from_static(&[2, 0, 0, 0]);
-    env.commit(&[Write::Put(Table::Meta, b"format".to_vec(), before)])
-        .unwrap();
-    assert!(meta::is_of_before(&env).unwrap());
-    let rig = Rig::open(&Medium::Memory(disk.clone()));
-    assert_eq!(rig.owed(1).len(), 1);
-    assert!(!meta::is_of_before(&disk.present().unwrap()).unwrap());
-}

@@ -16,9 +16,11 @@ use super::{assert_same, catch_up};
 #[derive(Clone, Debug)]
 enum Op {
     Put(usize),
-    /// Of the oldest message for which none is under way.
-    Ack,
+    /// Of one of the messages for which none is under way.
+    Ack(prop::sample::Index),
     PumpActive,
+    /// Chunks of which little is owed are emptied.
+    Idle,
     /// One batch and the commit index reach the passive.
     Deliver,
     PumpPassive,
@@ -35,7 +37,8 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (0usize..3000).prop_map(Op::Put),
-        4 => Just(Op::Ack),
+        6 => any::<prop::sample::Index>().prop_map(Op::Ack),
+        2 => Just(Op::Idle),
         9 => Just(Op::PumpActive),
         9 => Just(Op::Deliver),
         9 => Just(Op::PumpPassive),
@@ -66,6 +69,7 @@ fn open(medium: &Medium) -> Rig {
     Rig::open_with(medium, |config| {
         config.checkpoint_bytes = 4000;
         config.retain_bytes = 8000;
+        config.slack_bytes = 4000;
     })
 }
 
@@ -200,10 +204,12 @@ impl Pair {
                 let records = vec![put(&[1], body)];
                 self.active().store.submit(vec![unit(self.next, records)]);
             }
-            Op::Ack => {
-                let owed = self.owed();
+            Op::Ack(pick) => {
+                let mut owed = self.owed();
                 self.note();
-                if let Some((lsn, id)) = owed.iter().find(|(_, id)| !self.asked.contains(id)) {
+                owed.retain(|(_, id)| !self.asked.contains(id));
+                if !owed.is_empty() {
+                    let (lsn, id) = &owed[pick.index(owed.len())];
                     self.asked.insert(*id);
                     let records = vec![ack(1, &[*lsn])];
                     self.active().store.submit(vec![unit(ACK + id, records)]);
@@ -212,6 +218,7 @@ impl Pair {
             Op::PumpActive => {
                 self.active().pump_one();
             }
+            Op::Idle => self.active().idle(),
             Op::Deliver => {
                 self.note();
                 let batch = self.wire.pop_front();

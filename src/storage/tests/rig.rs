@@ -153,6 +153,34 @@ impl Rig {
         while self.pump_one() {}
     }
 
+    /// Does all that is queued, and then what a store does that nothing is asked of, until it gets no
+    /// further. One with threads does it by itself: it is given a little time.
+    pub(crate) fn idle(&self) {
+        if let Pump::Threads = self.pump {
+            std::thread::park_timeout(Duration::from_millis(10));
+            return;
+        }
+        let place = || (self.end(), self.store.facts().bytes);
+        loop {
+            let before = place();
+            if !self.idle_once() || place() == before {
+                break;
+            }
+        }
+    }
+
+    /// The same, once. False when it would not do so again soon.
+    pub(crate) fn idle_once(&self) -> bool {
+        self.pump();
+        let more = match &self.pump {
+            Pump::Memory(inline) => inline.idle(),
+            Pump::Lmdb(inline) => inline.idle(),
+            Pump::Threads => false,
+        };
+        self.pump();
+        more
+    }
+
     pub(crate) fn request(&self) -> u64 {
         let request = self.next_request.get();
         self.next_request.set(request + 1);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::machines::delivery::{Settlement, Share, TransactionKey};
+use crate::machines::selector::{Dialect, Selector};
 
 /// Splitmix: a seed gives the same run everywhere.
 struct Dice(u64);
@@ -62,6 +63,10 @@ struct World {
     /// Commits that the machine has not been told.
     told_later: VecDeque<(Change, Lsn)>,
     consumers: BTreeMap<ConsumerKey, (usize, BTreeSet<Lsn>)>,
+    /// Some consumers have selectors in this world, and what those of them take that are there.
+    is_picky: bool,
+    selectors: BTreeMap<ConsumerKey, Arc<Selector>>,
+    picked: u64,
     /// Who has messages of a group, for as long as it is attached.
     owners: HashMap<String, ConsumerKey>,
     asked_for_dead: bool,
@@ -125,6 +130,9 @@ impl World {
             answers: VecDeque::new(),
             told_later: VecDeque::new(),
             consumers: BTreeMap::new(),
+            is_picky: !seed.is_multiple_of(3),
+            selectors: BTreeMap::new(),
+            picked: 0,
             owners: HashMap::new(),
             asked_for_dead: false,
             prepared: Vec::new(),
@@ -157,11 +165,16 @@ impl World {
                 let prefetch = u32::try_from(self.dice.below(6)).unwrap();
                 let credit = usize::try_from(prefetch.max(1)).unwrap();
                 self.consumers.insert(consumer, (credit, BTreeSet::new()));
-                self.command(attach(consumer, prefetch));
+                if self.is_picky && !self.dice.one_in(3) {
+                    self.attach_picky(consumer, prefetch);
+                } else {
+                    self.command(attach(consumer, prefetch));
+                }
             }
             6 => {
                 if let Some(consumer) = self.any_consumer() {
                     self.consumers.remove(&consumer);
+                    self.selectors.remove(&consumer);
                     self.owners.retain(|_, owner| *owner != consumer);
                     self.command(DestinationCommand::Detach { consumer });
                 }
@@ -239,11 +252,69 @@ impl World {
                 group: (rich && self.dice.one_in(4)).then_some(group),
                 ..Envelope::default()
             };
-            let writer = MessageWriter::new(&envelope, &Properties::default(), body.len());
+            let mut writer = MessageWriter::new(&envelope, &Properties::default(), body.len());
+            writer.header("n", &self.dice.below(4).to_string());
             messages.push((RequestNumber(1), writer.finish(&body).unwrap()));
         }
         let session = SessionKey(3);
         self.command(DestinationCommand::Publish { session, messages });
+    }
+
+    fn attach_picky(&mut self, consumer: ConsumerKey, prefetch: u32) {
+        let text = [
+            "n = 1",
+            "n > 1",
+            "JMSPriority >= 5",
+            "JMSXGroupID = 'a' OR n = 0",
+            "JMSDeliveryMode = 'NON_PERSISTENT'",
+            "n = 9",
+        ][usize::try_from(self.dice.below(6)).unwrap()];
+        let selector = Selector::parse(text, Dialect::TextIsNumeric).unwrap();
+        self.selectors.insert(consumer, Arc::clone(&selector));
+        self.command(DestinationCommand::Attach {
+            consumer,
+            prefetch,
+            traits: ConsumerTraits {
+                selector: Some(selector),
+                ..ConsumerTraits::default()
+            },
+        });
+    }
+
+    /// Everything that a consumer with a selector takes comes to one when nobody else is there.
+    fn pick_out(&mut self) {
+        let all: Vec<ConsumerKey> = self.consumers.keys().copied().collect();
+        for consumer in all {
+            if !self.selectors.contains_key(&consumer) {
+                self.consumers.remove(&consumer);
+                self.command(DestinationCommand::Detach { consumer });
+            }
+        }
+        let mut idle = 0;
+        for _ in 0..20_000 {
+            let before = self.accepted.len();
+            self.commit();
+            self.tell();
+            self.find_answer();
+            self.tell_answer();
+            self.tell_dead_letter();
+            self.settle(Outcome::Accepted);
+            self.pass(7);
+            let rests = self.queue.is_empty() && self.told_later.is_empty();
+            let asks = !self.questions.is_empty() || !self.answers.is_empty();
+            let held = self.consumers.values().any(|(_, held)| !held.is_empty());
+            let is_idle = rests && !asks && !held && before == self.accepted.len();
+            idle = if is_idle { idle + 1 } else { 0 };
+            if idle > 300 {
+                break;
+            }
+        }
+        assert!(idle > 300, "it does not come to rest");
+        for (lsn, owed) in &self.owed {
+            let mut all = self.selectors.iter();
+            let by = all.find(|(_, selector)| selector.matches_bytes(&owed.message));
+            assert!(by.is_none(), "{lsn} is not found by {by:?}");
+        }
     }
 
     fn any_consumer(&mut self) -> Option<ConsumerKey> {
@@ -492,9 +563,26 @@ impl World {
             .map(|(lsn, owed)| (entry(lsn, owed), Times::of(&owed.message)))
             .collect();
         let mut next_ms = None;
+        let mut scanned = self.upto;
+        let in_order = matches!(seek, Seek::Lane { .. } | Seek::Matching { .. });
         let after = match seek {
             Seek::Lane { lane, after } => {
                 found.retain(|(entry, times)| times.lane == lane && entry.lsn > after);
+                after
+            }
+            Seek::Matching {
+                lane,
+                after,
+                filter,
+            } => {
+                found.retain(|(entry, times)| times.lane == lane && entry.lsn > after);
+                // A bounded amount of log is read.
+                let read = usize::try_from(1 + self.dice.below(20)).unwrap();
+                if let Some((last, _)) = found.get(read) {
+                    scanned = last.lsn.prev();
+                    found.truncate(read);
+                }
+                found.retain(|(entry, _)| filter.takes(&entry.message));
                 after
             }
             Seek::Due { after, until_ms } => {
@@ -517,15 +605,14 @@ impl World {
                 found.retain(|(_, times)| expiry(times) <= now_ms);
                 after
             }
-            Seek::All { .. } | Seek::Matching { .. } => panic!("nobody asks that"),
+            Seek::All { .. } => panic!("nobody asks that"),
         };
         let mut taken = 0;
-        let mut scanned = self.upto;
         let mut entries: Vec<Entry> = Vec::new();
         for (entry, _) in found {
             if entries.len() == count || taken > bytes {
                 scanned = entries.last().map_or(after, |entry| entry.lsn);
-                if !matches!(seek, Seek::Lane { .. }) {
+                if !in_order {
                     next_ms = Some(0);
                 }
                 break;
@@ -567,6 +654,7 @@ impl World {
             self.told_later.clear();
         }
         self.consumers.clear();
+        self.selectors.clear();
         self.owners.clear();
         self.questions.clear();
         self.answers.clear();
@@ -651,7 +739,7 @@ impl World {
                     count,
                     bytes,
                 } => {
-                    assert!(self.questions.len() < 8, "too many questions");
+                    assert!(self.questions.len() < 40, "too many questions");
                     self.questions.push_back((tag, seek, count, bytes));
                 }
                 DestinationEffect::FindDeadLetter(name) => {
@@ -700,7 +788,8 @@ impl World {
                     assert!(owed.marked, "{lsn} leaves without its mark");
                 } else {
                     let mark = self.marks.get(&lane).copied().unwrap_or_default();
-                    assert!(lsn <= mark, "{lsn} is beyond the mark {mark}");
+                    let is_marked = lsn <= mark || owed.marked;
+                    assert!(is_marked, "{lsn} is beyond the mark {mark}");
                 }
             }
             if let Some(limit) = self.policy.redelivery_limit {
@@ -717,8 +806,15 @@ impl World {
                     "{lsn} is new and flagged"
                 );
             }
-            let is_plain = is_first && lane != Lane::DELAYED && !lsn.is_volatile();
+            if let Some(selector) = self.selectors.get(&consumer) {
+                assert!(selector.matches_bytes(&delivery.message), "not wanted");
+                self.picked += 1;
+            }
+            let is_plain =
+                !self.is_picky && is_first && lane != Lane::DELAYED && !lsn.is_volatile();
             match envelope.group {
+                // With selectors a group's owner may not take all of it.
+                Some(_) if self.is_picky => {}
                 Some(group) => {
                     let owner = self.owners.entry(group.to_owned()).or_insert(consumer);
                     assert_eq!(*owner, consumer, "group {group} has two consumers");
@@ -748,6 +844,9 @@ impl World {
         while !self.finishing.is_empty() {
             self.tell_submitted();
         }
+        if self.is_picky {
+            self.pick_out();
+        }
         let consumer = ConsumerKey { number: 0, ..ALICE };
         self.consumers.insert(consumer, (3, BTreeSet::new()));
         self.command(attach(consumer, 3));
@@ -772,7 +871,7 @@ impl World {
 
 #[test]
 fn no_random_run_loses_a_message_or_breaks_a_rule() {
-    let mut totals = [0u64; 4];
+    let mut totals = [0u64; 5];
     for seed in 0..250 {
         let mut world = World::new(seed);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -787,14 +886,15 @@ fn no_random_run_loses_a_message_or_breaks_a_rule() {
             world.kept_in_memory,
             world.dead,
             world.expired,
+            world.picked,
         ];
         for (total, done) in totals.iter_mut().zip(done) {
             *total += done;
         }
     }
-    let [published, in_memory, dead, expired] = totals;
+    let [published, in_memory, dead, expired, picked] = totals;
     assert!(
-        published > 50_000 && in_memory > 500 && dead > 500 && expired > 500,
+        published > 50_000 && in_memory > 500 && dead > 500 && expired > 500 && picked > 5000,
         "the runs do little: {totals:?}"
     );
 }

@@ -315,7 +315,10 @@ fn the_first_exclusive_consumer_gets_everything_until_it_goes() {
     let exclusive = |consumer| DestinationCommand::Attach {
         consumer,
         prefetch: 9,
-        traits: ConsumerTraits { exclusive: true },
+        traits: ConsumerTraits {
+            exclusive: true,
+            ..ConsumerTraits::default()
+        },
     };
     let carol = ConsumerKey { number: 5, ..BOB };
     step(

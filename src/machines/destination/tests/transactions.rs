@@ -209,7 +209,10 @@ fn a_retired_consumer_keeps_only_what_it_was_told_to_and_gets_nothing_more() {
 #[test]
 fn a_retired_consumer_owns_no_group_and_is_not_alone_any_more() {
     let mut machine = machine();
-    let traits = ConsumerTraits { exclusive: true };
+    let traits = ConsumerTraits {
+        exclusive: true,
+        ..ConsumerTraits::default()
+    };
     let alone = DestinationCommand::Attach {
         consumer: ALICE,
         prefetch: 1,

@@ -4,10 +4,26 @@ use super::super::serve::RECORD_MISSED;
 use super::super::{ExitCause, HaEffect, HaTimer};
 use super::{SharedMachine, SharedState};
 use crate::proto::arbiter::ArbiterRecord;
-use crate::proto::ids::RecordSeq;
+use crate::proto::ids::{Position, RecordSeq, StoreId};
 use crate::storage::api::{GatePolicy, StoreCall};
 
 impl SharedMachine {
+    /// What to write into the lock file: how far the store is durable, at least (A1). What was found
+    /// there with the lock stands until the store reaches further: while it is closed nobody here knows
+    /// where it ends, and one that was put back must be found out by whoever comes after this server, too.
+    #[must_use]
+    pub fn positions(&self, own: (StoreId, Position)) -> Vec<(StoreId, Position)> {
+        let found = self.lock.as_ref().and_then(|held| held.lock.last.as_ref());
+        let mut positions = found.map_or_else(Vec::new, |last| last.positions.clone());
+        let named = self.record().is_some_and(|record| record.holds(own.0));
+        match positions.iter_mut().find(|(store, _)| *store == own.0) {
+            Some((_, furthest)) => *furthest = own.1.max(*furthest),
+            None if named => positions.push(own),
+            None => {}
+        }
+        positions
+    }
+
     /// L4: each check of the lock reads the record as well.
     pub(super) fn on_lock_confirmed(
         &mut self,

@@ -46,6 +46,20 @@ fn prefetch_comes_from_either_spelling_within_its_bounds() {
 }
 
 #[test]
+fn a_selector_is_compiled_and_a_blank_one_takes_everything() {
+    let mut rig = Rig::connected("1.2");
+    let (_, effects) =
+        rig.say("SUBSCRIBE\nid:0\ndestination:/queue/a\nselector:a > 1 AND b = 'x'\n\n\0");
+    let [SessionEffect::Attach { traits, .. }] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    let selector = traits.selector.as_ref().unwrap();
+    assert_eq!(selector.text(), "a > 1 AND b = 'x'");
+    let (_, effects) = rig.say("SUBSCRIBE\nid:1\ndestination:/queue/a\nselector: \n\n\0");
+    assert_eq!(effects, [attach("/queue/a", 2, 100)]);
+}
+
+#[test]
 fn every_bad_subscribe_says_what_is_wrong() {
     for (headers, message) in [
         ("id:0\n", "a header is missing"),
@@ -57,8 +71,8 @@ fn every_bad_subscribe_says_what_is_wrong() {
         ),
         ("id:s\ndestination:/queue/b\n", "the subscription exists"),
         (
-            "id:0\ndestination:/queue/b\nselector:a = 1\n",
-            "selectors are not available yet in this version",
+            "id:0\ndestination:/queue/b\nselector:a = \n",
+            "the selector is not valid",
         ),
         (
             "id:0\ndestination:/queue/b\nack:never\n",

@@ -96,6 +96,10 @@ fn what_cannot_be_subscribed_says_why() {
         ),
         ("shared:true\n", "a header is missing"),
         ("selector:a >\n", "the selector is not valid"),
+        (
+            "shared:true\nsubscription-name:m\nexclusive:true\n",
+            "a shared subscription cannot be exclusive",
+        ),
         ("browser:true\n", "a topic cannot be browsed"),
         (long.as_str(), "the subscription's name is not valid"),
     ] {

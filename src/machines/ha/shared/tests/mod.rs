@@ -240,6 +240,34 @@ fn a_store_that_was_put_back_is_found_out_when_it_is_open_and_not_served() {
     assert!(why.contains("put the newest copy back"), "{why}");
 }
 
+/// Seed 96 of the simulation: whoever waits for the old lease writes into the lock file, and its store is
+/// closed.
+#[test]
+fn a_store_that_was_put_back_is_found_out_at_every_attempt() {
+    let mut pair = World::formed();
+    pair.lock_file.as_mut().unwrap().local = false;
+    pair.write();
+    pair.check_lock(PRIMARY);
+    pair.kill(PRIMARY);
+    pair.end_exited();
+    pair.kill(SECONDARY);
+    pair.position.lsn = Lsn(1);
+    pair.log.clear();
+    pair.confirmed.clear();
+    for at in [SECONDARY, PRIMARY, SECONDARY] {
+        pair.start(at);
+        if pair.servers[at].exited.is_none() {
+            pair.check_lock(at);
+            pair.fire(at, HaTimer::FenceWait);
+        }
+        let Some(ExitCause::SteppedDown(why)) = &pair.servers[at].exited else {
+            panic!("{at} serves: {pair:#?}");
+        };
+        assert!(why.contains("put the newest copy back"), "{why}");
+        pair.end_exited();
+    }
+}
+
 #[test]
 fn a_record_that_went_back_is_not_claimed() {
     let mut pair = World::formed();

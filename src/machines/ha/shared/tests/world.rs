@@ -279,16 +279,15 @@ impl World {
         if holder != at || self.servers[at].machine.is_none() {
             return;
         }
-        let position = (self.store, self.position);
-        if self.servers[at].open
-            && let Some(lock) = self.lock_file.as_mut()
-        {
+        let own = self.own(at);
+        let positions = self.machine(at).positions((own.store, own.position));
+        if let Some(lock) = self.lock_file.as_mut() {
             lock.last = Some(LockHeartbeat {
                 owner: node(at),
                 epoch: record.epoch,
                 seq: record.seq,
                 counter: 0,
-                positions: vec![position],
+                positions,
             });
         }
         let record = Some(record);
