@@ -12,6 +12,7 @@ use crate::actors::directory::Directory;
 use crate::actors::post::Posted;
 use crate::actors::shell::{Shell, Shelled, drive};
 use crate::machines::delivery::SessionEvent;
+use crate::machines::destination::account::Account;
 use crate::machines::destination::{
     Activation, DestinationConfig, DestinationEffect, DestinationFigures, DestinationInput,
     DestinationMachine, Now, VolatilePool,
@@ -47,6 +48,8 @@ pub struct DestinationPorts {
     pub report: Rc<Cell<DestinationReport>>,
     /// Memory for messages that are not stored.
     pub volatile: Rc<VolatilePool>,
+    /// What is on its way to it, and its bounds.
+    pub account: Rc<Account>,
 }
 
 /// The actor.
@@ -157,6 +160,8 @@ impl Shelled for Destination {
             acks: self.acks,
             kept_bytes,
         });
+        let account = &self.ports.account;
+        self.ports.directory.mind_bounds(self.id, account);
     }
 
     fn run(&mut self, _: &mut Self::Context, effect: DestinationEffect) {

@@ -16,6 +16,7 @@ use crate::actors::post::{Port, post};
 use crate::machines::delivery::{
     DestinationCommand, OPERATOR, RequestNumber, SessionEvent, SessionKey,
 };
+use crate::machines::destination::account::Account;
 use crate::machines::destination::{
     Activation, DestinationFigures, DestinationInput, VolatilePool, request_of,
 };
@@ -30,15 +31,18 @@ use crate::time::Clock;
 
 use definition::{KIND_QUEUE, definition, queue_name};
 
+pub use bounds::Waiting;
+
 pub use administration::{
     Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
     MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
 };
 pub use topics::TopicSend;
 pub use transactions::TransactionOperations;
-pub use vocabulary::{DestinationDescription, DirectoryConfig, Unavailable};
+pub use vocabulary::{BoundDescription, DestinationDescription, DirectoryConfig, Unavailable};
 
 mod administration;
+mod bounds;
 mod browse;
 mod definition;
 mod load;
@@ -54,6 +58,8 @@ mod vocabulary;
 struct Known {
     name: DestinationName,
     state: Presence,
+    /// From its first message or use on.
+    account: Option<Rc<Account>>,
 }
 
 enum Presence {
@@ -85,6 +91,8 @@ struct Term {
     temporaries: HashMap<SessionKey, Vec<DestinationName>>,
     browsers: browse::Browsers,
     works: administration::Works,
+    /// Queues for dead messages, with who was told of them.
+    dead_letters: HashMap<DestId, HashSet<DestId>>,
 }
 
 /// See the module.
@@ -95,6 +103,7 @@ pub struct Directory {
     pool: Rc<PermitPool>,
     policies: RefCell<Arc<Policies>>,
     overload: Overload,
+    brake: bounds::Brake,
     /// Sends that are confirmed only when both servers hold them.
     both: RefCell<HashSet<(SessionKey, RequestNumber)>>,
     term: RefCell<Option<Term>>,
@@ -120,6 +129,7 @@ impl Directory {
             pool: PermitPool::new(config.permits),
             policies: RefCell::default(),
             overload: Overload::new(config.memory),
+            brake: bounds::Brake::default(),
             both: RefCell::default(),
             term: RefCell::new(None),
             stale_fetches: RefCell::default(),
@@ -168,6 +178,7 @@ impl Directory {
             temporaries: HashMap::new(),
             browsers: browse::Browsers::default(),
             works: administration::Works::default(),
+            dead_letters: HashMap::new(),
         };
         let mut leftovers = Vec::new();
         for facts in self.store.destinations() {
@@ -189,7 +200,15 @@ impl Directory {
             term.expires(activation.next_expiry_ms);
             let state = Presence::Asleep(activation);
             term.by_name.insert(name.clone(), id);
-            term.known.insert(id, Known { name, state });
+            let account = None;
+            term.known.insert(
+                id,
+                Known {
+                    name,
+                    state,
+                    account,
+                },
+            );
         }
         if !leftovers.is_empty() {
             self.store.submit(leftovers);
@@ -197,6 +216,7 @@ impl Directory {
         self.upto.set(self.store.committed());
         *self.duplicates.borrow_mut() = DuplicateMachine::new(self.config.get().duplicates);
         *self.term.borrow_mut() = Some(term);
+        self.find_full();
     }
 
     /// This server stops serving: every session is told to close, every destination ends. Answers
@@ -206,6 +226,7 @@ impl Directory {
         self.sessions.borrow_mut().clear();
         self.both.borrow_mut().clear();
         self.ending.borrow_mut().clear();
+        self.forget_all_bounds();
         let Some(term) = self.term.borrow_mut().take() else {
             return;
         };
@@ -288,13 +309,20 @@ impl Directory {
 
     /// The way to a destination that there is, which is begun if it was asleep.
     fn wake(self: &Rc<Self>, term: &mut Term, id: DestId) -> Option<Port<DestinationInput>> {
+        if let Presence::Awake { port, .. } = &term.known.get(&id)?.state {
+            return Some(port.clone());
+        }
+        let account = self.account(term, id)?;
+        let name = term.known.get(&id)?.name.clone();
+        let policy = self.policy_of(term, id, &name);
         let known = term.known.get_mut(&id)?;
         let mut activation = match &mut known.state {
             Presence::Awake { port, .. } => return Some(port.clone()),
             Presence::Asleep(activation) => std::mem::take(activation),
         };
-        known.name.spelling().clone_into(&mut activation.name);
-        activation.policy = Some(Arc::clone(self.policies.borrow().of(&known.name)));
+        name.spelling().clone_into(&mut activation.name);
+        activation.policy = Some(policy);
+        activation.account = Some(Rc::clone(&account));
         let report = Rc::new(Cell::new(asleep(&activation)));
         let ports = DestinationPorts {
             store: Arc::clone(&self.store),
@@ -303,6 +331,7 @@ impl Directory {
             report: Rc::clone(&report),
             volatile: Rc::clone(&term.volatile),
             kept: Rc::clone(&term.kept),
+            account,
         };
         let clock = Arc::clone(&self.clock);
         let config = self.config.get().destination;
@@ -440,24 +469,6 @@ impl Directory {
             .sum()
     }
 
-    /// Sessions that are open or wait for their last answer.
-    #[must_use]
-    pub fn sessions(&self) -> usize {
-        self.sessions.borrow().len()
-    }
-
-    /// Messages and bytes on their way to the store.
-    #[must_use]
-    pub fn in_flight(&self) -> (usize, usize) {
-        self.pool.used()
-    }
-
-    /// The pool that connections wait for.
-    #[must_use]
-    pub fn pool(&self) -> &PermitPool {
-        &self.pool
-    }
-
     /// Gives a new queue its id. Its definition goes with its first unit.
     fn define(&self, term: &mut Term, name: &DestinationName) -> Result<DestId, Unavailable> {
         let id = self.next_id(term)?;
@@ -483,7 +494,15 @@ impl Directory {
             ..Activation::default()
         });
         term.by_name.insert(name.clone(), id);
-        term.known.insert(id, Known { name, state });
+        let account = None;
+        term.known.insert(
+            id,
+            Known {
+                name,
+                state,
+                account,
+            },
+        );
     }
 
     /// A destination is no more: its definition is taken out of the store with what it is owed. What is
@@ -496,6 +515,11 @@ impl Directory {
         if let Some(known) = term.known.remove(&id) {
             term.by_name.remove(&known.name);
             term.works.forget(id);
+            term.dead_letters.remove(&id);
+            for users in term.dead_letters.values_mut() {
+                users.remove(&id);
+            }
+            self.forget_bounds(id);
             self.end(id, known);
         }
     }
@@ -516,16 +540,19 @@ impl Directory {
 
 impl Term {
     fn route(&mut self, id: DestId, change: Change, upto: Lsn) {
-        match self.known.get_mut(&id).map(|known| &mut known.state) {
-            Some(Presence::Awake { port, .. }) => {
+        let Some(known) = self.known.get_mut(&id) else {
+            return;
+        };
+        match &mut known.state {
+            Presence::Awake { port, .. } => {
                 post(port, DestinationInput::Committed { change, upto });
             }
-            Some(Presence::Asleep(activation)) => {
-                activation.absorb(&change);
+            Presence::Asleep(activation) => {
+                let arrived = activation.absorb(&change);
                 let expiry = activation.next_expiry_ms;
+                known.hold_asleep(arrived);
                 self.expires(expiry);
             }
-            None => {}
         }
     }
 
@@ -549,6 +576,7 @@ fn asleep(activation: &Activation) -> DestinationReport {
     DestinationReport {
         figures: DestinationFigures {
             depth: activation.depth(),
+            bytes: activation.bytes,
             ..DestinationFigures::default()
         },
         ..DestinationReport::default()

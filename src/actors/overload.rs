@@ -59,11 +59,13 @@ pub enum Limit {
     Refused,
     /// Sends refused or not confirmed: two copies are demanded, and there is one.
     Copies,
+    /// Times that destinations reached a bound of their own.
+    DestinationFull,
 }
 
 impl Limit {
     /// All of them, in the order of `status`.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::AcceptRate,
@@ -77,6 +79,7 @@ impl Limit {
         Self::Frame,
         Self::Refused,
         Self::Copies,
+        Self::DestinationFull,
     ];
 
     /// As `status` spells it.
@@ -96,6 +99,7 @@ impl Limit {
             Self::Frame => "closed_frame_limit",
             Self::Refused => "requests_refused",
             Self::Copies => "copies_missing",
+            Self::DestinationFull => "destinations_full",
         }
     }
 }

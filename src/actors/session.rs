@@ -18,7 +18,7 @@ use bytes::BytesMut;
 use tokio::time::Sleep;
 
 use self::gathered::Gathered;
-use crate::actors::directory::Directory;
+use crate::actors::directory::{Directory, Waiting};
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::lease::ServingLease;
 use crate::io::client_tcp::{ClientSocket, Fill};
@@ -131,6 +131,8 @@ struct Session {
     undecoded: bool,
     /// Since when a frame waits for a permit.
     blocked_since: Option<Moment>,
+    /// The destination that has no room for it, if it is that.
+    blocked_by: Option<Waiting>,
     /// When something was read last.
     last_sign: Moment,
     /// Since when the client has taken nothing of what waits to be written.
@@ -168,6 +170,7 @@ impl Session {
             phase: Phase::Open,
             undecoded: false,
             blocked_since: None,
+            blocked_by: None,
             last_sign: now,
             unread_since: None,
             brought_work: false,

@@ -152,6 +152,9 @@ impl FakeStore {
             }
         }
         committed.parts = std::mem::take(&mut state.stored_parts);
+        for (id, change) in &mut changes {
+            change.bytes = Some(state.bytes(*id));
+        }
         committed.upto = state.log_end;
         committed.changes = changes.into_iter().collect();
         committed.alone = state.gate.unwrap_or(GatePolicy::Alone) == GatePolicy::Alone;
@@ -161,6 +164,12 @@ impl FakeStore {
 }
 
 impl State {
+    fn bytes(&self, id: DestId) -> u64 {
+        let owed = self.owed.get(&id).into_iter().flat_map(BTreeMap::values);
+        owed.map(|message| crate::proto::message::whole_bytes(message))
+            .sum()
+    }
+
     fn apply(&mut self, record: Draft, changes: &mut BTreeMap<DestId, Change>) {
         self.log_end = self.log_end.next();
         let lsn = self.log_end;
@@ -391,6 +400,7 @@ impl LogStore for FakeStore {
                         .filter(|lane| lane.depth > 0 || lane.mark > Lsn::ZERO)
                         .collect(),
                     tail: owed.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn),
+                    bytes: state.bytes(*id),
                     next_due_ms: owed.iter().filter_map(|(_, times)| times.due_ms).min(),
                     next_expiry_ms: owed.iter().filter_map(|(_, times)| times.expiry_ms).min(),
                 }

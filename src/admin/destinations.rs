@@ -153,6 +153,12 @@ fn destination_json(described: &DestinationDescription) -> Value {
         "arrived": figures.arrived,
         "accepted": figures.accepted,
         "subscription": subscription,
+        "bytes": figures.bytes,
+        "expired": figures.expired,
+        "dead": figures.dead,
+        "dropped": figures.dropped,
+        "refused": figures.refused,
+        "bound": described.bound.map(super::status::bound),
     })
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::actors::board::{Board, RoleView, SyncView};
 use crate::actors::data_plane::{DataHandle, DataPlaneDescription};
-use crate::actors::directory::DestinationDescription;
+use crate::actors::directory::{BoundDescription, DestinationDescription};
 use crate::io::arbiter_file::lock_file_of;
 use crate::machines::replication::SyncProgress;
 use crate::machines::subscriptions::{Identity, SubscriptionView};
@@ -251,6 +251,23 @@ fn destination(described: &DestinationDescription) -> Value {
         "fetching": described.report.fetching > 0,
         "kept_bytes": described.report.kept_bytes,
         "subscription": described.subscription.as_ref().map(subscription),
+        "bytes": figures.bytes,
+        "dropped": figures.dropped,
+        "refused": figures.refused,
+        "bound": described.bound.map(bound),
+    })
+}
+
+/// A destination's own bound: a number that is no bound is null.
+pub(super) fn bound(described: BoundDescription) -> Value {
+    let most = described.bounds.most;
+    let number = |most: u64| (most < u64::MAX).then_some(most);
+    json!({
+        "max_messages": number(most.messages),
+        "max_bytes": number(most.bytes),
+        "on_full": described.bounds.on_full.name(),
+        "reached": described.reached,
+        "senders_waiting": described.waiting,
     })
 }
 
@@ -290,6 +307,8 @@ mod tests {
     use super::*;
     use crate::actors::destination::DestinationReport;
     use crate::machines::destination::DestinationFigures;
+    use crate::machines::destination::account::{Bounds, Load};
+    use crate::machines::policy::OnFull;
     use crate::machines::replication::SyncKind;
     use crate::machines::subscriptions::SubscriptionSpec;
     use crate::machines::topics::TopicPattern;
@@ -308,6 +327,9 @@ mod tests {
                     expired: 2,
                     dead: 1,
                     selector_reads: 8,
+                    bytes: 70,
+                    dropped: 8,
+                    refused: 10,
                 },
                 fetching: 1,
                 acks: 0,
@@ -328,6 +350,17 @@ mod tests {
                 active: true,
             }),
             duplicates: 6,
+            bound: Some(BoundDescription {
+                bounds: Bounds {
+                    most: Load {
+                        messages: 5,
+                        bytes: u64::MAX,
+                    },
+                    on_full: OnFull::DropOldest,
+                },
+                reached: true,
+                waiting: 0,
+            }),
         };
         let expected = json!({
             "name": "/queue/q", "depth": 5, "consumers": 2, "in_flight": 3, "arrived": 9,
@@ -335,6 +368,10 @@ mod tests {
             "selector_reads": 8, "duplicates": 6, "subscription": {
                 "topic": "/topic/news.*", "name": "mail", "client_id": "ann", "durable": true,
                 "shared": false, "selector": null, "no_local": true, "active": true,
+            },
+            "bytes": 70, "dropped": 8, "refused": 10, "bound": {
+                "max_messages": 5, "max_bytes": null, "on_full": "drop_oldest", "reached": true,
+                "senders_waiting": 0,
             },
         });
         assert_eq!(destination(&described), expected);

@@ -176,6 +176,13 @@ pub enum DestinationCommand {
         /// Definitions of the destinations that the records name.
         definitions: Vec<Draft>,
     },
+    /// An operator asks the store what is owed here, to remove some of it: what is settled from now on
+    /// is remembered, because the answer may not know it. Before the question; a new one takes the place
+    /// of the last.
+    Look {
+        /// `false`: nothing will be removed any more by what was asked.
+        asks: bool,
+    },
 }
 
 /// From destinations (and the store, through the directory) to a session.

@@ -13,8 +13,11 @@
 //! | going | taken for a consumer with a selector, waits for its mark |
 //! | volatile | in memory only, in its lane beside the stored ones |
 //!
+//! `account` is what bounds it, and `bounds` what it does there.
+//!
 //! `lanes` says what order is promised, `timers` what time does, `picky` how a selector finds its
-//! messages, `groups`, `redelivery` and `volatile` what their names say; `claims` is why an old answer of the store does no harm.
+//! messages, `groups`, `redelivery` and `volatile` what their names say; `claims` is why an old answer of
+//! the store does no harm.
 //!
 //! Deliberately not known here: names, sessions' sockets, permits, clocks, and what the store does
 //! with a unit. A confirm of a stored message goes from the store to the session by its ticket.
@@ -24,13 +27,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::account::{Account, Load, full_text};
+use self::bounds::Shedding;
 use self::claims::{Claims, Question};
 use self::consumers::Consumers;
 use self::groups::Groups;
 use self::holds::Holds;
 use self::lanes::Lanes;
 use self::picky::Pickers;
-use self::redelivery::{Reason, Redelivery, obituary};
+use self::redelivery::Redelivery;
 use self::timers::{Timers, is_delayed};
 use self::volatile::VolatileShare;
 use crate::machines::delivery::{
@@ -45,8 +50,10 @@ use crate::storage::api::{
 };
 use crate::time::Moment;
 
+pub mod account;
 mod attach;
 mod backlog;
+mod bounds;
 mod claims;
 mod consumers;
 mod deliver;
@@ -100,14 +107,20 @@ pub struct DestinationMachine {
     holds: Holds,
     volatile: VolatileShare,
     claims: Claims,
+    account: Rc<Account>,
+    shedding: Shedding,
 
     /// The commit index as far as it is known.
     upto: Lsn,
     horizon: Lsn,
     /// Stored messages owed, by what is committed.
     stored: u64,
+    /// Their bytes.
+    stored_bytes: u64,
     figures: DestinationFigures,
 
+    /// Messages of the present step for this destination, which nobody else has counted yet.
+    admitted: Load,
     /// Units of the present step; empty between steps, as are the next ones.
     units: Vec<Unit>,
     /// Acks that nobody waits for.
@@ -131,6 +144,7 @@ impl DestinationMachine {
             lanes: Lanes::new(config.idle, &activation),
             timers: Timers::new(&activation),
             stored: activation.depth(),
+            stored_bytes: activation.bytes,
             definition: activation.definition,
             name: activation.name,
             policy: activation.policy,
@@ -144,9 +158,12 @@ impl DestinationMachine {
             holds: Holds::default(),
             volatile: VolatileShare::new(pool),
             claims: Claims::default(),
+            account: activation.account.unwrap_or_default(),
+            shedding: Shedding::default(),
             upto: activation.horizon,
             horizon: activation.horizon,
             figures: DestinationFigures::default(),
+            admitted: Load::default(),
             units: Vec::new(),
             acks: Vec::new(),
             failed: Vec::new(),
@@ -163,6 +180,7 @@ impl DestinationMachine {
         match input {
             DestinationInput::Commands { commands, upto } => {
                 self.upto = self.upto.max(upto);
+                self.shedding.look_again();
                 for command in commands {
                     self.command(now, command, effects);
                 }
@@ -186,6 +204,8 @@ impl DestinationMachine {
             }
         }
         self.maintain(now, effects);
+        self.admitted = Load::default();
+        self.account.hold(self.held());
         self.assert_invariants();
     }
 
@@ -232,6 +252,7 @@ impl DestinationMachine {
             consumers: self.consumers.len(),
             unsettled: self.consumers.unsettled(),
             selector_reads: self.pickers.reads(),
+            bytes: self.held().bytes,
             ..self.figures
         }
     }
@@ -273,6 +294,7 @@ impl DestinationMachine {
                 removals,
                 definitions,
             } => self.remove(request, removals, definitions, effects),
+            DestinationCommand::Look { asks } => self.claims.operator_asks(asks),
         }
     }
 
@@ -285,6 +307,13 @@ impl DestinationMachine {
         let mut kept = Vec::new();
         self.units.reserve(messages.len());
         for (request, message) in messages {
+            self.account.heard(Load::of(&message));
+            if let Some(reason) = self.full_for_sends() {
+                self.figures.refused = self.figures.refused.saturating_add(1);
+                let event = SessionEvent::Refused { request, reason };
+                effects.push(DestinationEffect::Answer { session, event });
+                continue;
+            }
             let Some(message) = self.keep_in_memory(message) else {
                 kept.push(request);
                 continue;
@@ -299,6 +328,7 @@ impl DestinationMachine {
             if lane != Lane::DELAYED {
                 self.lanes.expect(lane);
             }
+            self.admitted = self.admitted.plus(Load::of(&message));
             let records = duplicates::send(Scope::queue(self.id), vec![self.id], message);
             self.submit(ticket(session, request), records);
         }
@@ -388,41 +418,6 @@ impl DestinationMachine {
         }
     }
 
-    /// A delivery failed: the consumer refused it or is gone.
-    fn came_back(&mut self, now: Now, mut entry: Entry) {
-        entry.marked = true;
-        if self.draining {
-            self.put_back(entry);
-            return;
-        }
-        entry.failures = entry.failures.saturating_add(1);
-        if self.is_given_up(&entry) {
-            self.leave(now, entry, Reason::TooOften);
-            return;
-        }
-        if !entry.lsn.is_volatile() {
-            self.failed.push((entry.lsn, entry.failures));
-        }
-        let delay = self.policy.as_ref().map(|policy| policy.redelivery_delay);
-        match delay.filter(|delay| !delay.is_zero()) {
-            Some(delay) => {
-                self.claims.take(entry.lsn);
-                self.redelivery.wait(now.moment.after(delay), entry);
-            }
-            None => self.put_back(entry),
-        }
-    }
-
-    /// Delivered in vain more often than the policy has it.
-    fn is_given_up(&self, entry: &Entry) -> bool {
-        let policy = self.policy.as_ref();
-        policy.is_some_and(|policy| {
-            policy
-                .redelivery_limit
-                .is_some_and(|limit| entry.failures > limit)
-        })
-    }
-
     /// To its old place.
     fn put_back(&mut self, entry: Entry) {
         if is_delayed(&entry) {
@@ -430,47 +425,6 @@ impl DestinationMachine {
         } else {
             self.pickers.offer(&entry);
             self.lanes.put_back(entry.lane(), entry);
-        }
-    }
-
-    /// A message is not delivered any more.
-    fn leave(&mut self, now: Now, entry: Entry, reason: Reason) {
-        let policy = self.policy.as_ref();
-        let wanted = policy.is_some_and(|policy| {
-            policy.dead_letter.is_some()
-                && match reason {
-                    Reason::Expired => policy.expired_to_dead_letter,
-                    Reason::TooOften => true,
-                }
-        });
-        if wanted && self.redelivery.queue.is_none() {
-            self.claims.take(entry.lsn);
-            self.redelivery.dead.push((entry, reason));
-            return;
-        }
-        if reason == Reason::Expired {
-            self.figures.expired = self.figures.expired.saturating_add(1);
-        }
-        let mut records = Vec::new();
-        if let Some(queue) = self.redelivery.queue.as_ref().filter(|_| wanted) {
-            self.figures.dead = self.figures.dead.saturating_add(1);
-            records.push(define(queue.id, queue.definition.clone()));
-            records.push(Draft::Put {
-                targets: vec![queue.id],
-                message: obituary(&entry, reason, &self.name, now),
-            });
-        }
-        if entry.lsn.is_volatile() {
-            self.volatile.give(entry.message.len());
-            self.claims.drop_volatile(entry.lsn);
-        } else if records.is_empty() {
-            self.acks.push(entry.lsn);
-        } else {
-            let (dest, lsns) = (self.id, vec![entry.lsn]);
-            records.push(Draft::Ack { dest, lsns });
-        }
-        if !records.is_empty() {
-            self.submit(Ticket::default(), records);
         }
     }
 
@@ -519,6 +473,8 @@ impl DestinationMachine {
             self.claims.settled(change.settled);
             self.stored = self.stored.saturating_sub(u64::from(change.settled));
         }
+        self.stored_bytes = change.bytes.unwrap_or(self.stored_bytes);
+        self.shedding.look_again();
         for (lane, mark) in change.marks {
             if lane != Lane::DELAYED {
                 self.lanes.marked(lane, mark);
@@ -530,6 +486,9 @@ impl DestinationMachine {
         for entry in change.entries {
             let times = Times::of(&entry.message);
             let lsn = entry.lsn;
+            if lsn > self.horizon {
+                self.account.arrived(Load::of(&entry.message));
+            }
             let is_new = match times.due_ms {
                 Some(due) if lsn > self.horizon => {
                     self.timers.arrive(due, lsn);
@@ -561,7 +520,9 @@ impl DestinationMachine {
             Some(Question::Due) => self.found_due(fetched),
             Some(Question::Matching(consumer)) => self.found_matching(consumer, fetched),
             Some(Question::Expired) => self.found_expired(now, fetched),
-            None => {}
+            Some(Question::Oldest) => self.found_oldest(now, fetched),
+            // Operators' answers do not come here.
+            Some(Question::Operator) | None => {}
         }
         self.claims.forget();
     }

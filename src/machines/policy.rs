@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::proto::destination::DestinationName;
+use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::pattern::NamePattern;
 
 /// What becomes of messages that are refused too often, expire, or are too many.
@@ -47,6 +47,19 @@ pub enum OnFull {
     DeadLetter,
 }
 
+impl OnFull {
+    /// As profiles spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reject => "reject",
+            Self::Block => "block",
+            Self::DropOldest => "drop_oldest",
+            Self::DeadLetter => "dead_letter",
+        }
+    }
+}
+
 /// The queue for dead messages where nothing else is said.
 pub const DEAD_LETTER: &str = "DMQ";
 
@@ -65,6 +78,19 @@ impl Default for DestinationPolicy {
     }
 }
 
+impl DestinationPolicy {
+    /// It has a bound of its own.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.max_messages.is_some() || self.max_bytes.is_some()
+    }
+
+    /// At its bound the oldest messages go to the dead message queue.
+    fn passes_on(&self) -> bool {
+        self.is_bounded() && self.on_full == OnFull::DeadLetter
+    }
+}
+
 /// The policies of all destinations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policies {
@@ -72,6 +98,7 @@ pub struct Policies {
     tables: Vec<(NamePattern, Arc<DestinationPolicy>)>,
     default: Arc<DestinationPolicy>,
     any_both_copies: bool,
+    any_bounds: bool,
 }
 
 impl Policies {
@@ -79,6 +106,7 @@ impl Policies {
     #[must_use]
     pub fn new(tables: Vec<(NamePattern, DestinationPolicy)>) -> Self {
         let any_both_copies = tables.iter().any(|(_, policy)| policy.both_copies);
+        let any_bounds = tables.iter().any(|(_, policy)| policy.is_bounded());
         let mut tables: Vec<_> = tables
             .into_iter()
             .map(|(pattern, policy)| (pattern, Arc::new(policy)))
@@ -88,6 +116,7 @@ impl Policies {
             tables,
             default: Arc::default(),
             any_both_copies,
+            any_bounds,
         }
     }
 
@@ -99,6 +128,48 @@ impl Policies {
             .iter()
             .find(|(pattern, _)| pattern.matches(name));
         table.map_or(&self.default, |(_, policy)| policy)
+    }
+
+    /// Whether there is a destination with a bound of its own.
+    #[must_use]
+    pub fn any_bounds(&self) -> bool {
+        self.any_bounds
+    }
+
+    /// How a destination behaves: as its policy says, but for one whose oldest messages would come back to
+    /// it, directly or by way of other dead message queues that are bounded so: nothing may be lost and
+    /// nothing go round for ever, so it refuses sends, and takes what the server brings.
+    #[must_use]
+    pub fn behaviour(&self, name: &DestinationName) -> Arc<DestinationPolicy> {
+        let policy = self.of(name);
+        if !self.comes_back(name) {
+            return Arc::clone(policy);
+        }
+        Arc::new(DestinationPolicy {
+            on_full: OnFull::Reject,
+            ..DestinationPolicy::clone(policy)
+        })
+    }
+
+    fn comes_back(&self, name: &DestinationName) -> bool {
+        let mut seen = vec![name.clone()];
+        let mut at = name.clone();
+        loop {
+            let policy = self.of(&at);
+            let next = policy.dead_letter.as_ref().filter(|_| policy.passes_on());
+            let next = next.map(|queue| DestinationName::new(DestinationKind::Queue, queue));
+            let Some(Ok(next)) = next else {
+                return false;
+            };
+            if next == *name {
+                return true;
+            }
+            if seen.contains(&next) {
+                return false;
+            }
+            seen.push(next.clone());
+            at = next;
+        }
     }
 
     /// Whether there is a destination whose sends demand both servers.
@@ -163,6 +234,40 @@ mod tests {
         let name = DestinationName::parse("/queue/other").unwrap();
         assert_eq!(**policies.of(&name), DestinationPolicy::default());
         assert!(!policies.demands_both(&name));
+    }
+
+    #[test]
+    fn what_would_come_back_to_its_own_queue_is_not_passed_on() {
+        let bounded = |dead_letter: &str| DestinationPolicy {
+            dead_letter: Some(dead_letter.to_owned()),
+            max_messages: Some(1),
+            on_full: OnFull::DeadLetter,
+            ..DestinationPolicy::default()
+        };
+        let table =
+            |(pattern, dead): (&str, &str)| (NamePattern::parse(pattern).unwrap(), bounded(dead));
+        let tables = [
+            (">", "DMQ"),
+            ("a", "b"),
+            ("b", "a"),
+            ("c", "a"),
+            ("d", "unbounded"),
+        ];
+        let mut tables: Vec<_> = tables.into_iter().map(table).collect();
+        let pattern = NamePattern::parse("unbounded").unwrap();
+        tables.push((pattern, DestinationPolicy::default()));
+        let policies = Policies::new(tables);
+        for (name, on_full) in [
+            ("x", OnFull::DeadLetter),
+            ("DMQ", OnFull::Reject),
+            ("a", OnFull::Reject),
+            ("b", OnFull::Reject),
+            ("c", OnFull::DeadLetter),
+            ("d", OnFull::DeadLetter),
+        ] {
+            let name = DestinationName::new(DestinationKind::Queue, name).unwrap();
+            assert_eq!(policies.behaviour(&name).on_full, on_full, "{name:?}");
+        }
     }
 
     #[test]

@@ -257,6 +257,14 @@ impl SubscriptionTable {
         self.all.is_empty()
     }
 
+    /// What was subscribed to.
+    #[must_use]
+    pub fn pattern(&self, dest: DestId) -> Option<&TopicPattern> {
+        self.all
+            .get(&dest)
+            .map(|subscription| &subscription.spec.pattern)
+    }
+
     /// For `status`.
     #[must_use]
     pub fn view(&self, dest: DestId) -> Option<SubscriptionView> {

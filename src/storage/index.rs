@@ -215,6 +215,7 @@ impl Index {
             },
         };
         let times = Times::of(message);
+        let bytes = message::whole_bytes(message);
         let mut pairs = 0usize;
         for target in targets {
             let Some(dest) = self.destinations.get_mut(target) else {
@@ -223,11 +224,12 @@ impl Index {
             if dest.tail >= lsn {
                 continue;
             }
-            dest.push(lsn, times);
+            dest.push(lsn, times, bytes);
             pairs += 1;
             self.changed.destination(*target, dest);
             if let Some(change) = notes.of(*target) {
                 change.entries.push(Entry::new(lsn, message.clone()));
+                change.bytes = Some(dest.bytes());
             }
         }
         self.messages += pairs as u64;
@@ -297,6 +299,7 @@ impl Index {
         self.changed.destination(id, destination);
         if let Some(change) = notes.of(id) {
             change.settled += count;
+            change.bytes = Some(destination.bytes());
         }
     }
 

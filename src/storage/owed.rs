@@ -81,6 +81,12 @@ impl Destination {
         self.lanes.iter().map(|lane| lane.runs.len()).sum()
     }
 
+    /// Bytes of the messages owed: exact to within what those of 4,096 LSNs differ in size.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.runs.bytes()).sum()
+    }
+
     /// Its lanes, by number.
     #[must_use]
     pub fn lanes(&self) -> &[LaneIndex] {
@@ -108,9 +114,10 @@ impl Destination {
     }
 
     /// A message after all that were ever in it.
-    pub(super) fn push(&mut self, lsn: Lsn, times: Times) {
+    pub(super) fn push(&mut self, lsn: Lsn, times: Times, bytes: u64) {
         self.tail = lsn;
-        self.lane_mut(times.lane).runs.push(lsn, times.expiry_ms);
+        let runs = &mut self.lane_mut(times.lane).runs;
+        runs.push(lsn, times.expiry_ms, bytes);
         if let Some(due) = times.due_ms {
             self.delay(lsn, due);
         }
@@ -277,6 +284,7 @@ impl Destination {
                 })
                 .collect(),
             tail: self.tail,
+            bytes: self.bytes(),
             next_due_ms: self
                 .delays
                 .as_ref()
@@ -304,6 +312,7 @@ impl Destination {
         };
         self.definition == other.definition
             && self.tail == other.tail
+            && self.bytes() == other.bytes()
             && marks(self) == marks(other)
             && owed(self) == owed(other)
             && self.delays == other.delays

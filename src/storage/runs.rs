@@ -1,6 +1,8 @@
 //! The messages of one lane as runs: for each 4,096 LSNs in which something is owed, which of them.
 //! Nothing is kept for a single message but its bit, or two bytes where a run has few; where its bytes
-//! are is found in its chunk when it is read.
+//! are is found in its chunk when it is read. Their sizes are known by the run: one that is settled counts
+//! as the average of what its run owes, so a run's bytes are exact when it is full, when it is empty, and
+//! while its messages are of one size.
 
 use std::collections::VecDeque;
 
@@ -18,8 +20,11 @@ const MANY_MIN: u16 = 64;
 /// Nothing in a run expires.
 const NEVER: u64 = u64::MAX;
 
+/// Forms without bytes are read, and not written any more.
 const FORM_FEW: u8 = 0;
 const FORM_MANY: u8 = 1;
+const FORM_FEW_SIZED: u8 = 2;
+const FORM_MANY_SIZED: u8 = 3;
 
 /// The bits of a run.
 pub type Bits = [u64; WORDS];
@@ -43,6 +48,8 @@ pub struct Run {
     expiry: u64,
     owed: Owed,
     live: u16,
+    /// Of the messages owed, about; see the module.
+    bytes: u64,
     /// Changed since the last checkpoint.
     dirty: bool,
     /// There is a page of it in the checkpoint.
@@ -63,6 +70,7 @@ impl Run {
             expiry: NEVER,
             owed: Owed::Few(Vec::new()),
             live: 0,
+            bytes: 0,
             dirty: true,
             stored: false,
         }
@@ -125,22 +133,23 @@ impl Run {
         }
     }
 
-    fn remove(&mut self, offset: u16) -> bool {
+    /// Its bytes; none when it was not owed.
+    fn remove(&mut self, offset: u16) -> Option<u64> {
         match &mut self.owed {
             Owed::Few(offsets) => {
-                let Ok(at) = offsets.binary_search(&offset) else {
-                    return false;
-                };
+                let at = offsets.binary_search(&offset).ok()?;
                 offsets.remove(at);
             }
             Owed::Many(bits) => {
                 let word = &mut bits[usize::from(offset / 64)];
                 if *word & (1 << (offset % 64)) == 0 {
-                    return false;
+                    return None;
                 }
                 *word &= !(1 << (offset % 64));
             }
         }
+        let bytes = self.bytes / u64::from(self.live);
+        self.bytes -= bytes;
         self.live -= 1;
         self.dirty = true;
         if self.live < MANY_MIN
@@ -148,7 +157,7 @@ impl Run {
         {
             self.owed = Owed::Few(offsets(bits).collect());
         }
-        true
+        Some(bytes)
     }
 
     /// Its LSNs, in order.
@@ -166,7 +175,8 @@ impl Run {
         put_varint(to, self.expiry().map_or(0, |at| at.saturating_add(1)));
         match &self.owed {
             Owed::Few(offsets) => {
-                to.push(FORM_FEW);
+                to.push(FORM_FEW_SIZED);
+                put_varint(to, self.bytes);
                 put_varint(to, offsets.len() as u64);
                 let mut next = 0;
                 for offset in offsets {
@@ -175,7 +185,8 @@ impl Run {
                 }
             }
             Owed::Many(bits) => {
-                to.push(FORM_MANY);
+                to.push(FORM_MANY_SIZED);
+                put_varint(to, self.bytes);
                 for word in bits.iter() {
                     to.extend_from_slice(&word.to_le_bytes());
                 }
@@ -193,8 +204,12 @@ impl Run {
         }
         let mut run = Self::new(number);
         run.expiry = from.varint()?.checked_sub(1).unwrap_or(NEVER);
-        match from.u8()? {
-            FORM_FEW => {
+        let form = from.u8()?;
+        if matches!(form, FORM_FEW_SIZED | FORM_MANY_SIZED) {
+            run.bytes = from.varint()?;
+        }
+        match form {
+            FORM_FEW | FORM_FEW_SIZED => {
                 let mut next = 0u64;
                 for _ in 0..from.length()? {
                     let offset = next
@@ -207,7 +222,7 @@ impl Run {
                     next = offset + 1;
                 }
             }
-            FORM_MANY => {
+            FORM_MANY | FORM_MANY_SIZED => {
                 let mut bits = Box::new([0; WORDS]);
                 for word in bits.iter_mut() {
                     let bytes = from.take(8)?.try_into().map_err(|_| DecodeError::Short)?;
@@ -265,6 +280,7 @@ pub struct Runs {
     /// In order.
     runs: VecDeque<Run>,
     live: u64,
+    bytes: u64,
 }
 
 impl Runs {
@@ -274,6 +290,12 @@ impl Runs {
         self.live
     }
 
+    /// Bytes of what is owed: exact to within what the messages of a run differ.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Nothing is owed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -281,7 +303,7 @@ impl Runs {
     }
 
     /// A message after all that were ever in it.
-    pub fn push(&mut self, lsn: Lsn, expiry_ms: Option<u64>) {
+    pub fn push(&mut self, lsn: Lsn, expiry_ms: Option<u64>, bytes: u64) {
         let number = run_of(lsn);
         if self.runs.back().is_none_or(|last| last.number != number) {
             self.runs.push_back(Run::new(number));
@@ -289,6 +311,8 @@ impl Runs {
         let last = self.runs.back_mut().expect("there is one now");
         last.push(offset_of(lsn));
         last.expiry = last.expiry.min(expiry_ms.unwrap_or(NEVER));
+        last.bytes = last.bytes.saturating_add(bytes);
+        self.bytes = self.bytes.saturating_add(bytes);
         self.live += 1;
     }
 
@@ -316,9 +340,10 @@ impl Runs {
             return false;
         };
         let run = &mut self.runs[at];
-        if !run.remove(offset_of(lsn)) {
+        let Some(bytes) = run.remove(offset_of(lsn)) else {
             return false;
-        }
+        };
+        self.bytes = self.bytes.saturating_sub(bytes);
         self.live -= 1;
         if run.live == 0 {
             if run.stored {
@@ -339,6 +364,7 @@ impl Runs {
             return false;
         }
         self.live += u64::from(run.live);
+        self.bytes = self.bytes.saturating_add(run.bytes);
         self.runs.push_back(run);
         true
     }

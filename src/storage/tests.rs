@@ -91,6 +91,8 @@ fn what_is_submitted_is_cut_durable_committed_in_this_order_and_found_again() {
                         mark: Lsn::ZERO,
                     }],
                     tail: Lsn(5),
+                    // Of the ten of "both" and "second", the average is left.
+                    bytes: 5,
                     next_due_ms: None,
                     next_expiry_ms: None,
                 }

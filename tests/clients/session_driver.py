@@ -5,7 +5,7 @@ Commands come on standard input, one JSON object a line; `headers` may stand in 
     {"do": "subscribe", "id": "s", "destination": "/topic/t", "ack": "auto"}
     {"do": "unsubscribe", "id": "s"}
     {"do": "send", "destination": "/topic/t", "body": "text"}
-    {"do": "ack", "id": ".."}
+    {"do": "ack", "id": ".."}                 also nack
     {"do": "disconnect"}
     {"do": "begin", "transaction": "x"}      also commit, abort
 
@@ -79,6 +79,8 @@ def carry_out(connection, command):
         connection.send(command["destination"], command["body"], headers=headers)
     elif what == "ack":
         connection.ack(command["id"], **headers)
+    elif what == "nack":
+        connection.nack(command["id"], **headers)
     elif what == "disconnect":
         connection.disconnect(headers.get("receipt"))
     elif what == "begin":

@@ -15,8 +15,10 @@
 mod support;
 
 mod admin_queues;
+mod bounds;
 mod commands;
 mod crash_points;
+mod dead_letters;
 mod disk;
 mod disk_errors;
 mod duplicates;

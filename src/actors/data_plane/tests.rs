@@ -16,6 +16,7 @@ use crate::proto::stomp::Limits;
 use crate::storage::api::{StoreEvent, StoreSink};
 use crate::time::SystemClock;
 
+mod bounds;
 mod duplicates;
 mod large;
 mod limits;

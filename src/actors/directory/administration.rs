@@ -1,7 +1,7 @@
 //! What an operator asks of the destinations: what there is, what is in them, and work on it, which
 //! goes by batches through the destination's actor (`machines::sweep`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -98,6 +98,7 @@ impl Directory {
             report: known.state.report(),
             subscription: term.topics.table.view(id),
             duplicates: self.duplicates.borrow().hits(Scope::queue(id)),
+            bound: self.bound_of(term, id, known),
         })
     }
 
@@ -277,12 +278,17 @@ impl Directory {
         for effect in effects {
             match effect {
                 SweepEffect::Fetch(after) => {
+                    // Before the question, so that it hears what the answer may not know.
+                    self.order(dest, DestinationCommand::Look { asks: true });
                     let tag = OPERATOR_TAG | number;
                     let seek = Seek::All { after };
                     self.store.fetch(dest, tag, seek, PAGE_MESSAGES, PAGE_BYTES);
                 }
                 SweepEffect::Remove(batch) => self.hand_over(number, dest, batch),
-                SweepEffect::End(report) => self.end_sweep(number, report),
+                SweepEffect::End(report) => {
+                    self.order(dest, DestinationCommand::Look { asks: false });
+                    self.end_sweep(number, report);
+                }
             }
         }
     }
@@ -347,6 +353,13 @@ impl Directory {
             && let Some(Running::Sweep(sweep)) = term.works.0.get_mut(&number)
         {
             sweep.homeless = homeless;
+        }
+        let refused = targets_of(&removals)
+            .into_iter()
+            .find_map(|(target, messages)| self.no_room_for(target, messages));
+        if let Some(reason) = refused {
+            self.removed(RequestNumber(number), Err(reason));
+            return;
         }
         if removals.is_empty() {
             self.removed(RequestNumber(number), Ok(Vec::new()));
@@ -507,7 +520,11 @@ impl Term {
                 figures.consumers, figures.unsettled
             ));
         }
-        if waits > 0 || self.works.is_swept(id) {
+        let quiet = known
+            .account
+            .as_ref()
+            .is_none_or(|account| account.is_quiet());
+        if waits > 0 || !quiet || self.works.is_swept(id) {
             return Some(format!("{name} is in use at this moment: try again"));
         }
         if figures.depth > messages_max {
@@ -516,10 +533,38 @@ impl Term {
                 figures.depth
             ));
         }
+        if let Some(user) = self.user_of_dead(id) {
+            return Some(format!(
+                "{name} takes the dead messages of {user}: say another dead_letter for that in the profile, \
+                 or delete it first"
+            ));
+        }
         let identity = self.topics.table.view(id).map(|view| view.spec.identity)?;
         let forgotten = self.topics.table.forget(OPERATOR, &identity);
         forgotten.err().map(|error| error.to_string())
     }
+
+    /// A destination that sends its dead messages to this one, or is about to.
+    fn user_of_dead(&self, queue: DestId) -> Option<&DestinationName> {
+        let users = self.dead_letters.get(&queue)?;
+        let users = users.iter().filter(|user| **user != queue);
+        let names = users.filter_map(|user| self.known.get(user));
+        // The same state gives the same words.
+        names.map(|known| &known.name).min()
+    }
+}
+
+/// How many messages go where, by destination.
+fn targets_of(removals: &[Removal]) -> BTreeMap<DestId, u64> {
+    let mut all = BTreeMap::new();
+    for record in removals.iter().flat_map(|removal| &removal.records) {
+        if let Draft::Put { targets, .. } = record {
+            for target in targets {
+                *all.entry(*target).or_default() += 1;
+            }
+        }
+    }
+    all
 }
 
 /// Any destination's name, as the server spells it; a bare name is a queue's.

@@ -12,6 +12,7 @@ impl Directory {
     pub fn submit(&self, units: Vec<Unit>) {
         let ids = duplicates::ids(&units);
         if ids.is_empty() {
+            self.count_sent(&units);
             self.store.submit(units);
             return;
         }
@@ -24,6 +25,7 @@ impl Directory {
         for (scope, message) in &admitted.hits {
             self.log_duplicate(*scope, message);
         }
+        self.count_sent(&admitted.units);
         self.store.submit(admitted.units);
     }
 

@@ -240,42 +240,39 @@ impl Directory {
     }
 
     /// Messages of one session to topics, in order.
-    pub fn publish_to_topics(&self, publisher: Publisher<'_>, sends: Vec<TopicSend>) {
+    pub fn publish_to_topics(self: &Rc<Self>, publisher: Publisher<'_>, sends: Vec<TopicSend>) {
         let session = publisher.session;
         let (mut units, mut answers) = (Vec::with_capacity(sends.len()), Vec::new());
         let mut unheard = Vec::new();
-        {
-            let term = self.term.borrow();
-            let refusal = match term.as_ref() {
-                None => Some(Unavailable::NotServing.to_string()),
-                Some(term) => term.sends_refused.then(|| REFUSED.to_owned()),
-            };
-            for send in sends {
-                let request = send.request;
-                if let Some(reason) = refusal.clone() {
+        for send in sends {
+            let request = send.request;
+            let records = match self.records_of(publisher, &send) {
+                Ok(records) => records,
+                Err(reason) => {
                     answers.push(SessionEvent::Refused { request, reason });
                     continue;
                 }
-                let records = term.as_ref().map_or_else(Vec::new, |term| {
-                    term.topic_records(publisher, &send.topic, &send.message)
-                });
-                if records.is_empty() {
-                    unheard.push(request);
+            };
+            if records.is_empty() {
+                unheard.push(request);
+                continue;
+            }
+            let demands_both = match self.check_copies(&send.topic) {
+                Ok(demands_both) => demands_both,
+                Err(error) => {
+                    let reason = error.to_string();
+                    answers.push(SessionEvent::Refused { request, reason });
                     continue;
                 }
-                let demands_both = match self.check_copies(&send.topic) {
-                    Ok(demands_both) => demands_both,
-                    Err(error) => {
-                        let reason = error.to_string();
-                        answers.push(SessionEvent::Refused { request, reason });
-                        continue;
-                    }
-                };
-                if demands_both {
-                    self.demand_both(session, request);
-                }
-                let ticket = ticket(session, request);
-                units.push(Unit { ticket, records });
+            };
+            if demands_both {
+                self.demand_both(session, request);
+            }
+            let ticket = ticket(session, request);
+            units.push(Unit { ticket, records });
+            if self.may_hold_back(&send.topic) {
+                // The next one is judged by what this one takes.
+                self.submit(std::mem::take(&mut units));
             }
         }
         if !units.is_empty() {
@@ -288,6 +285,33 @@ impl Directory {
         for answer in answers {
             self.tell(session, answer);
         }
+    }
+}
+
+impl Directory {
+    /// What a message to a topic is in the log, or why it is refused: whole, if one of the subscriptions
+    /// that would owe it refuses it.
+    fn records_of(
+        self: &Rc<Self>,
+        publisher: Publisher<'_>,
+        send: &TopicSend,
+    ) -> Result<Vec<Draft>, String> {
+        let mut term = self.term.borrow_mut();
+        let term = term
+            .as_mut()
+            .ok_or_else(|| Unavailable::NotServing.to_string())?;
+        if term.sends_refused {
+            return Err(REFUSED.to_owned());
+        }
+        let records = term.topic_records(publisher, &send.topic, &send.message);
+        for record in &records {
+            if let Draft::Put { targets, .. } = record
+                && let Some(reason) = self.refusal_of(term, targets)
+            {
+                return Err(reason);
+            }
+        }
+        Ok(records)
     }
 }
 

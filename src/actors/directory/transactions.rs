@@ -161,6 +161,10 @@ impl Directory {
         let Some(Presence::Awake { port, report }) = known.map(|known| &known.state) else {
             return;
         };
+        if let Some(account) = known.and_then(|known| known.account.as_ref()) {
+            account.redeem(transaction);
+            self.mind_bounds(dest, account);
+        }
         let submitted = submitted.then(|| report.get().acks);
         let command = DestinationCommand::Finish {
             transaction,

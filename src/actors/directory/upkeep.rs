@@ -14,20 +14,23 @@ use crate::proto::ids::DestId;
 impl Directory {
     /// Other policies, from now on.
     pub fn set_policies(&self, policies: Arc<Policies>) {
-        if let Some(term) = self.term.borrow().as_ref() {
-            for known in term.known.values() {
+        *self.policies.borrow_mut() = policies;
+        if let Some(term) = self.term.borrow_mut().as_mut() {
+            // Who still needs one asks for it again.
+            term.dead_letters.clear();
+            for (id, known) in &term.known {
                 if let Presence::Awake { port, .. } = &known.state {
-                    let policy = Arc::clone(policies.of(&known.name));
+                    let policy = self.policy_of(term, *id, &known.name);
                     post(port, DestinationInput::PolicyChanged(policy));
                 }
             }
         }
-        *self.policies.borrow_mut() = policies;
+        self.change_bounds();
     }
 
     /// Tells a destination where its dead messages go: to the queue of this name, which is made if
     /// there is none.
-    pub fn find_dead_letter(&self, id: DestId, queue: &str) {
+    pub fn find_dead_letter(self: &Rc<Self>, id: DestId, queue: &str) {
         let mut term = self.term.borrow_mut();
         let Some(term) = term.as_mut() else {
             return;
@@ -41,6 +44,12 @@ impl Directory {
                 };
                 let definition = definition(KIND_QUEUE, &name);
                 Ok(DeadLetterQueue { id, definition })
+            })
+            .inspect(|queue| {
+                // It minds its own bounds.
+                self.wake(term, queue.id);
+                let users = term.dead_letters.entry(queue.id).or_default();
+                users.insert(id);
             })
             .inspect_err(|error| {
                 tracing::warn!(target: "twinmq::data", queue, %error, "the dead message queue cannot be used: dead messages wait where they are");

@@ -4,6 +4,7 @@ use crate::actors::destination::DestinationReport;
 use crate::actors::overload::MemoryBounds;
 use crate::actors::permits::PermitLimit;
 use crate::machines::destination::DestinationConfig;
+use crate::machines::destination::account::Bounds;
 use crate::machines::subscriptions::SubscriptionView;
 use crate::storage::api::DuplicateBounds;
 
@@ -78,4 +79,17 @@ pub struct DestinationDescription {
     pub subscription: Option<SubscriptionView>,
     /// Messages that were sent again in this term and not stored again.
     pub duplicates: u64,
+    /// Its bound, if it has one of its own.
+    pub bound: Option<BoundDescription>,
+}
+
+/// A destination's bound for `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoundDescription {
+    /// What it is.
+    pub bounds: Bounds,
+    /// There is no room for a message more.
+    pub reached: bool,
+    /// Connections whose next SEND waits for room here.
+    pub waiting: u32,
 }

@@ -8,8 +8,10 @@ use crate::actors::directory::{Directory, TopicSend, Unavailable};
 use crate::actors::post::Port;
 use crate::machines::delivery::{DestinationCommand, RequestNumber, SessionKey};
 use crate::machines::destination::DestinationInput;
+use crate::machines::destination::account::{Account, Load};
 use crate::machines::subscriptions::Publisher;
 use crate::proto::destination::DestinationName;
+use crate::proto::ids::DestId;
 
 /// Destinations gathered before their commands are posted: they are looked for one by one.
 const BATCHES_MAX: usize = 32;
@@ -18,6 +20,8 @@ const BATCHES_MAX: usize = 32;
 struct Batch {
     name: DestinationName,
     port: Port<DestinationInput>,
+    id: DestId,
+    account: Rc<Account>,
     commands: Vec<DestinationCommand>,
 }
 
@@ -55,7 +59,10 @@ impl Gathered {
         message: Bytes,
     ) -> Result<(), Unavailable> {
         let demands_both = self.directory.check_copies(name)?;
-        let commands = self.commands(name)?;
+        let batch = self.batch(name)?;
+        let (id, account) = (batch.id, Rc::clone(&batch.account));
+        account.announce(Load::of(&message));
+        let commands = &mut batch.commands;
         if let Some(DestinationCommand::Publish { messages, .. }) = commands.last_mut() {
             messages.push((request, message));
         } else {
@@ -66,6 +73,9 @@ impl Gathered {
         }
         if demands_both {
             self.directory.demand_both(session, request);
+        }
+        if account.bounds().is_some() {
+            self.directory.mind_bounds(id, &account);
         }
         Ok(())
     }
@@ -79,7 +89,7 @@ impl Gathered {
         name: &DestinationName,
         command: DestinationCommand,
     ) -> Result<(), Unavailable> {
-        self.commands(name)?.push(command);
+        self.batch(name)?.commands.push(command);
         Ok(())
     }
 
@@ -98,25 +108,24 @@ impl Gathered {
         }
     }
 
-    fn commands(
-        &mut self,
-        name: &DestinationName,
-    ) -> Result<&mut Vec<DestinationCommand>, Unavailable> {
+    fn batch(&mut self, name: &DestinationName) -> Result<&mut Batch, Unavailable> {
         let at = match self.batches.iter().position(|batch| batch.name == *name) {
             Some(at) => at,
             None => {
-                let port = self.directory.resolve(name)?;
+                let (id, port, account) = self.directory.resolve_to_send(name)?;
                 if self.batches.len() >= BATCHES_MAX {
                     self.post_batches();
                 }
                 self.batches.push(Batch {
                     name: name.clone(),
                     port,
+                    id,
+                    account,
                     commands: Vec::new(),
                 });
                 self.batches.len() - 1
             }
         };
-        Ok(&mut self.batches[at].commands)
+        Ok(&mut self.batches[at])
     }
 }

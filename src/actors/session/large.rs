@@ -11,7 +11,8 @@ use crate::time::Moment;
 impl Session {
     /// Takes what is whole of what was read.
     pub(super) fn decode(&mut self, now: Moment) {
-        while self.undecoded && self.may_go_on() && self.may_take_next() {
+        while self.undecoded && !self.is_to_be_counted() && self.may_go_on() && self.may_take_next()
+        {
             let piece = self
                 .decoder
                 .decode_piece(&mut self.input, PieceSizes::default());

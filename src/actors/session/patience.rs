@@ -3,10 +3,13 @@
 use std::task::Context;
 
 use super::{Phase, Session};
+use crate::actors::directory::Waiting;
 use crate::actors::overload::Limit;
 use crate::io::client_tcp::Fill;
 use crate::machines::delivery::SessionEvent;
-use crate::machines::stomp_session::SessionInput;
+use crate::machines::stomp_session::{SessionEffect, SessionInput};
+use crate::proto::destination::DestinationName;
+use crate::proto::stomp::peek;
 use crate::time::Moment;
 
 impl Session {
@@ -33,6 +36,27 @@ impl Session {
     fn may_send(&self) -> bool {
         self.inbox.ledger(|ledger| ledger.has_room())
             && !self.context.directory.overload().holds_back()
+            && self
+                .full_destination()
+                .is_none_or(|name| !self.context.directory.holds_back(&name))
+    }
+
+    /// Where the next frame, a SEND, is to go, if some destination is full.
+    fn full_destination(&self) -> Option<DestinationName> {
+        // One whose body is being read has been let in.
+        if self.decoder.is_within_body() || !self.context.directory.holds_any_back() {
+            return None;
+        }
+        let spelling = peek::send_destination(&self.input)?;
+        DestinationName::parse_bytes(&spelling).ok()
+    }
+
+    /// What was read last is to be counted at its destination before more is read.
+    pub(super) fn is_to_be_counted(&self) -> bool {
+        self.effects.last().is_some_and(|effect| {
+            matches!(effect, SessionEffect::Publish { destination, .. }
+                if self.context.directory.may_hold_back(destination))
+        })
     }
 
     /// Of what has come so far: frames stay in the input until they are whole, but for the bodies of
@@ -51,13 +75,18 @@ impl Session {
         let send_waits = self.next_is_send() && !self.may_send();
         if !send_waits && (!self.undecoded || self.may_take_next()) {
             self.blocked_since = None;
+            self.blocked_by = None;
             return;
         }
         let since = *self.blocked_since.get_or_insert(now);
+        self.blocked_by = self
+            .full_destination()
+            .and_then(|name| self.context.directory.held_back_by(&name));
         if now.since(since) >= self.context.config.block_timeout {
             let overload = self.context.directory.overload();
             overload.count(Limit::BlockTimeout);
             let why = overload.why_held_back();
+            let why = why.or_else(|| self.blocked_by.as_ref().map(Waiting::why));
             let why = why.unwrap_or_else(|| "too much waits to be stored".to_owned());
             let reason = format!("the server could not take a SEND in time: {why}");
             self.step(now, SessionInput::Event(SessionEvent::Closing { reason }));
@@ -135,6 +164,9 @@ impl Session {
         }
         if directory.overload().holds_back() {
             directory.overload().wait(cx.waker());
+        }
+        if directory.holds_any_back() {
+            directory.wait_for_destinations(cx.waker());
         }
     }
 }

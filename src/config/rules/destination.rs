@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{MIB, Rules};
-use crate::config::error::{ConfigError, ConfigWarning, Origin};
+use crate::config::error::ConfigError;
 use crate::config::load::{Effective, EffectiveTable};
 use crate::config::model::{DestinationTable, Mode, OnFull};
 use crate::config::value::Value;
@@ -44,20 +44,6 @@ impl Rules<'_> {
                      copies = 1, or use a replicated pair"
                 ),
             );
-        }
-        for leaf in ["max_messages", "max_mib", "on_full"] {
-            let found = find(table, leaf);
-            if found.origin != Origin::Default {
-                self.warnings.push(ConfigWarning {
-                    at: found.origin.clone(),
-                    key: found.key.path.to_owned(),
-                    value: found.value.to_string(),
-                    message:
-                        "has no effect in this version: no destination has a bound of its own \
-                              yet, only the store and the disk have"
-                            .to_owned(),
-                });
-            }
         }
         DestinationTable {
             pattern: table.pattern.clone(),

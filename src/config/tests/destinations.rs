@@ -135,16 +135,6 @@ fn every_mistake_in_a_table_is_told_with_its_place() {
 }
 
 #[test]
-fn a_bound_that_is_not_enforced_yet_is_warned_of() {
-    let loaded = Scratch::new("[[destination]]\nmatch = 'a'\non_full = 'block'\n")
-        .load()
-        .unwrap();
-    assert_eq!(loaded.warnings.len(), 1);
-    let said = loaded.warnings[0].to_string();
-    assert!(said.contains("has no effect in this version"), "{said}");
-}
-
-#[test]
 fn a_reload_takes_tables_and_says_what_changed_in_them() {
     let scratch = Scratch::new(TWO);
     let old = load(&scratch.source()).unwrap();

@@ -29,6 +29,7 @@ impl DestinationMachine {
 
     pub(super) fn detach(&mut self, now: Now, key: ConsumerKey) {
         self.end_picking(key);
+        self.end_being_alone(key);
         for entry in self.consumers.detach(key) {
             self.came_back(now, entry);
         }
@@ -37,6 +38,13 @@ impl DestinationMachine {
             // A server may have very many idle queues.
             self.lanes.resize(self.config.idle);
             self.groups.forget_owners();
+        }
+    }
+
+    /// What only others take is for them again, if the consumer was alone.
+    pub(super) fn end_being_alone(&mut self, key: ConsumerKey) {
+        if self.consumers.alone() == Some(key) {
+            self.timers.revisit();
         }
     }
 

@@ -2,8 +2,9 @@
 //! way, and messages that were taken out of their lane's order. An answer of the store may be older
 //! than both; by them it is told what of it is to be passed over.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
+use super::account::Load;
 use crate::machines::delivery::ConsumerKey;
 use crate::proto::ids::Lsn;
 use crate::storage::api::Lane;
@@ -19,6 +20,10 @@ pub(super) enum Question {
     Expired,
     /// What of a lane a consumer's selector takes.
     Matching(ConsumerKey),
+    /// What has been owed for longest.
+    Oldest,
+    /// An operator's, which is asked and answered elsewhere.
+    Operator,
 }
 
 /// Acknowledgements that were submitted together.
@@ -42,6 +47,9 @@ pub(super) struct Claims {
     submitted: VecDeque<Submitted>,
     /// Were taken, and are neither in the store nor here any more.
     freed: Vec<Lsn>,
+    /// Bytes of those that went because there were too many, until their acknowledgement is settled.
+    leaving: HashMap<Lsn, u64>,
+    leaving_load: Load,
     /// Own ack records that were submitted, ever.
     own: u64,
     /// Settled; answers that were asked for before the number may still bring them.
@@ -89,10 +97,36 @@ impl Claims {
                 break;
             }
             if let Some(Submitted { lsns, .. }) = self.submitted.pop_front() {
+                self.has_left(&lsns);
                 self.settled.push_back((self.next, lsns));
             }
         }
         self.forget();
+    }
+
+    /// This one goes because there are too many: it counts no more.
+    pub(super) fn leave(&mut self, lsn: Lsn, bytes: u64) {
+        if self.leaving.insert(lsn, bytes).is_none() {
+            let load = Load { messages: 1, bytes };
+            self.leaving_load = self.leaving_load.plus(load);
+        }
+    }
+
+    /// What counts no more and is owed all the same.
+    pub(super) fn leaving(&self) -> Load {
+        self.leaving_load
+    }
+
+    fn has_left(&mut self, lsns: &[Lsn]) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        for lsn in lsns {
+            if let Some(bytes) = self.leaving.remove(lsn) {
+                let load = Load { messages: 1, bytes };
+                self.leaving_load = self.leaving_load.minus(load);
+            }
+        }
     }
 
     /// Whether an ack of this one is on its way, or may be unknown to an answer.
@@ -122,8 +156,20 @@ impl Claims {
         self.open.iter().any(|(_, open)| *open == question)
     }
 
+    /// Questions whose answers will come here.
     pub(super) fn open(&self) -> usize {
-        self.open.len()
+        let own = |(_, question): &&(u64, Question)| *question != Question::Operator;
+        self.open.iter().filter(own).count()
+    }
+
+    /// An operator asks the store, or (`false`) has no use for answers any more.
+    pub(super) fn operator_asks(&mut self, asks: bool) {
+        self.open
+            .retain(|(_, question)| *question != Question::Operator);
+        if asks {
+            self.ask(Question::Operator);
+        }
+        self.forget();
     }
 
     /// Forgets what no answer can bring any more.
@@ -147,6 +193,11 @@ impl Claims {
 
     /// A volatile message is gone: no answer ever brings it.
     pub(super) fn drop_volatile(&mut self, lsn: Lsn) {
+        self.taken.remove(&lsn);
+    }
+
+    /// One that is owed is the store's alone again, as if it had never been taken.
+    pub(super) fn release(&mut self, lsn: Lsn) {
         self.taken.remove(&lsn);
     }
 }

@@ -128,8 +128,11 @@ impl Consumers {
         consumer.is_some_and(|consumer| consumer.has_credit(self.bytes_max))
     }
 
-    /// Some consumer takes everything.
-    pub(super) fn has_plain(&self) -> bool {
+    /// Somebody takes everything: one of all, or the one that is alone.
+    pub(super) fn takes_all(&self) -> bool {
+        if let Some(alone) = self.alone().and_then(|key| self.all.get(&key)) {
+            return !alone.is_picky;
+        }
         let mut all = self.all.values();
         all.any(|consumer| !consumer.is_picky && consumer.prefetch > 0)
     }

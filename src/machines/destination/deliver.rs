@@ -18,21 +18,26 @@ impl DestinationMachine {
         self.pick(now, effects);
         self.deliver(now, effects);
         self.lanes.trim();
+        self.mind_bounds(now, effects);
         self.coalesce();
         self.raise_marks();
         if !self.units.is_empty() {
             effects.push(DestinationEffect::Submit(std::mem::take(&mut self.units)));
         }
         if !self.consumers.is_empty() {
-            let has_plain = self.consumers.has_plain();
-            if has_plain {
+            let takes_all = self.consumers.takes_all();
+            if takes_all {
                 self.lanes.refill(&mut self.claims, effects);
             }
             let room = self.config.window;
-            let wanted = if has_plain {
+            let wanted = if takes_all {
                 usize::MAX
             } else {
-                self.pickers.due()
+                let alone = self.consumers.alone();
+                self.timers.thin_out(room, &mut self.claims, |entry| {
+                    self.pickers.is_wanted(entry, alone)
+                });
+                self.pickers.due(alone)
             };
             self.timers
                 .seek_due(now, room, wanted, &mut self.claims, effects);
@@ -233,7 +238,7 @@ impl DestinationMachine {
     }
 
     fn raise_marks(&mut self) {
-        if !self.consumers.has_plain() {
+        if !self.consumers.takes_all() {
             return;
         }
         let mut records = Vec::new();

@@ -50,11 +50,23 @@ impl DestinationMachine {
         if !self.units.is_empty() {
             effects.push(DestinationEffect::Submit(std::mem::take(&mut self.units)));
         }
+        let accepts = settlements
+            .iter()
+            .filter(|settlement| settlement.outcome == Outcome::Accepted)
+            .map(|settlement| settlement.lsns.len())
+            .sum();
         let answer = if puts > 0 && self.sends_refused {
             Err(REFUSED.to_owned())
+        } else if let Some(reason) = self.full_for_unit(puts, accepts) {
+            self.figures.refused = self.figures.refused.saturating_add(1);
+            Err(reason)
         } else {
             self.hold(now, transaction, settlements)
         };
+        if answer.is_ok() {
+            let puts = u64::try_from(puts).unwrap_or(u64::MAX);
+            self.account.promise(transaction, puts);
+        }
         effects.push(DestinationEffect::Prepared {
             transaction,
             answer,
@@ -108,6 +120,7 @@ impl DestinationMachine {
     /// A consumer takes no more, but an open transaction settles some of what it has.
     pub(super) fn retire(&mut self, now: Now, key: ConsumerKey, keep: &[Lsn]) {
         self.end_picking(key);
+        self.end_being_alone(key);
         for entry in self.consumers.retire(key, keep) {
             self.came_back(now, entry);
         }

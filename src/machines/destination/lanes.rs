@@ -347,6 +347,18 @@ impl Lanes {
         next
     }
 
+    /// The oldest volatile message that waits here.
+    pub(super) fn oldest_volatile(&self) -> Option<Lsn> {
+        let oldest = |state: &LaneState| state.volatile.keys().next().copied();
+        self.all.iter().filter_map(oldest).min()
+    }
+
+    /// Takes a volatile message out.
+    pub(super) fn take_volatile(&mut self, lsn: Lsn) -> Option<Entry> {
+        let mut all = self.all.iter_mut();
+        all.find_map(|state| state.volatile.remove(&lsn))
+    }
+
     /// Messages in memory that wait for a consumer.
     pub(super) fn ready(&self) -> usize {
         self.all

@@ -51,10 +51,9 @@ impl DestinationMachine {
 
     /// The store's answer about what is due; nobody's business stays in the store.
     pub(super) fn found_due(&mut self, fetched: Fetched) {
-        let has_plain = self.consumers.has_plain();
-        let pickers = &self.pickers.all;
+        let (takes_all, alone) = (self.consumers.takes_all(), self.consumers.alone());
         self.timers.found_due(fetched, &mut self.claims, |entry| {
-            has_plain || pickers.iter().any(|picker| picker.takes(entry))
+            takes_all || self.pickers.is_wanted(entry, alone)
         });
     }
 

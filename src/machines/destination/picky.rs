@@ -277,10 +277,21 @@ impl Pickers {
         due
     }
 
-    /// Due messages that wait for one of them, or somewhat more.
-    pub(super) fn due(&self) -> usize {
-        let all = self.all.iter().map(|picker| picker.due.len());
+    /// One of them takes it: the one that is alone, if there is one.
+    pub(super) fn is_wanted(&self, entry: &Entry, alone: Option<ConsumerKey>) -> bool {
+        let mut all = self.served(alone);
+        all.any(|picker| picker.takes(entry))
+    }
+
+    /// Due messages that wait for one of them, or for the one that is alone; or somewhat more.
+    pub(super) fn due(&self, alone: Option<ConsumerKey>) -> usize {
+        let all = self.served(alone).map(|picker| picker.due.len());
         all.fold(0, usize::saturating_add)
+    }
+
+    fn served(&self, alone: Option<ConsumerKey>) -> impl Iterator<Item = &Picker> {
+        let all = self.all.iter();
+        all.filter(move |picker| alone.is_none_or(|alone| alone == picker.key))
     }
 
     /// Bytes of the copies.

@@ -11,9 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::vocabulary::{DeadLetterQueue, Now, Room};
+use super::{DestinationMachine, define};
+use crate::machines::policy::OnFull;
 use crate::proto::ids::Lsn;
 use crate::proto::message;
-use crate::storage::api::Entry;
+use crate::storage::api::{Draft, Entry, Ticket};
 use crate::time::Moment;
 
 /// The dead message queue is asked for again after this, when it could not be had.
@@ -26,6 +28,8 @@ pub(super) enum Reason {
     Expired,
     /// It was delivered in vain too often.
     TooOften,
+    /// It was the oldest of too many.
+    Full,
 }
 
 impl Reason {
@@ -33,6 +37,7 @@ impl Reason {
         match self {
             Self::Expired => "expired",
             Self::TooOften => "redelivery-limit",
+            Self::Full => "full",
         }
     }
 }
@@ -49,6 +54,8 @@ pub(super) struct Redelivery {
     /// Dead, waiting for that.
     pub(super) dead: Vec<(Entry, Reason)>,
     asked: bool,
+    /// It is to be found, though nothing is dead yet.
+    wanted: bool,
     ask_at: Option<Moment>,
 }
 
@@ -102,9 +109,18 @@ impl Redelivery {
     /// Whether to ask for the dead message queue now.
     pub(super) fn asks(&mut self, now: Now) -> bool {
         let due = self.ask_at.is_none_or(|at| at <= now.moment);
-        let asks = !self.dead.is_empty() && self.queue.is_none() && !self.asked && due;
+        let asks = self.needs_queue() && self.queue.is_none() && !self.asked && due;
         self.asked |= asks;
         asks
+    }
+
+    fn needs_queue(&self) -> bool {
+        self.wanted || !self.dead.is_empty()
+    }
+
+    /// Messages will be dead before long.
+    pub(super) fn want_queue(&mut self, wanted: bool) {
+        self.wanted = wanted;
     }
 
     /// The dead message queue, or none could be had.
@@ -117,8 +133,89 @@ impl Redelivery {
     /// When to come back.
     pub(super) fn next_deadline(&self) -> Option<Moment> {
         let rested = self.waiting.keys().next().map(|(at, _)| *at);
-        let ask = self.ask_at.filter(|_| !self.dead.is_empty() && !self.asked);
+        let ask = self.ask_at.filter(|_| self.needs_queue() && !self.asked);
         rested.into_iter().chain(ask).min()
+    }
+}
+
+impl DestinationMachine {
+    /// A delivery failed: the consumer refused it or is gone.
+    pub(super) fn came_back(&mut self, now: Now, mut entry: Entry) {
+        entry.marked = true;
+        if self.draining {
+            self.put_back(entry);
+            return;
+        }
+        entry.failures = entry.failures.saturating_add(1);
+        if self.is_given_up(&entry) {
+            self.leave(now, entry, Reason::TooOften);
+            return;
+        }
+        if !entry.lsn.is_volatile() {
+            self.failed.push((entry.lsn, entry.failures));
+        }
+        let delay = self.policy.as_ref().map(|policy| policy.redelivery_delay);
+        match delay.filter(|delay| !delay.is_zero()) {
+            Some(delay) => {
+                self.claims.take(entry.lsn);
+                self.redelivery.wait(now.moment.after(delay), entry);
+            }
+            None => self.put_back(entry),
+        }
+    }
+
+    /// Delivered in vain more often than the policy has it.
+    fn is_given_up(&self, entry: &Entry) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| {
+            policy
+                .redelivery_limit
+                .is_some_and(|limit| entry.failures > limit)
+        })
+    }
+
+    /// A message is not delivered any more.
+    pub(super) fn leave(&mut self, now: Now, entry: Entry, reason: Reason) {
+        let policy = self.policy.as_ref();
+        let wanted = policy.is_some_and(|policy| {
+            policy.dead_letter.is_some()
+                && match reason {
+                    Reason::Expired => policy.expired_to_dead_letter,
+                    Reason::TooOften => true,
+                    Reason::Full => policy.on_full == OnFull::DeadLetter,
+                }
+        });
+        if wanted && self.redelivery.queue.is_none() {
+            self.claims.take(entry.lsn);
+            self.redelivery.dead.push((entry, reason));
+            return;
+        }
+        match reason {
+            Reason::Expired => self.figures.expired = self.figures.expired.saturating_add(1),
+            Reason::Full => self.figures.dropped = self.figures.dropped.saturating_add(1),
+            Reason::TooOften => {}
+        }
+        let mut records = Vec::new();
+        if let Some(queue) = self.redelivery.queue.as_ref().filter(|_| wanted) {
+            self.figures.dead = self.figures.dead.saturating_add(1);
+            records.push(define(queue.id, queue.definition.clone()));
+            records.push(Draft::Put {
+                targets: vec![queue.id],
+                message: obituary(&entry, reason, &self.name, now),
+            });
+        }
+        if entry.lsn.is_volatile() {
+            self.volatile.give(entry.message.len());
+            self.claims.drop_volatile(entry.lsn);
+        } else if records.is_empty() {
+            self.acks.push(entry.lsn);
+        } else {
+            let (dest, lsns) = (self.id, vec![entry.lsn]);
+            records.push(Draft::Ack { dest, lsns });
+        }
+        if !records.is_empty() {
+            self.submit(Ticket::default(), records);
+        }
     }
 }
 
@@ -126,10 +223,11 @@ impl Redelivery {
 /// headers that say where it comes from and why.
 pub(super) fn obituary(entry: &Entry, reason: Reason, origin: &str, now: Now) -> Bytes {
     let deliveries = match reason {
-        Reason::Expired => entry.failures,
+        Reason::Expired | Reason::Full => entry.failures,
         Reason::TooOften => entry.failures.max(1),
     };
     let cause = match reason {
+        Reason::Full => "it was the oldest when its destination was full".to_owned(),
         Reason::Expired => "it expired before a consumer took it".to_owned(),
         Reason::TooOften => format!("it was delivered {deliveries} times and never accepted"),
     };

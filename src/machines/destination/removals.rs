@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use super::{DestinationEffect, DestinationMachine, REFUSED, ticket};
 use crate::machines::delivery::{OPERATOR, Removal, RequestNumber};
 use crate::proto::ids::Lsn;
-use crate::storage::api::Draft;
+use crate::storage::api::{Draft, Entry, Times};
 
 impl DestinationMachine {
     /// Takes out what nobody holds.
@@ -32,7 +32,7 @@ impl DestinationMachine {
         let mut records = definitions;
         let mut taken = Vec::new();
         for removal in removals {
-            if self.take_out(&removal, &acknowledged) {
+            if self.take_out(removal.lsn, removal.times, &acknowledged) != Found::Held {
                 taken.push(removal.lsn);
                 records.extend(removal.records);
             }
@@ -48,29 +48,44 @@ impl DestinationMachine {
         effects.push(DestinationEffect::Removed { request, taken });
     }
 
-    /// Whether it was to be had.
-    fn take_out(&mut self, removal: &Removal, acknowledged: &HashSet<Lsn>) -> bool {
-        let lsn = removal.lsn;
+    /// Claims it, if it is to be had.
+    pub(super) fn take_out(
+        &mut self,
+        lsn: Lsn,
+        times: Times,
+        acknowledged: &HashSet<Lsn>,
+    ) -> Found {
         if acknowledged.contains(&lsn) || self.consumers.holds(lsn) || self.holds.contains(lsn) {
-            return false;
+            return Found::Held;
         }
-        let (known, is_in_store) = match removal.times.due_ms {
+        let (known, is_in_store) = match times.due_ms {
             Some(due) => {
                 let is_in_store = self.timers.is_in_store(lsn, due);
                 (self.timers.remove(lsn, due), is_in_store)
             }
             None => (
-                self.lanes.remove(removal.times.lane, lsn),
-                self.lanes.is_in_store(removal.times.lane, lsn),
+                self.lanes.remove(times.lane, lsn),
+                self.lanes.is_in_store(times.lane, lsn),
             ),
         };
         let known = known
             .or_else(|| self.groups.remove(lsn))
             .or_else(|| self.redelivery.remove(lsn));
         if known.is_none() && (!is_in_store || self.claims.is_taken(lsn)) {
-            return false;
+            return Found::Held;
         }
         self.claims.take(lsn);
-        true
+        known.map_or(Found::InStore, Found::Here)
     }
+}
+
+/// Where a message was that is taken out.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It is not to be had: somebody holds it, or it is settled.
+    Held,
+    /// In memory.
+    Here(Entry),
+    /// In the store alone.
+    InStore,
 }

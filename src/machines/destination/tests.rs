@@ -2,9 +2,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::machines::delivery::{ConsumerTraits, Delivery};
+use crate::machines::policy::OnFull;
 use crate::proto::message::{Envelope, Message, MessageWriter, Properties};
 use crate::storage::api::{LaneFacts, Seek};
 
+mod bounds;
 mod picky;
 mod property;
 mod removals;
@@ -146,7 +148,7 @@ fn show(effect: &DestinationEffect) -> String {
             Seek::Expired { now_ms, after } => format!("fetch expired {after}..{now_ms}"),
             Seek::Matching { lane, after, .. } if *lane == Lane::DEFAULT => format!("seek {after}"),
             Seek::Matching { lane, after, .. } => format!("seek {lane} {after}"),
-            Seek::All { .. } => panic!("nobody asks that: {seek:?}"),
+            Seek::All { after } => format!("fetch all {after} {count}"),
         },
         DestinationEffect::FindDeadLetter(name) => format!("find {name}"),
         DestinationEffect::Prepared { answer, .. } => match answer {

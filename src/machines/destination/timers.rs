@@ -27,9 +27,6 @@ const EXPIRY_PAUSE: Duration = Duration::from_secs(1);
 const EXPIRED_MESSAGES: usize = 1024;
 const EXPIRED_BYTES: usize = 4 << 20;
 
-/// So many windows full of due messages may wait when most of them are for consumers that have gone.
-const READY_ROOMS: usize = 4;
-
 /// A wall-clock time as a moment. It stands while the time is the same, so that the shell's timer is
 /// not set anew with each step.
 #[derive(Debug, Default)]
@@ -76,6 +73,8 @@ pub(super) struct Timers {
     fresh: Vec<Place>,
     /// Due, in the store alone, at or before the cursor: nobody who is there takes them.
     parked: BTreeSet<Place>,
+    /// What is ready is thinned out at so many.
+    thin_at: usize,
     /// Due, waiting for their mark.
     marking: BTreeMap<Lsn, Entry>,
     /// Due, to be marked with the next unit of this step.
@@ -255,6 +254,29 @@ impl Timers {
         }
     }
 
+    /// Leaves to the store what is ready and nobody who is there takes, when there is much. What had
+    /// failed stays: its count may not be in the store yet.
+    pub(super) fn thin_out(
+        &mut self,
+        room: Room,
+        claims: &mut Claims,
+        is_wanted: impl Fn(&Entry) -> bool,
+    ) {
+        if self.ready.len() <= self.thin_at.max(room.messages) {
+            return;
+        }
+        let parked = &mut self.parked;
+        self.ready.retain(|place, entry| {
+            let stays = entry.lsn.is_volatile() || entry.failures > 0 || is_wanted(entry);
+            if !stays {
+                claims.release(entry.lsn);
+                parked.insert(*place);
+            }
+            stays
+        });
+        self.thin_at = self.ready.len().saturating_mul(2);
+    }
+
     /// Asks for what is due, while somebody could take it: `wanted` of what is ready.
     pub(super) fn seek_due(
         &mut self,
@@ -264,9 +286,6 @@ impl Timers {
         claims: &mut Claims,
         effects: &mut Vec<DestinationEffect>,
     ) {
-        if self.ready.len() > room.messages.saturating_mul(READY_ROOMS) {
-            return;
-        }
         let waiting = wanted.min(self.ready.len());
         let waiting = waiting.saturating_add(self.marking.len());
         if self.next_due_ms.is_some_and(|due| due <= now.wall_ms)
@@ -334,6 +353,23 @@ impl Timers {
         });
         expired.extend(gone.map(|(_, entry)| entry));
         next
+    }
+
+    /// The oldest volatile message here, due or not.
+    pub(super) fn oldest_volatile(&self) -> Option<Lsn> {
+        let waiting = self.volatile.keys().chain(self.ready.keys());
+        let lsns = waiting.map(|(_, lsn)| *lsn);
+        lsns.filter(|lsn| lsn.is_volatile()).min()
+    }
+
+    /// Takes a volatile message out.
+    pub(super) fn take_volatile(&mut self, lsn: Lsn) -> Option<Entry> {
+        [&mut self.volatile, &mut self.ready]
+            .into_iter()
+            .find_map(|waiting| {
+                let place = *waiting.keys().find(|(_, waits)| *waits == lsn)?;
+                waiting.remove(&place)
+            })
     }
 
     /// How far the answer about expired messages goes, and when to look again.

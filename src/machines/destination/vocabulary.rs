@@ -1,9 +1,11 @@
 //! What goes into a destination's machine and what comes out of it.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::account::{Account, Load};
 use crate::machines::delivery::{
     ConsumerKey, Delivery, DestinationCommand, RequestNumber, SessionEvent, SessionKey, Share,
     TransactionKey,
@@ -94,6 +96,10 @@ pub struct Activation {
     pub name: String,
     /// How it behaves; `None`: as [`DestinationPolicy::default`] says.
     pub policy: Option<Arc<DestinationPolicy>>,
+    /// Bytes of the messages owed.
+    pub bytes: u64,
+    /// What is on its way to it, and its bounds; `None`: nothing, and no bounds.
+    pub account: Option<Rc<Account>>,
 }
 
 impl Activation {
@@ -103,6 +109,7 @@ impl Activation {
         Self {
             lanes: facts.lanes,
             horizon,
+            bytes: facts.bytes,
             next_due_ms: facts.next_due_ms,
             next_expiry_ms: facts.next_expiry_ms,
             ..Self::default()
@@ -117,12 +124,15 @@ impl Activation {
             .fold(0, |sum, lane| sum.saturating_add(lane.depth))
     }
 
-    /// Something was committed before the machine was there to be told.
-    pub fn absorb(&mut self, change: &Change) {
+    /// Something was committed before the machine was there to be told. Gives what of it was sent in this
+    /// term.
+    pub fn absorb(&mut self, change: &Change) -> Load {
+        let mut sent = Load::default();
         for entry in &change.entries {
             if entry.lsn <= self.horizon {
                 continue;
             }
+            sent = sent.plus(Load::of(&entry.message));
             let times = Times::of(&entry.message);
             let lane = self.lane(times.lane);
             if entry.lsn <= lane.tail {
@@ -134,10 +144,12 @@ impl Activation {
             let expiries = self.next_expiry_ms.into_iter().chain(times.expiry_ms);
             self.next_expiry_ms = expiries.min();
         }
+        self.bytes = change.bytes.unwrap_or(self.bytes);
         for (lane, mark) in &change.marks {
             let lane = self.lane(*lane);
             lane.mark = lane.mark.max(*mark);
         }
+        sent
     }
 
     fn lane(&mut self, lane: Lane) -> &mut LaneFacts {
@@ -267,6 +279,13 @@ pub struct DestinationFigures {
     /// Messages that were read from the store for consumers with selectors since activation, once for
     /// each of these consumers.
     pub selector_reads: u64,
+    /// Bytes of the messages that are owed.
+    pub bytes: u64,
+    /// Messages that went because the destination was full, since activation: those that went to the dead
+    /// message queue are in `dead` too.
+    pub dropped: u64,
+    /// Sends that were refused because the destination was full, since activation.
+    pub refused: u64,
 }
 
 /// The ticket under which a request's unit is submitted.

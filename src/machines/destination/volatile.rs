@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::account::Load;
 use crate::proto::ids::Lsn;
 
 /// The memory, shared by the destinations of a term.
@@ -74,6 +75,16 @@ impl VolatileShare {
     /// Messages that are kept.
     pub(super) fn messages(&self) -> u64 {
         self.messages
+    }
+
+    /// What is kept, without what it costs besides.
+    pub(super) fn load(&self) -> Load {
+        let overhead = self.messages.saturating_mul(OVERHEAD as u64);
+        let bytes = u64::try_from(self.bytes).unwrap_or(u64::MAX);
+        Load {
+            messages: self.messages,
+            bytes: bytes.saturating_sub(overhead),
+        }
     }
 
     /// Room and a position for a message of `bytes`, if there is any.

@@ -225,7 +225,16 @@ impl Headers {
     /// The text that a raw name or value of this frame stands for.
     #[must_use]
     pub fn unescape<'a>(&self, raw: &'a [u8]) -> Cow<'a, [u8]> {
-        if !self.escaped || memchr::memchr(b'\\', raw).is_none() {
+        if self.escaped {
+            Self::unescaped(raw)
+        } else {
+            Cow::Borrowed(raw)
+        }
+    }
+
+    /// The text that a name or value with escapes stands for.
+    pub(super) fn unescaped(raw: &[u8]) -> Cow<'_, [u8]> {
+        if memchr::memchr(b'\\', raw).is_none() {
             return Cow::Borrowed(raw);
         }
         let mut text = Vec::with_capacity(raw.len());

@@ -3,6 +3,7 @@
 pub mod codec;
 pub mod encode;
 pub mod frame;
+pub mod peek;
 
 pub use codec::{DecodeError, Decoder, Limits, Piece, PieceSizes};
 pub use encode::FrameWriter;

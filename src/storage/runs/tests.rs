@@ -28,7 +28,7 @@ proptest! {
         let mut lsn = 0;
         for gap in gaps {
             lsn += gap;
-            runs.push(Lsn(lsn), None);
+            runs.push(Lsn(lsn), None, 10);
             all.insert(Lsn(lsn));
         }
         let every: Vec<Lsn> = all.iter().copied().collect();
@@ -55,10 +55,10 @@ proptest! {
 #[test]
 fn a_run_that_goes_is_named_once_it_has_a_page() {
     let mut runs = Runs::default();
-    runs.push(Lsn(5), None);
+    runs.push(Lsn(5), None, 10);
     assert!(runs.remove(Lsn(5), |_| panic!("it has no page")));
-    runs.push(Lsn(6), Some(70));
-    runs.push(Lsn(RUN_LSNS + 1), Some(50));
+    runs.push(Lsn(6), Some(70), 10);
+    runs.push(Lsn(RUN_LSNS + 1), Some(50), 10);
     assert_eq!(runs.expiry(), Some(50));
     let dirty: Vec<u64> = runs.take_dirty().map(|run| run.number).collect();
     assert_eq!(dirty, [0, 1]);
@@ -72,8 +72,8 @@ fn a_run_that_goes_is_named_once_it_has_a_page() {
 #[test]
 fn a_bound_rises_only_for_what_was_read() {
     let mut runs = Runs::default();
-    runs.push(Lsn(1), Some(10));
-    runs.push(Lsn(2), Some(90));
+    runs.push(Lsn(1), Some(10), 10);
+    runs.push(Lsn(2), Some(90), 10);
     runs.remove(Lsn(1), |_| ());
     assert_eq!(runs.expiry(), Some(10), "a lower bound");
     runs.tighten(0, Lsn(1), Some(90));

@@ -19,6 +19,8 @@ pub(super) struct Owing {
     marked: BTreeSet<u64>,
     failures: BTreeMap<u64, u32>,
     tail: u64,
+    /// Messages and bytes by lane and run of LSNs: what goes counts as the average of what is there.
+    sizes: BTreeMap<(Lane, u64), (u64, u64)>,
 }
 
 impl Owing {
@@ -57,6 +59,8 @@ impl Owing {
         assert_eq!(facts.lanes, self.lanes());
         assert_eq!(facts.depth(), self.messages.len() as u64);
         assert_eq!(facts.tail, Lsn(self.tail));
+        let bytes = self.sizes.values().map(|(_, bytes)| bytes);
+        assert_eq!(facts.bytes, bytes.sum::<u64>());
         let dues = self.times().filter_map(|(_, times)| times.due_ms);
         assert_eq!(facts.next_due_ms, dues.min());
         let expiries = self.times().filter_map(|(_, times)| times.expiry_ms);
@@ -272,7 +276,12 @@ fn apply(owed: &mut BTreeMap<u32, Owing>, lsn: u64, record: &Draft) {
         Draft::Put { targets, message } => {
             for target in targets {
                 if let Some(owing) = owed.get_mut(&target.0) {
-                    owing.messages.insert(lsn, message.clone());
+                    if owing.messages.insert(lsn, message.clone()).is_none() {
+                        let size = owing.sizes.entry((Lane::of(message), lsn >> 12));
+                        let (count, bytes) = size.or_default();
+                        *count += 1;
+                        *bytes += crate::proto::message::whole_bytes(message);
+                    }
                     owing.tail = lsn;
                 }
             }
@@ -280,7 +289,12 @@ fn apply(owed: &mut BTreeMap<u32, Owing>, lsn: u64, record: &Draft) {
         Draft::Ack { dest, lsns } => {
             if let Some(owing) = owed.get_mut(&dest.0) {
                 for lsn in lsns {
-                    owing.messages.remove(&lsn.0);
+                    if let Some(gone) = owing.messages.remove(&lsn.0) {
+                        let size = owing.sizes.entry((Lane::of(&gone), lsn.0 >> 12));
+                        let (count, bytes) = size.or_default();
+                        *bytes -= *bytes / *count;
+                        *count -= 1;
+                    }
                     owing.marked.remove(&lsn.0);
                     owing.failures.remove(&lsn.0);
                 }

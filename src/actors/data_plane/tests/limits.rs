@@ -24,7 +24,7 @@ impl Server {
     }
 
     /// A consumer that holds one unacknowledged message of the queue, and its ack.
-    async fn consumer_with_one(&self, queue: &str) -> (Client, String) {
+    pub(super) async fn consumer_with_one(&self, queue: &str) -> (Client, String) {
         let mut client = self.client().await;
         client.publish(queue, "held", "r").await;
         client.expect("RECEIPT", &[]).await;

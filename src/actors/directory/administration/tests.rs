@@ -3,8 +3,10 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::actors::directory::tests::World;
 use crate::machines::delivery::{ConsumerKey, ConsumerTraits, SessionKey};
+use crate::machines::policy::{DestinationPolicy, Policies};
 use crate::machines::selector::{Dialect, Selector};
 use crate::proto::message::{Envelope, MessageWriter, Properties};
+use crate::proto::pattern::NamePattern;
 use crate::storage::api::{Entry, LogStore};
 
 fn message(n: u32, headers: &[(&str, &str)]) -> Bytes {
@@ -260,6 +262,90 @@ fn a_queue_goes_only_empty_or_with_as_many_messages_as_were_named() {
         world.fill("a", 9, vec![message(9, &[])]);
         world.settle_down().await;
         assert_eq!(world.contents("/queue/a").await, ["9"]);
+    });
+}
+
+#[test]
+fn a_queue_does_not_go_while_a_message_is_on_its_way_to_it() {
+    test(async {
+        let world = World::filled("a", 1).await;
+        let purged = world.sweep(order("/queue/a", SweepWish::Purge)).await;
+        assert_eq!(purged.unwrap().report.done, 1);
+        // The queue is empty for all that is committed, and its sender will be told that it is not.
+        world.store.hold(true);
+        world.fill("a", 5, vec![message(5, &[])]);
+        world.settle_down().await;
+        let refused = world.delete("/queue/a", 0).await.unwrap_err();
+        assert!(refused.to_string().contains("try again"), "{refused}");
+        world.store.hold(false);
+        world.settle_down().await;
+        assert_eq!(world.contents("/queue/a").await, ["5"]);
+        world.delete("/queue/a", 1).await.unwrap();
+    });
+}
+
+#[test]
+fn a_queue_for_the_dead_messages_of_another_stays_until_that_is_gone() {
+    test(async {
+        let world = World::serving();
+        let pattern = NamePattern::parse("a").unwrap();
+        let policy = DestinationPolicy {
+            redelivery_limit: Some(0),
+            ..DestinationPolicy::default()
+        };
+        let policies = Policies::new(vec![(pattern, policy)]);
+        world.directory.set_policies(Arc::new(policies));
+        world.fill("a", 1, vec![message(1, &[]), message(2, &[])]);
+        let (session, _inbox) = world.directory.open_session();
+        let port = world.port("a");
+        for number in 1..=2 {
+            world.attach(&port, session);
+            world.settle_down().await;
+            let consumer = ConsumerKey { session, number: 1 };
+            let detach = DestinationCommand::Detach { consumer };
+            world.directory.command(&port, vec![detach]);
+            world.settle_down().await;
+            if number == 1 {
+                let dead = world.contents("/queue/DMQ").await;
+                assert_eq!(dead, ["1", "2"]);
+                let refused = world.delete("/queue/DMQ", 9).await.unwrap_err();
+                let said = refused.to_string();
+                assert!(said.contains("dead messages of /queue/a"), "{said}");
+                world.fill("a", 3, vec![message(3, &[])]);
+            }
+        }
+        // Where nobody would have looked for it before the next term.
+        let dead = world.contents("/queue/DMQ").await;
+        assert_eq!(dead, ["1", "2", "3"]);
+        world.delete("/queue/a", 0).await.unwrap();
+        world.delete("/queue/DMQ", 3).await.unwrap();
+    });
+}
+
+#[test]
+fn a_move_does_not_go_beyond_the_bound_of_the_queue_that_it_goes_to() {
+    test(async {
+        let world = World::filled("a", 5).await;
+        let pattern = NamePattern::parse("b").unwrap();
+        let policy = DestinationPolicy {
+            max_messages: Some(3),
+            ..DestinationPolicy::default()
+        };
+        let policies = Policies::new(vec![(pattern, policy)]);
+        world.directory.set_policies(Arc::new(policies));
+        let to_b = || SweepWish::Move("/queue/b".to_owned());
+        let refused = world.sweep(order("/queue/a", to_b())).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("max_messages = 3"),
+            "{refused}"
+        );
+        assert_eq!(world.contents("/queue/a").await.len(), 5);
+        let some = SweepOrder {
+            count: 3,
+            ..order("/queue/a", to_b())
+        };
+        assert_eq!(world.sweep(some).await.unwrap().report.done, 3);
+        assert_eq!(world.contents("/queue/b").await, ["0", "1", "2"]);
     });
 }
 

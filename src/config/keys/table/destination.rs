@@ -8,7 +8,8 @@ pub(in crate::config::keys) const DESTINATION: Section = Section {
     meaning: "How destinations behave, by their names: any number of tables [[destination]]. For each \
               destination one table decides, the most specific whose match fits its name, whatever \
               their order (compared level by level from the left, a name before *, * before >; then \
-              one with /queue/ or /topic/ before one without). Tables are not mixed: a key that the \
+              one with /queue/ or /topic/ before one without). For a subscription the table decides that fits what it \
+              is subscribed to. Tables are not mixed: a key that the \
               deciding table does not set has its default, as it has without any table.",
     keys: &[
         key(
@@ -58,8 +59,8 @@ pub(in crate::config::keys) const DESTINATION: Section = Section {
             "destination.max_messages",
             count(0, 1_000_000_000_000),
             "0",
-            "Not enforced in this version. Messages that the destination holds at most. 0: no bound of its \
-             own.",
+            "Messages that the destination owes at most; for a topic, each of its subscriptions. 0: no bound of \
+             its own.",
             "",
         )
         .on_reload(),
@@ -67,8 +68,8 @@ pub(in crate::config::keys) const DESTINATION: Section = Section {
             "destination.max_mib",
             mib(0, 524_288),
             "0",
-            "Not enforced in this version. MiB of messages that the destination holds at most. 0: no bound \
-             of its own.",
+            "The same in MiB. One message may go over it. Those that are acknowledged out of turn count as the \
+             average of their neighbours. 0: no bound of its own.",
             "",
         )
         .on_reload(),
@@ -76,9 +77,10 @@ pub(in crate::config::keys) const DESTINATION: Section = Section {
             "destination.on_full",
             Kind::Choice(&["block", "reject", "drop_oldest", "dead_letter"]),
             "reject",
-            "Not enforced in this version. What a send meets at either bound. block: it waits, up to limits.block_timeout_ms. reject: \
-             it gets an ERROR. drop_oldest: the oldest message goes for it. dead_letter: the oldest goes \
-             to dead_letter.",
+            "What a send meets at either bound. block: it waits, up to limits.block_timeout_ms. reject: it \
+             gets an ERROR. drop_oldest: the oldest message that no consumer holds goes. dead_letter: that \
+             one goes to dead_letter. What the server itself brings to a dead message queue is taken at any \
+             bound.",
             "dead_letter needs dead_letter",
         )
         .on_reload(),

@@ -384,6 +384,40 @@ fn a_due_message_that_nobody_takes_stays_in_the_store_until_somebody_does() {
 }
 
 #[test]
+fn what_is_due_for_others_does_not_hold_up_one_that_is_alone() {
+    let mut machine = machine();
+    let alone = attach_with(ALICE, 5, "n = 1", true);
+    step_at(&mut machine, 1, commands(vec![alone, attach(BOB, 5)]));
+    let others: Vec<Entry> = (10..15).map(|lsn| delayed(lsn, 2, 50)).collect();
+    let last = delayed(15, 1, 51);
+    let all = [others.clone(), vec![last.clone()]].concat();
+    step_at(&mut machine, 2, arrived(all));
+    assert_eq!(
+        step_at(&mut machine, 60, DestinationInput::Deadline),
+        ["fetch due 0/0..60"]
+    );
+    let first = DestinationInput::Fetched(Fetched {
+        dest: QUEUE,
+        tag: 0,
+        entries: others.clone(),
+        scanned: Lsn::ZERO,
+        next_ms: Some(51),
+    });
+    assert_eq!(step_at(&mut machine, 61, first), ["fetch due 50/14..61"]);
+    assert_eq!(
+        step_at(&mut machine, 62, answer(1, vec![last], 0)),
+        ["submit each(15)"]
+    );
+    let gone = DestinationCommand::Detach { consumer: ALICE };
+    assert_eq!(
+        step_at(&mut machine, 63, commands(vec![gone])),
+        ["fetch due 50/9..63"]
+    );
+    let effects = step_at(&mut machine, 64, answer(2, others, 0));
+    assert_eq!(effects, ["submit each(10,11,12,13,14)"]);
+}
+
+#[test]
 fn messages_in_memory_are_matched_and_expire_as_others_do() {
     let mut machine = machine();
     let publish = |n: u64, expiry_ms: Option<u64>| DestinationCommand::Publish {

@@ -6,7 +6,9 @@ use std::rc::Rc;
 
 use super::*;
 use crate::machines::delivery::{Settlement, Share, TransactionKey};
+use crate::machines::destination::account::Bounds;
 use crate::machines::selector::{Dialect, Selector};
+use crate::storage::api::MessageFilter;
 
 /// Splitmix: a seed gives the same run everywhere.
 struct Dice(u64);
@@ -46,6 +48,7 @@ struct World {
     /// Messages have priorities, times and groups.
     is_rich: bool,
     policy: Arc<DestinationPolicy>,
+    account: Rc<Account>,
     machine: DestinationMachine,
     pool: Rc<VolatilePool>,
     now: Now,
@@ -66,7 +69,12 @@ struct World {
     /// Some consumers have selectors in this world, and what those of them take that are there.
     is_picky: bool,
     selectors: BTreeMap<ConsumerKey, Arc<Selector>>,
+    /// Those of them that want to be alone.
+    exclusive: Vec<ConsumerKey>,
     picked: u64,
+    /// What each filter was shown of what the machine knew, and where that ended.
+    shown: Vec<(Arc<dyn MessageFilter>, BTreeSet<Lsn>)>,
+    told: Lsn,
     /// Who has messages of a group, for as long as it is attached.
     owners: HashMap<String, ConsumerKey>,
     asked_for_dead: bool,
@@ -89,12 +97,28 @@ struct World {
     ended: BTreeSet<u64>,
     dead: u64,
     expired: u64,
+    refused: u64,
+    dropped: u64,
     next_consumer: u32,
 }
 
 fn number_of(message: &[u8]) -> u64 {
     let body = Message::read(message).unwrap().body();
     u64::from_be_bytes(body[..8].try_into().unwrap())
+}
+
+/// Of what was found, as many and as many bytes as were asked for, and one that goes beyond them.
+fn as_much(found: Vec<(Entry, Times)>, count: usize, bytes: usize) -> Vec<Entry> {
+    let mut taken = 0;
+    let mut entries: Vec<Entry> = Vec::new();
+    for (entry, _) in found {
+        if entries.len() == count || taken > bytes {
+            break;
+        }
+        taken += entry.message.len();
+        entries.push(entry);
+    }
+    entries
 }
 
 impl World {
@@ -105,9 +129,20 @@ impl World {
             redelivery_delay: Duration::from_millis(seed % 3 * 20),
             expired_to_dead_letter: seed.is_multiple_of(5),
             dead_letter: (!seed.is_multiple_of(7)).then(|| "DMQ".to_owned()),
+            max_messages: (seed % 6 < 3).then_some(8),
+            max_bytes: (seed % 10 < 5).then_some(900),
+            on_full: [
+                OnFull::Reject,
+                OnFull::DropOldest,
+                OnFull::DeadLetter,
+                OnFull::Block,
+            ][usize::try_from(seed / 3 % 4).unwrap()],
             ..DestinationPolicy::default()
         });
+        let account = Rc::new(Account::default());
+        account.set_bounds(Bounds::of(&policy));
         let activation = Activation {
+            account: Some(Rc::clone(&account)),
             policy: Some(Arc::clone(&policy)),
             ..Activation::default()
         };
@@ -115,6 +150,7 @@ impl World {
             dice: Dice(seed),
             is_rich: !seed.is_multiple_of(4),
             policy,
+            account,
             machine: DestinationMachine::new(small(), QUEUE, activation, Rc::clone(&pool)),
             pool,
             now: Now {
@@ -132,7 +168,10 @@ impl World {
             consumers: BTreeMap::new(),
             is_picky: !seed.is_multiple_of(3),
             selectors: BTreeMap::new(),
+            exclusive: Vec::new(),
             picked: 0,
+            shown: Vec::new(),
+            told: Lsn::ZERO,
             owners: HashMap::new(),
             asked_for_dead: false,
             prepared: Vec::new(),
@@ -150,6 +189,8 @@ impl World {
             ended: BTreeSet::new(),
             dead: 0,
             expired: 0,
+            refused: 0,
+            dropped: 0,
             next_consumer: 1,
         }
     }
@@ -175,6 +216,7 @@ impl World {
                 if let Some(consumer) = self.any_consumer() {
                     self.consumers.remove(&consumer);
                     self.selectors.remove(&consumer);
+                    self.exclusive.retain(|other| *other != consumer);
                     self.owners.retain(|_, owner| *owner != consumer);
                     self.command(DestinationCommand::Detach { consumer });
                 }
@@ -271,25 +313,51 @@ impl World {
         ][usize::try_from(self.dice.below(6)).unwrap()];
         let selector = Selector::parse(text, Dialect::TextIsNumeric).unwrap();
         self.selectors.insert(consumer, Arc::clone(&selector));
+        let exclusive = self.dice.one_in(8);
+        if exclusive {
+            self.exclusive.push(consumer);
+        }
         self.command(DestinationCommand::Attach {
             consumer,
             prefetch,
             traits: ConsumerTraits {
+                exclusive,
                 selector: Some(selector),
-                ..ConsumerTraits::default()
             },
         });
     }
 
-    /// Everything that a consumer with a selector takes comes to one when nobody else is there.
-    fn pick_out(&mut self) {
+    /// A filter is shown a message, once; but where groups may make it look again.
+    fn show(&mut self, filter: &Arc<dyn MessageFilter>, entry: &Entry) -> bool {
+        if !self.is_rich && entry.lsn <= self.told {
+            let known = self.shown.iter();
+            let mut known = known.map(|(known, _)| Arc::ptr_eq(known, filter));
+            let at = known.position(|is_it| is_it).unwrap_or_else(|| {
+                self.shown.push((Arc::clone(filter), BTreeSet::new()));
+                self.shown.len() - 1
+            });
+            let is_new = self.shown[at].1.insert(entry.lsn);
+            assert!(is_new, "{} is read again", entry.lsn);
+        }
+        filter.takes(&entry.message)
+    }
+
+    fn detach_all(&mut self, goes: impl Fn(&Self, ConsumerKey) -> bool) {
         let all: Vec<ConsumerKey> = self.consumers.keys().copied().collect();
         for consumer in all {
-            if !self.selectors.contains_key(&consumer) {
+            if goes(self, consumer) {
                 self.consumers.remove(&consumer);
+                self.selectors.remove(&consumer);
                 self.command(DestinationCommand::Detach { consumer });
             }
         }
+    }
+
+    /// Everything that a consumer with a selector takes comes to one when nobody else is there; to the
+    /// one that is alone, if there is one.
+    fn pick_out(&mut self) {
+        let alone = self.exclusive.first().copied();
+        self.detach_all(|world, consumer| !world.selectors.contains_key(&consumer));
         let mut idle = 0;
         for _ in 0..20_000 {
             let before = self.accepted.len();
@@ -312,9 +380,14 @@ impl World {
         assert!(idle > 300, "it does not come to rest");
         for (lsn, owed) in &self.owed {
             let mut all = self.selectors.iter();
-            let by = all.find(|(_, selector)| selector.matches_bytes(&owed.message));
-            assert!(by.is_none(), "{lsn} is not found by {by:?}");
+            let by = all.find(|(key, selector)| {
+                alone.is_none_or(|alone| alone == **key) && selector.matches_bytes(&owed.message)
+            });
+            let times = Times::of(&owed.message);
+            assert!(by.is_none(), "{lsn}, {times:?}, is not found by {by:?}");
         }
+        let exclusive = std::mem::take(&mut self.exclusive);
+        self.detach_all(|_, consumer| exclusive.contains(&consumer));
     }
 
     fn any_consumer(&mut self) -> Option<ConsumerKey> {
@@ -384,8 +457,15 @@ impl World {
             settlements: vec![settlement],
             puts: 1,
         });
-        let share = self.share.take().expect("it answers at once");
-        self.prepared.last_mut().unwrap().acks = share.expect("the consumer holds them").acks;
+        match self.share.take().expect("it answers at once") {
+            Ok(share) => self.prepared.last_mut().unwrap().acks = share.acks,
+            Err(reason) => {
+                assert!(reason.contains("is full"), "{reason}");
+                let transaction = self.prepared.pop().unwrap();
+                let (_, held) = self.consumers.get_mut(&consumer).unwrap();
+                held.extend(transaction.lsns);
+            }
+        }
     }
 
     /// The transaction reaches the store; the machine hears of it later.
@@ -409,6 +489,7 @@ impl World {
 
     fn tell_submitted(&mut self) {
         if let Some((transaction, own_acks)) = self.finishing.pop_front() {
+            self.account.redeem(transaction.key);
             self.command(DestinationCommand::Finish {
                 transaction: transaction.key,
                 submitted: Some(own_acks),
@@ -418,6 +499,7 @@ impl World {
 
     fn undo_transaction(&mut self) {
         if let Some(transaction) = self.prepared.pop() {
+            self.account.redeem(transaction.key);
             if let Some((_, held)) = self.consumers.get_mut(&transaction.consumer) {
                 held.extend(&transaction.lsns);
             }
@@ -513,6 +595,8 @@ impl World {
             }
         }
         if change != Change::default() {
+            let owed = self.owed.values().map(|owed| owed.message.len() as u64);
+            change.bytes = Some(owed.sum());
             self.told_later.push_back((change, self.upto));
         }
     }
@@ -526,9 +610,10 @@ impl World {
         let expiry = Times::of(message).expiry_ms;
         // The clock may have been set back since.
         let is_over = expiry.is_some_and(|at| at <= self.now.wall_ms + 1000);
+        let drops = self.policy.on_full == OnFull::DropOldest && self.account.bounds().is_some();
         let gives_up = self.policy.dead_letter.is_none() && self.policy.redelivery_limit.is_some();
         assert!(
-            self.accepted.contains(&lsn) || is_over || gives_up,
+            self.accepted.contains(&lsn) || is_over || gives_up || drops,
             "{lsn} is gone, and nobody took it"
         );
         self.expired += u64::from(!self.accepted.contains(&lsn));
@@ -543,6 +628,7 @@ impl World {
             self.tell_submitted();
         }
         if let Some((change, upto)) = self.told_later.pop_front() {
+            self.told = self.told.max(upto);
             self.step(DestinationInput::Committed { change, upto });
         }
     }
@@ -564,7 +650,10 @@ impl World {
             .collect();
         let mut next_ms = None;
         let mut scanned = self.upto;
-        let in_order = matches!(seek, Seek::Lane { .. } | Seek::Matching { .. });
+        let in_order = matches!(
+            seek,
+            Seek::Lane { .. } | Seek::Matching { .. } | Seek::All { .. }
+        );
         let after = match seek {
             Seek::Lane { lane, after } => {
                 found.retain(|(entry, times)| times.lane == lane && entry.lsn > after);
@@ -582,7 +671,7 @@ impl World {
                     scanned = last.lsn.prev();
                     found.truncate(read);
                 }
-                found.retain(|(entry, _)| filter.takes(&entry.message));
+                found.retain(|(entry, _)| self.show(&filter, entry));
                 after
             }
             Seek::Due { after, until_ms } => {
@@ -605,20 +694,18 @@ impl World {
                 found.retain(|(_, times)| expiry(times) <= now_ms);
                 after
             }
-            Seek::All { .. } => panic!("nobody asks that"),
-        };
-        let mut taken = 0;
-        let mut entries: Vec<Entry> = Vec::new();
-        for (entry, _) in found {
-            if entries.len() == count || taken > bytes {
-                scanned = entries.last().map_or(after, |entry| entry.lsn);
-                if !in_order {
-                    next_ms = Some(0);
-                }
-                break;
+            Seek::All { after } => {
+                found.retain(|(entry, _)| entry.lsn > after);
+                after
             }
-            taken += entry.message.len();
-            entries.push(entry);
+        };
+        let all = found.len();
+        let entries = as_much(found, count, bytes);
+        if entries.len() < all {
+            scanned = entries.last().map_or(after, |entry| entry.lsn);
+            if !in_order {
+                next_ms = Some(0);
+            }
         }
         let dest = QUEUE;
         self.answers.push_back(Fetched {
@@ -655,10 +742,15 @@ impl World {
         }
         self.consumers.clear();
         self.selectors.clear();
+        self.exclusive.clear();
+        self.told = self.upto;
         self.owners.clear();
         self.questions.clear();
         self.answers.clear();
         self.asked_for_dead = false;
+        self.account = Rc::new(Account::default());
+        self.account.set_bounds(Bounds::of(&self.policy));
+        self.dropped += self.machine.figures().dropped;
         self.prepared.clear();
         self.finishing.clear();
         self.own_acks = 0;
@@ -694,6 +786,12 @@ impl World {
             next_due_ms: times().filter_map(|times| times.due_ms).min(),
             next_expiry_ms: times().filter_map(|times| times.expiry_ms).min(),
             policy: Some(Arc::clone(&self.policy)),
+            bytes: self
+                .owed
+                .values()
+                .map(|owed| owed.message.len() as u64)
+                .sum(),
+            account: Some(Rc::clone(&self.account)),
             ..Activation::default()
         };
         let pool = Rc::clone(&self.pool);
@@ -720,6 +818,7 @@ impl World {
                     let records = units.iter().flat_map(|unit| &unit.records);
                     let acks = records.filter(|record| matches!(record, Draft::Ack { .. }));
                     self.own_acks += u64::try_from(acks.count()).unwrap();
+                    self.submitted(&units);
                     self.queue.extend(units);
                 }
                 DestinationEffect::Deliver {
@@ -729,8 +828,16 @@ impl World {
                 DestinationEffect::Prepared { answer, .. } => self.share = Some(answer),
                 DestinationEffect::Removed { .. } => {}
                 DestinationEffect::Answer { event, .. } => {
-                    if let SessionEvent::Committed { requests } = event {
-                        self.kept_in_memory += requests.len() as u64;
+                    match event {
+                        SessionEvent::Committed { requests } => {
+                            self.kept_in_memory += requests.len() as u64;
+                        }
+                        SessionEvent::Refused { reason, .. } => {
+                            assert!(reason.contains("is full"), "{reason}");
+                            // It is nowhere.
+                            self.refused += 1;
+                        }
+                        _ => {}
                     }
                 }
                 DestinationEffect::Fetch {
@@ -756,6 +863,60 @@ impl World {
             .map(|state| state.backlog.window.entries.len())
             .sum();
         assert!(kept <= room.messages.max(5), "more than the window");
+    }
+
+    /// What goes to the store is counted, and nothing of it is an acknowledgement of what is held.
+    fn submitted(&mut self, units: &[Unit]) {
+        for record in units.iter().flat_map(|unit| &unit.records) {
+            match record {
+                Draft::Put { targets, message } if targets[..] == [QUEUE] => {
+                    self.account.sent(Load::one(message.len()));
+                }
+                Draft::Ack { lsns, .. } => {
+                    for (_, held) in self.consumers.values() {
+                        let taken = lsns.iter().find(|lsn| held.contains(lsn));
+                        assert_eq!(taken, None, "it is held");
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let Some(bounds) = self.account.bounds().filter(|_| self.is_refusing()) {
+            let load = self.account.load();
+            // What a transaction accepts makes room for what it puts, before it is gone.
+            let transactions = self.prepared.len() + self.finishing.len();
+            let most = bounds.most.messages + u64::try_from(transactions).unwrap();
+            assert!(load.messages <= most, "more than the bound");
+        }
+    }
+
+    fn is_refusing(&self) -> bool {
+        self.policy.on_full == OnFull::Reject
+    }
+
+    /// What is too much goes, as far as nobody holds it.
+    fn settle_down(&mut self) {
+        for _ in 0..5000 {
+            self.commit();
+            self.tell();
+            self.find_answer();
+            self.tell_answer();
+            self.tell_dead_letter();
+            self.pass(1);
+        }
+        let Some(bounds) = self.account.bounds() else {
+            return;
+        };
+        let goes = match self.policy.on_full {
+            OnFull::DropOldest => true,
+            OnFull::DeadLetter => self.policy.dead_letter.is_some(),
+            OnFull::Reject | OnFull::Block => false,
+        };
+        let held: usize = self.consumers.values().map(|(_, held)| held.len()).sum();
+        if goes && held == 0 {
+            let excess = bounds.excess(self.machine.held());
+            assert_eq!(excess, Load::default(), "too much stays");
+        }
     }
 
     fn delivered(&mut self, consumer: ConsumerKey, deliveries: Vec<Delivery>) {
@@ -847,6 +1008,14 @@ impl World {
         if self.is_picky {
             self.pick_out();
         }
+        if self.dice.one_in(2) {
+            for consumer in self.consumers.keys().copied().collect::<Vec<_>>() {
+                self.consumers.remove(&consumer);
+                self.owners.retain(|_, owner| *owner != consumer);
+                self.command(DestinationCommand::Detach { consumer });
+            }
+        }
+        self.settle_down();
         let consumer = ConsumerKey { number: 0, ..ALICE };
         self.consumers.insert(consumer, (3, BTreeSet::new()));
         self.command(attach(consumer, 3));
@@ -862,6 +1031,9 @@ impl World {
             let asks = !self.questions.is_empty() || !self.answers.is_empty();
             if idle && !asks && self.owed.is_empty() && self.machine.figures().depth == 0 {
                 assert_eq!(self.pool.used(), 0, "memory is not given back");
+                assert!(self.account.is_quiet(), "{:?}", self.account);
+                assert_eq!(self.machine.held(), Load::default());
+                self.dropped += self.machine.figures().dropped;
                 return;
             }
         }
@@ -871,7 +1043,7 @@ impl World {
 
 #[test]
 fn no_random_run_loses_a_message_or_breaks_a_rule() {
-    let mut totals = [0u64; 5];
+    let mut totals = [0u64; 7];
     for seed in 0..250 {
         let mut world = World::new(seed);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -887,14 +1059,30 @@ fn no_random_run_loses_a_message_or_breaks_a_rule() {
             world.dead,
             world.expired,
             world.picked,
+            world.refused,
+            world.dropped,
         ];
         for (total, done) in totals.iter_mut().zip(done) {
             *total += done;
         }
     }
-    let [published, in_memory, dead, expired, picked] = totals;
+    let [
+        published,
+        in_memory,
+        dead,
+        expired,
+        picked,
+        refused,
+        dropped,
+    ] = totals;
     assert!(
-        published > 50_000 && in_memory > 500 && dead > 500 && expired > 500 && picked > 5000,
+        published > 50_000
+            && in_memory > 500
+            && dead > 500
+            && expired > 500
+            && picked > 5000
+            && refused > 500
+            && dropped > 500,
         "the runs do little: {totals:?}"
     );
 }

@@ -67,6 +67,59 @@ fn an_answer_that_is_older_than_the_removal_does_not_bring_it_back() {
     }
 }
 
+fn look(asks: bool) -> DestinationInput {
+    commands(vec![DestinationCommand::Look { asks }])
+}
+
+#[test]
+fn what_expired_while_an_operator_reads_is_not_moved_once_more() {
+    let expiring = |lsn: u64| {
+        let envelope = Envelope {
+            expiry_ms: Some(100),
+            ..Envelope::default()
+        };
+        with_envelope(lsn, envelope)
+    };
+    for asked in [true, false] {
+        let mut machine = machine();
+        // More than is kept in memory: the first are in the store alone.
+        let all: Vec<Entry> = (1..=20).map(expiring).collect();
+        step(&mut machine, arrived(all.clone()));
+        // The operator asks; the store answers with all of them.
+        if asked {
+            step(&mut machine, look(true));
+        }
+        // They expire, and that is committed before the answer is used.
+        let late = Now {
+            moment: Moment(900_000_000),
+            wall_ms: 900,
+        };
+        let mut effects = Vec::new();
+        machine.step(late, DestinationInput::Deadline, &mut effects);
+        let Some(DestinationEffect::Fetch { tag, .. }) = effects.last() else {
+            panic!("{effects:?}");
+        };
+        let found = answer(*tag, all[4..5].to_vec(), 20);
+        let mut effects = Vec::new();
+        machine.step(late, found, &mut effects);
+        assert!(
+            matches!(&effects[..], [DestinationEffect::Submit(_)]),
+            "{effects:?}"
+        );
+        step(&mut machine, settled(1));
+        let effects = step(&mut machine, remove_entries(1, &all[4..6]));
+        // Without the question it cannot know better: this is what the question is for.
+        let expected = if asked {
+            taken(1, &[6])
+        } else {
+            taken(1, &[5, 6])
+        };
+        assert!(effects.contains(&expected), "{effects:?}");
+        step(&mut machine, look(false));
+        assert_eq!(machine.fetching(), 0);
+    }
+}
+
 #[test]
 fn a_message_is_taken_once() {
     let mut machine = machine();

@@ -1,6 +1,7 @@
 //! Each rule by itself: priorities, times, memory, redelivery, groups, exclusive consumers.
 
 use super::*;
+use crate::machines::destination::redelivery::{Reason, obituary};
 
 fn message(envelope: Envelope<'_>, body: &str) -> Bytes {
     let writer = MessageWriter::new(&envelope, &Properties::default(), body.len());
