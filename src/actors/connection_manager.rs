@@ -8,6 +8,7 @@ use std::sync::Arc;
 use actix::prelude::{Actor, Context, Handler};
 
 use crate::actors::board::Board;
+use crate::actors::client_roll::ClientRoll;
 use crate::actors::ha_manager::{HaMessage, LinkEvent};
 use crate::actors::post::{Port, Posted, post};
 use crate::actors::replicator::{PeerSender, ReplicatorCommand};
@@ -101,6 +102,8 @@ pub struct LinkPorts {
     pub manager: Port<HaMessage>,
     /// Replicator.
     pub replicator: Port<ReplicatorCommand>,
+    /// Whose clients are whose.
+    pub roll: Arc<ClientRoll>,
 }
 
 /// The actor.
@@ -176,6 +179,7 @@ impl ConnectionManager {
         view.facts = Some(hello.facts.clone());
         view.trouble = None;
         drop(view);
+        self.ports.roll.linked(session, hello.features);
         let peer = self.transport.sender(conn);
         // The way to the peer is known before anybody is told that there is one.
         post(
@@ -246,9 +250,7 @@ impl Shelled for ConnectionManager {
                 session,
                 cause,
                 last_heard,
-            } => {
-                self.link_down(session, &cause, last_heard);
-            }
+            } => self.link_down(session, &cause, last_heard),
             LinkEffect::PeerFacts { session, facts } => {
                 self.board.link().facts = Some(facts.clone());
                 self.tell(LinkEvent::Facts { session, facts });
@@ -271,10 +273,7 @@ impl Shelled for ConnectionManager {
                     ReplicatorCommand::Frame { session, body },
                 );
             }
-            LinkEffect::Mismatch {
-                reason,
-                peer_serving: _,
-            } => {
+            LinkEffect::Mismatch { reason, .. } => {
                 self.board.link().trouble = Some(reason.clone());
                 self.tell(LinkEvent::Mismatch { reason });
             }
@@ -282,6 +281,7 @@ impl Shelled for ConnectionManager {
                 tracing::warn!(target: "twinmq::net", %node, epoch = epoch.0, "the peer's watchdog says that its process has ended");
                 self.tell(LinkEvent::PeerDied { node, epoch });
             }
+            LinkEffect::PeerClients { news } => self.ports.roll.machine().hear(news),
             LinkEffect::NotLinked { reason } => {
                 tracing::info!(target: "twinmq::net", reason,
                     "Trying to establish connection with {} ...", self.peer_address);

@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 
 use crate::actors::acceptor::Acceptor;
 use crate::actors::admission::AdmissionBounds;
+use crate::actors::client_roll::ClientRoll;
 use crate::actors::directory::{
-    Administration, DestinationDescription, Directory, DirectoryConfig,
+    Administration, ClientsDescription, DestinationDescription, Directory, DirectoryConfig,
 };
 use crate::actors::inbox::Order;
 use crate::actors::lease::ServingLease;
@@ -72,6 +73,8 @@ pub struct DataPlaneDescription {
     pub duplicates: u64,
     /// By name.
     pub destinations: Vec<DestinationDescription>,
+    /// Who may not come back after a failover, and who has not.
+    pub clients: ClientsDescription,
 }
 
 enum DataCommand {
@@ -90,9 +93,16 @@ enum DataCommand {
 #[derive(Clone)]
 pub struct DataHandle {
     commands: mpsc::UnboundedSender<DataCommand>,
+    roll: Arc<ClientRoll>,
 }
 
 impl DataHandle {
+    /// The roll of clients.
+    #[must_use]
+    pub fn roll(&self) -> &Arc<ClientRoll> {
+        &self.roll
+    }
+
     /// This server is the active one: the epoch is open, what came before it is committed.
     pub fn serve(&self, epoch: Epoch, done: Done<Result<(), PortError>>) {
         self.send(DataCommand::Serve(epoch, done));
@@ -152,6 +162,7 @@ pub struct DataPlane {
     ports: Vec<BoundPort>,
     config: DataPlaneConfig,
     commands: mpsc::UnboundedReceiver<DataCommand>,
+    roll: Arc<ClientRoll>,
 }
 
 impl DataPlane {
@@ -166,12 +177,18 @@ impl DataPlane {
             .map(|address| BoundPort::bind(*address))
             .collect::<Result<Vec<_>, _>>()?;
         let (sender, commands) = mpsc::unbounded_channel();
+        let roll = ClientRoll::new();
+        let handle = DataHandle {
+            commands: sender,
+            roll: Arc::clone(&roll),
+        };
         let plane = Self {
             ports,
             config,
             commands,
+            roll,
         };
-        Ok((DataHandle { commands: sender }, plane))
+        Ok((handle, plane))
     }
 
     /// The addresses, with the ports that were given for 0.
@@ -187,7 +204,8 @@ impl DataPlane {
         lease: Arc<dyn ServingLease>,
         clock: Arc<dyn Clock>,
     ) {
-        let directory = Directory::new(self.config.directory, store, Arc::clone(&clock));
+        let directory =
+            Directory::with_roll(self.config.directory, store, Arc::clone(&clock), self.roll);
         directory.set_policies(self.config.policies);
         let session = Arc::new(self.config.session);
         let mut running = Running {
@@ -274,6 +292,7 @@ impl Running {
                 limits_met: self.directory().overload().counts(),
                 duplicates: self.directory().duplicates(),
                 destinations: self.directory().describe(),
+                clients: self.directory().describe_clients(),
             }),
         }
     }

@@ -15,7 +15,7 @@ use crate::machines::delivery::SessionEvent;
 use crate::machines::destination::account::Account;
 use crate::machines::destination::{
     Activation, DestinationConfig, DestinationEffect, DestinationFigures, DestinationInput,
-    DestinationMachine, Now, VolatilePool,
+    DestinationMachine, Now, VolatileShare,
 };
 use crate::proto::ids::DestId;
 use crate::storage::api::{Draft, SharedStore, Unit};
@@ -46,8 +46,8 @@ pub struct DestinationPorts {
     pub kept: Rc<Cell<usize>>,
     /// Written after each step.
     pub report: Rc<Cell<DestinationReport>>,
-    /// Memory for messages that are not stored.
-    pub volatile: Rc<VolatilePool>,
+    /// Its share of the memory for messages that are not stored.
+    pub volatile: Rc<VolatileShare>,
     /// What is on its way to it, and its bounds.
     pub account: Rc<Account>,
 }
@@ -74,7 +74,12 @@ impl Destination {
     ) -> Addr<Self> {
         Self {
             id,
-            machine: DestinationMachine::new(config, id, activation, Rc::clone(&ports.volatile)),
+            machine: DestinationMachine::with_share(
+                config,
+                id,
+                activation,
+                Rc::clone(&ports.volatile),
+            ),
             acks: 0,
             ports,
             shell: Shell::new("destination", clock),
@@ -195,6 +200,9 @@ impl Shelled for Destination {
             } => self.ports.directory.prepared(transaction, self.id, answer),
             DestinationEffect::Removed { request, taken } => {
                 self.ports.directory.removed(request, taken);
+            }
+            DestinationEffect::Shown { tag, entries } => {
+                self.ports.directory.looked(self.id, tag, entries);
             }
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::actors::client_roll::ClientRoll;
 use crate::actors::destination::{Destination, DestinationPorts, DestinationReport};
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::overload::{Limit, Overload};
@@ -18,7 +19,7 @@ use crate::machines::delivery::{
 };
 use crate::machines::destination::account::Account;
 use crate::machines::destination::{
-    Activation, DestinationFigures, DestinationInput, VolatilePool, request_of,
+    Activation, DestinationFigures, DestinationInput, VolatilePool, VolatileShare, request_of,
 };
 use crate::machines::duplicates::DuplicateMachine;
 use crate::machines::policy::Policies;
@@ -37,6 +38,7 @@ pub use administration::{
     Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
     MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
 };
+pub use clients::{ClientAtRisk, ClientSigns, ClientsDescription};
 pub use topics::TopicSend;
 pub use transactions::TransactionOperations;
 pub use vocabulary::{BoundDescription, DestinationDescription, DirectoryConfig, Unavailable};
@@ -44,6 +46,7 @@ pub use vocabulary::{BoundDescription, DestinationDescription, DirectoryConfig, 
 mod administration;
 mod bounds;
 mod browse;
+mod clients;
 mod definition;
 mod load;
 mod submit;
@@ -53,6 +56,7 @@ mod transactions;
 mod upkeep;
 mod uploads;
 mod vocabulary;
+mod volatile;
 
 /// A destination that is known in this term.
 struct Known {
@@ -68,6 +72,10 @@ enum Presence {
     Awake {
         port: Port<DestinationInput>,
         report: Rc<Cell<DestinationReport>>,
+        /// What it has of the memory for messages that are not stored.
+        volatile: Rc<VolatileShare>,
+        /// All its messages are such.
+        all_volatile: bool,
     },
 }
 
@@ -116,12 +124,18 @@ pub struct Directory {
     upto: Cell<Lsn>,
     duplicates: RefCell<DuplicateMachine>,
     ending: RefCell<uploads::Ending>,
+    roll: Arc<ClientRoll>,
 }
 
 impl Directory {
-    /// Outside any term.
+    /// Outside any term; with a roll of clients that others see.
     #[must_use]
-    pub fn new(config: DirectoryConfig, store: SharedStore, clock: Arc<dyn Clock>) -> Rc<Self> {
+    pub fn with_roll(
+        config: DirectoryConfig,
+        store: SharedStore,
+        clock: Arc<dyn Clock>,
+        roll: Arc<ClientRoll>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             config: Cell::new(config),
             store,
@@ -140,7 +154,14 @@ impl Directory {
             upto: Cell::new(Lsn::ZERO),
             duplicates: RefCell::new(DuplicateMachine::new(config.duplicates)),
             ending: RefCell::default(),
+            roll,
         })
+    }
+
+    /// The same with a roll of its own.
+    #[must_use]
+    pub fn new(config: DirectoryConfig, store: SharedStore, clock: Arc<dyn Clock>) -> Rc<Self> {
+        Self::with_roll(config, store, clock, ClientRoll::new())
     }
 
     /// Other bounds, for what comes from now on.
@@ -157,6 +178,7 @@ impl Directory {
     /// This server begins to serve: the epoch is open and everything of earlier ones is committed.
     pub fn activate(&self) {
         self.deactivate("a new term begins");
+        self.roll.machine().begin(self.clock.wall_ms());
         let horizon = self.store.log_facts().durable.lsn;
         let horizon = horizon.max(self.store.committed());
         let mut term = Term {
@@ -222,6 +244,7 @@ impl Directory {
     /// This server stops serving: every session is told to close, every destination ends. Answers
     /// that are still to come are nobody's any more; the permits come back as the sessions end.
     pub fn deactivate(&self, reason: &str) {
+        self.roll.machine().end();
         self.order_all(&Order::Close(reason.to_owned()));
         self.sessions.borrow_mut().clear();
         self.both.borrow_mut().clear();
@@ -255,6 +278,7 @@ impl Directory {
 
     /// A session has ended. It is remembered until its last request is answered.
     pub fn close_session(&self, key: SessionKey) {
+        self.roll.machine().left(key.0);
         self.drop_temporaries(key);
         let mut sessions = self.sessions.borrow_mut();
         if sessions.get(&key).is_some_and(|inbox| inbox.leave()) {
@@ -264,6 +288,9 @@ impl Directory {
 
     /// Gives an order to every session. What consumers hold when they are drained is nobody's failure.
     pub fn order_all(&self, order: &Order) {
+        if *order != Order::Run {
+            self.roll.machine().freeze();
+        }
         if let (Order::Drain(_), Some(term)) = (order, self.term.borrow().as_ref()) {
             for known in term.known.values() {
                 if let Presence::Awake { port, .. } = &known.state {
@@ -324,12 +351,14 @@ impl Directory {
         activation.policy = Some(policy);
         activation.account = Some(Rc::clone(&account));
         let report = Rc::new(Cell::new(asleep(&activation)));
+        let all_volatile = activation.volatile;
+        let volatile = VolatileShare::new(Rc::clone(&term.volatile));
         let ports = DestinationPorts {
             store: Arc::clone(&self.store),
             directory: Rc::clone(self),
             serving: Rc::clone(&term.serving),
             report: Rc::clone(&report),
-            volatile: Rc::clone(&term.volatile),
+            volatile: Rc::clone(&volatile),
             kept: Rc::clone(&term.kept),
             account,
         };
@@ -343,6 +372,8 @@ impl Directory {
         known.state = Presence::Awake {
             port: port.clone(),
             report,
+            volatile,
+            all_volatile,
         };
         Some(port)
     }
@@ -412,7 +443,7 @@ impl Directory {
     /// The store's answer to a fetch.
     pub fn fetched(self: &Rc<Self>, fetched: Fetched) {
         if browse::is_browsers(fetched.tag) {
-            self.browser_fetched(fetched.tag, fetched.entries, fetched.scanned);
+            self.browser_answered(fetched.tag, fetched.entries, fetched.scanned);
             return;
         }
         if administration::is_operators(fetched.tag) {
@@ -472,7 +503,8 @@ impl Directory {
     /// Gives a new queue its id. Its definition goes with its first unit.
     fn define(&self, term: &mut Term, name: &DestinationName) -> Result<DestId, Unavailable> {
         let id = self.next_id(term)?;
-        self.learn(term, id, name.clone(), Some(definition(KIND_QUEUE, name)));
+        let definition = definition(KIND_QUEUE, name);
+        self.learn(term, id, name.clone(), Some(definition), false);
         Ok(id)
     }
 
@@ -486,11 +518,20 @@ impl Directory {
     }
 
     /// A new destination; its definition goes with its first unit unless it is in the store's hands.
-    fn learn(&self, term: &mut Term, id: DestId, name: DestinationName, definition: Option<Bytes>) {
+    /// The messages of a `volatile` one are not stored as long as there is memory for them.
+    fn learn(
+        &self,
+        term: &mut Term,
+        id: DestId,
+        name: DestinationName,
+        definition: Option<Bytes>,
+        volatile: bool,
+    ) {
         term.next = term.next.max(id.0.saturating_add(1));
         let state = Presence::Asleep(Activation {
             definition,
             horizon: self.upto.get(),
+            volatile,
             ..Activation::default()
         });
         term.by_name.insert(name.clone(), id);
@@ -526,7 +567,7 @@ impl Directory {
 
     /// Its actor ends; an answer that is still to come is nobody's.
     fn end(&self, id: DestId, known: Known) {
-        if let Presence::Awake { port, report } = known.state {
+        if let Presence::Awake { port, report, .. } = known.state {
             port.retire();
             let fetching = report.get().fetching;
             if fetching > 0 {

@@ -7,9 +7,11 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
+use crate::actors::directory::ClientSigns;
 use crate::actors::permits::Ledger;
 use crate::machines::delivery::{Delivery, SessionEvent};
 use crate::proto::message;
+use crate::proto::peer::PeerClient;
 
 /// What the server wants of a session besides its events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +66,9 @@ struct State {
     shed: bool,
     /// The session takes no more; only its permits are still to come back.
     gone: bool,
+    /// Who the client is, once it has said so.
+    client: Option<PeerClient>,
+    signs: ClientSigns,
 }
 
 impl Inbox {
@@ -82,6 +87,8 @@ impl Inbox {
                 buffer_bytes: 0,
                 shed: false,
                 gone: false,
+                client: None,
+                signs: ClientSigns::default(),
             }),
         }
     }
@@ -176,6 +183,24 @@ impl Inbox {
     /// The session's buffers have so many bytes now.
     pub fn buffers(&self, bytes: usize) {
         self.state.borrow_mut().buffer_bytes = bytes;
+    }
+
+    /// The client has said who it is.
+    pub fn introduce(&self, client: PeerClient) {
+        self.state.borrow_mut().client = Some(client);
+    }
+
+    /// How the client behaves.
+    pub fn shows(&self, signs: ClientSigns) {
+        self.state.borrow_mut().signs = signs;
+    }
+
+    /// Who the client is and how it behaves, while it is there.
+    #[must_use]
+    pub fn client(&self) -> Option<(PeerClient, ClientSigns)> {
+        let state = self.state.borrow();
+        let client = state.client.clone().filter(|_| !state.gone)?;
+        Some((client, state.signs))
     }
 
     /// Bytes of memory that this connection holds.

@@ -6,6 +6,7 @@
 pub mod acceptor;
 pub mod admission;
 pub mod board;
+pub mod client_roll;
 pub mod connection_manager;
 pub mod data_plane;
 pub mod destination;

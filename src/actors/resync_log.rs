@@ -35,6 +35,7 @@ pub(super) fn tell_resync(body: &Body) {
         | Body::CommitIndex { .. }
         | Body::SyncEnd { .. }
         | Body::Durable { .. }
+        | Body::Clients(_)
         | Body::InSync { .. } => {}
     }
 }

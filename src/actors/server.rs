@@ -191,6 +191,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
             Some(history) => Arc::clone(history) as Arc<dyn Chronicle>,
             None => Arc::new(NoChronicle),
         },
+        roll: Arc::clone(data.roll()),
         pair,
         door: opened.door,
     };

@@ -36,6 +36,7 @@ mod consumers;
 mod gathered;
 mod large;
 mod patience;
+mod signs;
 mod topics;
 mod transactions;
 
@@ -135,6 +136,8 @@ struct Session {
     blocked_by: Option<Waiting>,
     /// When something was read last.
     last_sign: Moment,
+    /// The directory knows who the client is.
+    introduced: bool,
     /// Since when the client has taken nothing of what waits to be written.
     unread_since: Option<Moment>,
     /// The last turn read something.
@@ -172,6 +175,7 @@ impl Session {
             blocked_since: None,
             blocked_by: None,
             last_sign: now,
+            introduced: false,
             unread_since: None,
             brought_work: false,
             timer: None,
@@ -206,6 +210,7 @@ impl Session {
         let buffers = self.input.len().saturating_add(self.output.len());
         let buffers = buffers.saturating_add(self.behind.len());
         self.inbox.buffers(buffers);
+        self.show_signs();
         self.phase != Phase::Over
     }
 

@@ -10,6 +10,7 @@ use actix::prelude::{AsyncContext, Context};
 use tokio::sync::oneshot;
 
 use crate::actors::board::Board;
+use crate::actors::client_roll::{ClientRoll, RollTransport};
 use crate::actors::connection_manager::{ConnectionManager, LinkCommand, LinkPorts};
 use crate::actors::gateway_pinger::{GatewayMessage, GatewayPinger, Prober};
 use crate::actors::ha_chronicle::Chronicle;
@@ -57,6 +58,8 @@ pub struct Parts {
     pub replication: ReplicationConfig,
     /// Its event history.
     pub history: Arc<dyn Chronicle>,
+    /// The roll of clients; the client side keeps it.
+    pub roll: Arc<ClientRoll>,
     /// What only a server of a pair has.
     pub pair: Option<PairParts>,
     /// Shared mode: how the store, closed at the start, is opened.
@@ -103,6 +106,7 @@ pub fn wire(places: &Places, parts: Parts) -> Wired {
         board: Arc::new(Board::new()),
         store: Arc::clone(&parts.store),
         clock: Arc::clone(&parts.identity.clock),
+        roll: parts.roll,
     };
     let log = parts.store.log_facts();
     let facts = initial_facts(parts.ha.mode, &log, parts.last_record.as_ref());
@@ -156,6 +160,7 @@ struct Common<'a> {
     board: Arc<Board>,
     store: SharedStore,
     clock: Arc<dyn Clock>,
+    roll: Arc<ClientRoll>,
 }
 
 /// What HAManager is made of.
@@ -220,6 +225,7 @@ fn start_pair(
     let ports = LinkPorts {
         manager: manager.clone(),
         replicator: replicator.clone(),
+        roll: Arc::clone(&common.roll),
     };
     let (accept, begun) = oneshot::channel();
     let way = Way {
@@ -304,6 +310,7 @@ fn start_link(
             let transport =
                 StreamTransport::new(way.net, peer.clone(), way.nonces, own, clock_of_frames);
             transport.accept_from((way.listener)(), way.begun);
+            let transport = RollTransport::new(Box::new(transport), Arc::clone(&ports.roll));
             ConnectionManager::new(machine, Box::new(transport), board, ports, peer, clock)
         });
     Port::new("connection_manager", address.recipient())

@@ -2,6 +2,7 @@
 //! a call that changes something needs the admin token and a `Host` header that names this server,
 //! so that no web page can make it (interface.md, "Admin HTTP").
 
+mod clients;
 mod destinations;
 mod explain;
 mod operator;
@@ -96,9 +97,10 @@ pub fn serve(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<S
     Ok(server)
 }
 
-async fn get_status(state: web::Data<AdminState>) -> HttpResponse {
+async fn get_status(request: HttpRequest, state: web::Data<AdminState>) -> HttpResponse {
     let clients = state.status.describe_clients().await;
-    HttpResponse::Ok().json(render(&state.status, clients))
+    let named = reading_refusal_of(&request, &state).is_none();
+    HttpResponse::Ok().json(render(&state.status, clients, named))
 }
 
 async fn get_explain(state: web::Data<AdminState>) -> HttpResponse {

@@ -18,6 +18,8 @@ use crate::proto::peer::ServerState;
 use crate::storage::api::SharedStore;
 use crate::time::{Clock, Moment, rfc3339};
 
+use super::clients::{at_risk, returned};
+
 /// How long the client side may take to describe itself before `status` goes without it.
 const DESCRIBE: Duration = Duration::from_millis(500);
 /// Destinations listed by name at most.
@@ -85,9 +87,9 @@ impl StatusSource {
     }
 }
 
-/// The status as JSON.
+/// The status as JSON; clients are `named` to who may read their names.
 #[must_use]
-pub fn render(source: &StatusSource, clients: Option<DataPlaneDescription>) -> Value {
+pub fn render(source: &StatusSource, clients: Option<DataPlaneDescription>, named: bool) -> Value {
     let role = source.board.role().clone();
     let log = source.store.log_facts();
     let store = source.store.facts();
@@ -142,7 +144,7 @@ pub fn render(source: &StatusSource, clients: Option<DataPlaneDescription>) -> V
             "level": store.level.name(),
             "filled_percent": store.filled_percent,
         },
-        "clients": clients.map(describe_clients),
+        "clients": clients.map(|clients| describe_clients(&clients, named)),
     })
 }
 
@@ -202,7 +204,7 @@ fn eta_s(progress: SyncProgress, moved: u64, elapsed: Duration) -> Option<u64> {
     (moved > 0).then(|| u64::try_from(ms.div_ceil(1000)).unwrap_or(u64::MAX))
 }
 
-fn describe_clients(clients: DataPlaneDescription) -> Value {
+fn describe_clients(clients: &DataPlaneDescription, named: bool) -> Value {
     let listed: Vec<Value> = clients
         .destinations
         .iter()
@@ -211,7 +213,10 @@ fn describe_clients(clients: DataPlaneDescription) -> Value {
         .collect();
     json!({
         "connections": clients.connections,
-        "limits": limits(&clients),
+        "at_risk": at_risk(&clients.clients, named),
+        "returned": returned(&clients.clients, named),
+        "at_peer": clients.clients.at_peer,
+        "limits": limits(clients),
         "in_flight_messages": clients.in_flight.0,
         "in_flight_bytes": clients.in_flight.1,
         "duplicates": clients.duplicates,

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::CliError;
 use super::args::AdminAddress;
+use super::status_clients::{AtRiskStatus, ReturnedStatus};
 use crate::admin::ExplainDocument;
 use crate::exit::ExitCode;
 use crate::proto::history::Event;
@@ -343,6 +344,12 @@ pub struct ClientsStatus {
     pub connections: u64,
     /// What is limited.
     pub limits: LimitsStatus,
+    /// Those that may not come back whole after a failover.
+    pub at_risk: AtRiskStatus,
+    /// What has become of the other server's clients since this one took over.
+    pub returned: Option<ReturnedStatus>,
+    /// Clients of the other server that this one would expect.
+    pub at_peer: u64,
 }
 
 /// What is limited.

@@ -26,6 +26,7 @@ pub mod send;
 pub mod serving;
 mod stage;
 pub mod status;
+pub mod status_clients;
 pub mod stomp_client;
 pub mod stop;
 pub mod store_check;

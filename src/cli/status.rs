@@ -5,9 +5,9 @@ use std::io::{IsTerminal, Write as _};
 use std::thread;
 use std::time::Duration;
 
-use super::admin_client::{AdminClient, AdminError, Status};
+use super::admin_client::{AdminClient, AdminError, ClientsStatus, Status};
 use super::args::{AdminAddress, StatusArgs};
-use super::{CliError, print, print_json};
+use super::{CliError, print, print_json, status_clients};
 use crate::exit::ExitCode;
 
 /// Between two looks with `--watch`.
@@ -186,15 +186,24 @@ pub fn table(status: &Status) -> String {
             ),
         },
     );
-    let limits = status
-        .clients
-        .iter()
-        .flat_map(|clients| &clients.limits.now);
-    for (index, said) in limits.enumerate() {
-        add(if index == 0 { "limited" } else { "" }, said.clone());
+    for (name, lines) in status.clients.iter().flat_map(of_clients) {
+        for (index, line) in lines.into_iter().enumerate() {
+            add(if index == 0 { name } else { "" }, line);
+        }
     }
     out.truncate(out.trim_end().len());
     out
+}
+
+/// What is limited, which clients are at risk, and which did not come.
+fn of_clients(clients: &ClientsStatus) -> [(&'static str, Vec<String>); 3] {
+    let at_risk = status_clients::at_risk(&clients.at_risk, clients.connections);
+    let missing = status_clients::missing(clients.returned.as_ref());
+    [
+        ("limited", clients.limits.now.clone()),
+        ("at risk", at_risk),
+        ("missing", missing),
+    ]
 }
 
 fn head(status: &Status) -> String {

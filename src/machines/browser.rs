@@ -1,10 +1,9 @@
 //! A look at what a destination owes: copies in the order of delivery, lane by lane, up to the end of
-//! the log at the moment when it began. It reads the store's pages one after the other and asks for the
-//! next when most of the last one has been taken, so that it never holds more than a page and takes
-//! nothing from anybody.
+//! the log at the moment when it began. It reads page after page, in each lane what is in memory alone
+//! and then what is stored, and asks for the next when most of the last one has been taken, so that it
+//! never holds more than a page and takes nothing from anybody.
 //!
-//! Not seen are messages that were acknowledged or arrived meanwhile, and those that are kept in memory
-//! alone.
+//! Not seen are messages that were acknowledged or arrived meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,6 +24,9 @@ pub const PAGE_BYTES: usize = 1 << 20;
 pub enum BrowserEffect {
     /// Ask the store: at most [`PAGE_MESSAGES`] and [`PAGE_BYTES`].
     Fetch(Seek),
+    /// Ask the destination for what it has in memory alone in this lane and beyond this position: at
+    /// most [`PAGE_MESSAGES`].
+    Look(Lane, Lsn),
     /// Hand these to the client.
     Deliver(Vec<Delivery>),
     /// That was all: the browser is over.
@@ -35,6 +37,8 @@ pub enum BrowserEffect {
 #[derive(Debug)]
 pub struct BrowserMachine {
     upto: Lsn,
+    /// The newest position in memory when it began; none: nothing is looked for there.
+    memory_upto: Option<Lsn>,
     selector: Option<Arc<Selector>>,
     prefetch: usize,
     /// Copies that the client has not taken.
@@ -47,16 +51,23 @@ pub struct BrowserMachine {
 }
 
 impl BrowserMachine {
-    /// A look at what is owed up to `upto`; `prefetch` (at least 1) copies may be on their way at once.
+    /// A look at what is owed up to `upto`, and in memory up to `memory_upto`, if anything is there;
+    /// `prefetch` (at least 1) copies may be on their way at once.
     #[must_use]
-    pub fn new(upto: Lsn, prefetch: u32, selector: Option<Arc<Selector>>) -> Self {
+    pub fn new(
+        upto: Lsn,
+        memory_upto: Option<Lsn>,
+        prefetch: u32,
+        selector: Option<Arc<Selector>>,
+    ) -> Self {
         Self {
             upto,
+            memory_upto,
             selector,
             prefetch: usize::try_from(prefetch.max(1)).unwrap_or(usize::MAX),
             unsettled: 0,
             page: VecDeque::new(),
-            next: Some((Lane(9), Lsn::ZERO)),
+            next: Some((Lane(9), beginning(memory_upto))),
             fetching: false,
             ended: false,
         }
@@ -73,14 +84,20 @@ impl BrowserMachine {
         self.go_on(effects);
     }
 
-    /// The store's answer: everything of the lane up to `scanned` is in `entries`.
+    /// The store's or the destination's answer: everything of the lane up to `scanned` is in `entries`.
     pub fn fetched(&mut self, entries: Vec<Entry>, scanned: Lsn, effects: &mut Vec<BrowserEffect>) {
         let Some((lane, after)) = self.next.filter(|_| self.fetching) else {
             return;
         };
         self.fetching = false;
+        let in_memory = after.is_volatile();
+        let upto = if in_memory {
+            self.memory_upto.unwrap_or(Lsn::ZERO)
+        } else {
+            self.upto
+        };
         let wanted = |entry: &Entry| {
-            entry.lsn <= self.upto
+            entry.lsn <= upto
                 && self
                     .selector
                     .as_ref()
@@ -88,11 +105,11 @@ impl BrowserMachine {
         };
         self.page.extend(entries.into_iter().filter(wanted));
         // A store that did not get on must not be asked for ever.
-        let done = scanned >= self.upto || scanned <= after;
-        self.next = if done {
-            following(lane).map(|lane| (lane, Lsn::ZERO))
-        } else {
-            Some((lane, scanned))
+        let done = scanned >= upto || scanned <= after;
+        self.next = match (done, in_memory) {
+            (false, _) => Some((lane, scanned)),
+            (true, true) => Some((lane, Lsn::ZERO)),
+            (true, false) => following(lane).map(|lane| (lane, beginning(self.memory_upto))),
         };
         self.go_on(effects);
     }
@@ -123,7 +140,11 @@ impl BrowserMachine {
         match self.next {
             Some((lane, after)) => {
                 self.fetching = true;
-                effects.push(BrowserEffect::Fetch(Seek::Lane { lane, after }));
+                effects.push(if after.is_volatile() {
+                    BrowserEffect::Look(lane, after)
+                } else {
+                    BrowserEffect::Fetch(Seek::Lane { lane, after })
+                });
             }
             None => {
                 self.ended = true;
@@ -131,6 +152,11 @@ impl BrowserMachine {
             }
         }
     }
+}
+
+/// Where a lane begins: in memory, if anything is there.
+fn beginning(memory_upto: Option<Lsn>) -> Lsn {
+    memory_upto.map_or(Lsn::ZERO, |_| Lsn::volatile(0))
 }
 
 /// Priorities from the highest, then what is delayed.
@@ -160,6 +186,9 @@ mod tests {
                 format!("?{}>{}", lane.0, after.0)
             }
             BrowserEffect::Fetch(other) => panic!("{other:?}"),
+            BrowserEffect::Look(lane, after) => {
+                format!("!{}>{}", lane.0, after.0 & !Lsn::volatile(0).0)
+            }
             BrowserEffect::Deliver(deliveries) => {
                 let lsns = deliveries.iter().map(|delivery| delivery.lsn.to_string());
                 lsns.collect::<Vec<_>>().join(",")
@@ -182,7 +211,7 @@ mod tests {
     }
 
     fn begun(upto: u64, prefetch: u32) -> BrowserMachine {
-        let mut browser = BrowserMachine::new(Lsn(upto), prefetch, None);
+        let mut browser = BrowserMachine::new(Lsn(upto), None, prefetch, None);
         let mut effects = Vec::new();
         browser.begin(&mut effects);
         assert_eq!(show(effects), "?9>0");
@@ -212,6 +241,26 @@ mod tests {
     }
 
     #[test]
+    fn each_lane_is_read_in_memory_first_and_only_up_to_what_was_there() {
+        let at = |number: u64| Lsn::volatile(number).0;
+        let mut browser = BrowserMachine::new(Lsn(100), Some(Lsn::volatile(20)), 1000, None);
+        let mut effects = Vec::new();
+        browser.begin(&mut effects);
+        assert_eq!(show(effects), "!9>0");
+        let shown = |lsns: &[u64], next: &str| {
+            let lsns: Vec<String> = lsns.iter().map(|lsn| Lsn(*lsn).to_string()).collect();
+            format!("{} {next}", lsns.join(","))
+        };
+        let page = [at(3), at(7)];
+        let said = answer(&mut browser, &page, at(7));
+        assert_eq!(said, shown(&page, "!9>7"));
+        let said = answer(&mut browser, &[at(20), at(21)], at(21));
+        assert_eq!(said, shown(&[at(20)], "?9>0"));
+        assert_eq!(answer(&mut browser, &[5], 100), "5 !8>0");
+        assert_eq!(answer(&mut browser, &[], u64::MAX), "?8>0");
+    }
+
+    #[test]
     fn no_page_is_asked_for_while_one_waits_for_the_client() {
         let mut browser = begun(100, 2);
         assert_eq!(answer(&mut browser, &[1, 2, 3], 3), "1,2");
@@ -224,7 +273,7 @@ mod tests {
     #[test]
     fn a_selector_judges_the_copies() {
         let selector = Selector::parse("FALSE", crate::machines::selector::Dialect::Strict);
-        let mut browser = BrowserMachine::new(Lsn(10), 5, selector.ok());
+        let mut browser = BrowserMachine::new(Lsn(10), None, 5, selector.ok());
         let mut effects = Vec::new();
         browser.begin(&mut effects);
         effects.clear();

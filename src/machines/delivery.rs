@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::machines::selector::Selector;
 use crate::proto::ids::Lsn;
-use crate::storage::api::{Draft, Entry, Times};
+use crate::storage::api::{Draft, Entry, Lane, Times};
 
 /// A client connection, for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -182,6 +182,23 @@ pub enum DestinationCommand {
     Look {
         /// `false`: nothing will be removed any more by what was asked.
         asks: bool,
+    },
+    /// Messages to keep in memory alone; nobody waits for an answer. The destination's share of that
+    /// memory has given them their room and their positions.
+    Keep {
+        /// In order.
+        messages: Vec<(Lsn, Bytes)>,
+    },
+    /// A browser's or an operator's look at what is kept in memory alone; answered at once.
+    Show {
+        /// Comes back with the answer.
+        tag: u32,
+        /// Only of this lane; none: of all.
+        lane: Option<Lane>,
+        /// Only beyond this.
+        after: Lsn,
+        /// At most.
+        count: usize,
     },
 }
 

@@ -37,14 +37,12 @@ use self::lanes::Lanes;
 use self::picky::Pickers;
 use self::redelivery::Redelivery;
 use self::timers::{Timers, is_delayed};
-use self::volatile::VolatileShare;
 use crate::machines::delivery::{
     ConsumerKey, DestinationCommand, Outcome, RequestNumber, SessionEvent, SessionKey,
 };
 use crate::machines::duplicates;
 use crate::machines::policy::DestinationPolicy;
 use crate::proto::ids::{DestId, Lsn};
-use crate::proto::message;
 use crate::storage::api::{
     Change, Draft, Entry, Fetched, Lane, SPACE_DESTINATION, Scope, Ticket, Times, Unit,
 };
@@ -60,6 +58,7 @@ mod deliver;
 mod groups;
 mod holds;
 mod lanes;
+mod memory;
 mod pick;
 mod picky;
 mod redelivery;
@@ -72,7 +71,7 @@ pub use self::vocabulary::{
     Activation, DeadLetterQueue, DestinationConfig, DestinationEffect, DestinationFigures,
     DestinationInput, Now, Room, request_of, ticket,
 };
-pub use self::volatile::VolatilePool;
+pub use self::volatile::{VolatilePool, VolatileShare};
 
 /// LSNs in one ack record: 32 KiB of them, so that a record stays within a chunk.
 const ACK_LSNS_MAX: usize = 4096;
@@ -105,7 +104,7 @@ pub struct DestinationMachine {
     timers: Timers,
     redelivery: Redelivery,
     holds: Holds,
-    volatile: VolatileShare,
+    volatile: Rc<VolatileShare>,
     claims: Claims,
     account: Rc<Account>,
     shedding: Shedding,
@@ -138,6 +137,17 @@ impl DestinationMachine {
         activation: Activation,
         pool: Rc<VolatilePool>,
     ) -> Self {
+        Self::with_share(config, id, activation, VolatileShare::new(pool))
+    }
+
+    /// The same with a share of the memory for volatile messages that whoever sends to it asks, too.
+    #[must_use]
+    pub fn with_share(
+        config: DestinationConfig,
+        id: DestId,
+        activation: Activation,
+        volatile: Rc<VolatileShare>,
+    ) -> Self {
         Self {
             config,
             id,
@@ -156,7 +166,7 @@ impl DestinationMachine {
             groups: Groups::default(),
             redelivery: Redelivery::default(),
             holds: Holds::default(),
-            volatile: VolatileShare::new(pool),
+            volatile,
             claims: Claims::default(),
             account: activation.account.unwrap_or_default(),
             shedding: Shedding::default(),
@@ -295,6 +305,16 @@ impl DestinationMachine {
                 definitions,
             } => self.remove(request, removals, definitions, effects),
             DestinationCommand::Look { asks } => self.claims.operator_asks(asks),
+            DestinationCommand::Keep { messages } => self.keep_all(messages),
+            DestinationCommand::Show {
+                tag,
+                lane,
+                after,
+                count,
+            } => {
+                let entries = self.look(lane, after, count);
+                effects.push(DestinationEffect::Shown { tag, entries });
+            }
         }
     }
 
@@ -329,6 +349,9 @@ impl DestinationMachine {
                 self.lanes.expect(lane);
             }
             self.admitted = self.admitted.plus(Load::of(&message));
+            if self.is_volatile(&message) {
+                self.volatile.spill();
+            }
             let records = duplicates::send(Scope::queue(self.id), vec![self.id], message);
             self.submit(ticket(session, request), records);
         }
@@ -336,30 +359,6 @@ impl DestinationMachine {
             let event = SessionEvent::Committed { requests: kept };
             effects.push(DestinationEffect::Answer { session, event });
         }
-    }
-
-    /// Keeps a volatile message, if there is memory for it; gives it back otherwise.
-    fn keep_in_memory(&mut self, message: Bytes) -> Option<Bytes> {
-        let is_stored = !self.keeps_in_memory && message::is_persistent(&message);
-        // A body in parts is on the disk already, and is held there only for what is stored.
-        if is_stored || message::is_in_parts(&message) {
-            return Some(message);
-        }
-        let Some(lsn) = self.volatile.take(message.len()) else {
-            return Some(message);
-        };
-        let times = Times::of(&message);
-        if let Some(at) = times.expiry_ms {
-            self.timers.expires(at);
-        }
-        let entry = Entry::new(lsn, message);
-        if times.lane == Lane::DELAYED {
-            self.timers.put_volatile(entry);
-        } else {
-            self.lanes.put_volatile(times.lane, entry);
-        }
-        self.figures.arrived = self.figures.arrived.saturating_add(1);
-        None
     }
 
     /// A consumer is done with a message; the record, if it needs one, is somebody else's matter.
@@ -382,7 +381,7 @@ impl DestinationMachine {
     ) {
         let mut released = Vec::new();
         let mut accepted = 0u64;
-        let volatile = &mut self.volatile;
+        let volatile = &self.volatile;
         let claims = &mut self.claims;
         self.consumers
             .settle(key, &mut lsns, |entry| match outcome {
@@ -483,6 +482,7 @@ impl DestinationMachine {
         self.timers.marked(&change.marked);
         self.pickers.marked(&change.marked);
         let mut arrived = 0u64;
+        self.count_spilled(&change.entries);
         for entry in change.entries {
             let times = Times::of(&entry.message);
             let lsn = entry.lsn;

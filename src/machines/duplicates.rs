@@ -59,8 +59,21 @@ pub fn ids(units: &[Unit]) -> Vec<DuplicateId> {
 pub struct Admitted {
     /// All units, in order; some with fewer records, perhaps none.
     pub units: Vec<Unit>,
-    /// Messages that were taken out, and where they were sent.
-    pub hits: Vec<(Scope, Bytes)>,
+    /// Messages that were taken out.
+    pub hits: Vec<Hit>,
+}
+
+/// A message that was sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Of its unit.
+    pub ticket: Ticket,
+    /// Where it was sent.
+    pub scope: Scope,
+    /// Who would have got it.
+    pub targets: Vec<DestId>,
+    /// Itself.
+    pub message: Bytes,
 }
 
 /// See the module. For one term of service.
@@ -113,10 +126,15 @@ impl DuplicateMachine {
                     continue;
                 }
                 if stored || self.in_flight.contains(&id) {
-                    if let Some(Draft::Put { message, .. }) = records.next() {
+                    if let Some(Draft::Put { targets, message }) = records.next() {
                         let hits = self.hits.entry(id.scope).or_default();
                         *hits = hits.saturating_add(1);
-                        admitted.hits.push((id.scope, message));
+                        admitted.hits.push(Hit {
+                            ticket,
+                            scope: id.scope,
+                            targets,
+                            message,
+                        });
                     }
                     continue;
                 }

@@ -384,4 +384,4 @@ mod last_word_tests;
 #[cfg(test)]
 mod pair_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

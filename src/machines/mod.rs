@@ -11,6 +11,8 @@ pub mod link;
 pub mod lock;
 pub mod policy;
 pub mod replication;
+pub mod returning;
+pub mod roll;
 pub mod selector;
 pub mod stomp_session;
 pub mod subscriptions;

@@ -403,6 +403,18 @@ impl StompSession {
         self.beats.read_deadline().is_some()
     }
 
+    /// The client asked for heart-beats, and gets them.
+    #[must_use]
+    pub fn sends_heart_beats(&self) -> bool {
+        self.beats.write_deadline().is_some()
+    }
+
+    /// Transactions that were begun and are not committed.
+    #[must_use]
+    pub fn open_transactions(&self) -> usize {
+        self.transactions.open()
+    }
+
     /// Subscriptions that stand.
     #[must_use]
     pub fn subscriptions(&self) -> usize {

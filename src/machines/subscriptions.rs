@@ -275,6 +275,13 @@ impl SubscriptionTable {
         })
     }
 
+    /// The consumers of subscriptions that go with them.
+    pub fn passing(&self) -> impl Iterator<Item = ConsumerKey> {
+        let all = self.all.values();
+        let passing = all.filter(|it| !it.spec.identity.is_durable());
+        passing.flat_map(|it| it.consumers.iter().copied())
+    }
+
     /// One that the store has from before this term; gives what its destination is called.
     pub fn restore(&mut self, dest: DestId, spec: SubscriptionSpec) -> DestinationName {
         let name = spec.identity.destination(dest);

@@ -6,6 +6,9 @@
 //! again to go on; so a server that dies in the middle leaves nothing half done, and a second run goes
 //! on. What arrives after the first stretch began is not touched.
 //!
+//! Positions in memory alone are beyond all of the log: they come last. What came there before the
+//! stretch that gets so far is worked on, too.
+//!
 //! Deliberately not known here: names, what consumers hold, and what the store does with a unit.
 
 use std::sync::Arc;
@@ -49,8 +52,11 @@ pub struct SweepSpec {
     pub count: u64,
     /// Only those after this.
     pub after: Lsn,
-    /// Only those up to here: not beyond the commit index at the beginning.
+    /// Only those up to here: not beyond the commit index at the beginning, or, of a work that has
+    /// come as far as what is in memory, beyond what was there then.
     pub until: Lsn,
+    /// The newest position in memory alone as this stretch begins; none: nothing is there.
+    pub memory_until: Option<Lsn>,
     /// No batch begins after this.
     pub deadline: Moment,
 }
@@ -121,7 +127,8 @@ pub enum SweepInput {
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub enum SweepEffect {
-    /// Ask the store for what is owed after this: at most [`PAGE_MESSAGES`] and [`PAGE_BYTES`].
+    /// Ask the store for what is owed after this, or the destination if it is a position in memory: at
+    /// most [`PAGE_MESSAGES`] and, of the store, [`PAGE_BYTES`].
     Fetch(Lsn),
     /// Let the destination take these out, in one unit with their PUTs.
     Remove(Vec<Swept>),
@@ -190,11 +197,29 @@ impl SweepMachine {
         }
     }
 
+    /// The end of the work, as far as it is known now: to go on with.
+    #[must_use]
+    pub fn until(&self) -> Lsn {
+        self.spec.until
+    }
+
+    /// What is stored is done: on to what is in memory.
+    fn go_to_memory(&mut self) {
+        if self.report.after >= self.spec.until
+            && !self.spec.until.is_volatile()
+            && let Some(until) = self.spec.memory_until
+        {
+            self.report.after = Lsn::volatile(0);
+            self.spec.until = until;
+        }
+    }
+
     fn left(&self) -> u64 {
         self.spec.count.saturating_sub(self.report.done)
     }
 
     fn go_on(&mut self, now: Moment, effects: &mut Vec<SweepEffect>) {
+        self.go_to_memory();
         self.report.complete = self.left() == 0 || self.report.after >= self.spec.until;
         let begun = self.phase != Phase::New;
         if self.report.complete || (begun && now >= self.spec.deadline) {

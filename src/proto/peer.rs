@@ -1,6 +1,8 @@
 //! The HA channel's frames as values (their bytes are in `peer_codec`). Every frame after the hello carries its
 //! session; whoever receives one of another session drops it (R3).
 
+use core::net::{IpAddr, SocketAddr};
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -60,12 +62,80 @@ impl std::fmt::Display for ServerState {
     }
 }
 
+/// The bit of [`Hello::features`] of who understands [`Body::Clients`].
+pub const FEATURE_CLIENTS: u64 = 1;
+/// Clients of each kind in one [`ClientNews`] at most.
+pub const CLIENT_NEWS_MAX: usize = 500;
+/// Bytes of a client's name that are told.
+pub const CLIENT_NAME_BYTES_MAX: usize = 128;
+
+/// A client's connection, as the peer is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerClient {
+    /// Of the connection; once in a term of service.
+    pub number: u32,
+    /// What it calls itself, cut to [`CLIENT_NAME_BYTES_MAX`].
+    pub client_id: Option<Box<str>>,
+    /// As whom it logged in, cut the same way.
+    pub login: Option<Box<str>>,
+    /// Where it is.
+    pub address: SocketAddr,
+}
+
+impl PeerClient {
+    /// Names are cut to [`CLIENT_NAME_BYTES_MAX`].
+    #[must_use]
+    pub fn new(
+        number: u32,
+        client_id: Option<&str>,
+        login: Option<&str>,
+        address: SocketAddr,
+    ) -> Self {
+        let cut = |name: &str| Box::from(&name[..name.floor_char_boundary(CLIENT_NAME_BYTES_MAX)]);
+        Self {
+            number,
+            client_id: client_id.map(cut),
+            login: login.map(cut),
+            address,
+        }
+    }
+
+    /// How it is known again.
+    #[must_use]
+    pub fn identity(&self) -> ClientIdentity {
+        match &self.client_id {
+            Some(id) => ClientIdentity::Named(id.clone()),
+            None => ClientIdentity::Unnamed(self.login.clone(), self.address.ip()),
+        }
+    }
+}
+
+/// How a client is known again on another connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ClientIdentity {
+    /// By its client-id, wherever it is.
+    Named(Box<str>),
+    /// By login and host; several may be alike.
+    Unnamed(Option<Box<str>>, IpAddr),
+}
+
+/// Changes among the clients of the server that serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientNews {
+    /// What was said before is void.
+    pub afresh: bool,
+    /// Numbers of those that have gone by themselves.
+    pub gone: Vec<u32>,
+    /// Those that have come.
+    pub came: Vec<PeerClient>,
+}
+
 /// What both servers say first. Unauthenticated until the proof (see [`Frame::Proof`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hello {
     /// Lowest and highest protocol version that this server speaks.
     pub versions: (u16, u16),
-    /// Optional parts of the protocol, as bits. None defined yet.
+    /// Optional parts of the protocol that this server understands, as bits: [`FEATURE_CLIENTS`].
     pub features: u64,
     /// The pair's name; must be equal.
     pub cluster: String,
@@ -234,6 +304,8 @@ pub enum Body {
         /// In this epoch.
         epoch: Epoch,
     },
+    /// The server that serves, to a peer that understands it: who its clients are. For people only.
+    Clients(ClientNews),
 }
 
 /// How a returning server is brought into step.

@@ -30,6 +30,8 @@ const HEAD_BYTES: usize = 4;
 /// Checksum and kind.
 const LENGTH_MIN: usize = 5;
 
+mod clients;
+
 mod kind {
     pub(super) const HELLO: u8 = 1;
     pub(super) const PROOF: u8 = 2;
@@ -53,6 +55,7 @@ mod kind {
     pub(super) const COMMIT_INDEX: u8 = 49;
     pub(super) const DURABLE: u8 = 50;
     pub(super) const IN_SYNC: u8 = 51;
+    pub(super) const CLIENTS: u8 = 64;
 }
 
 /// Bytes that are no frame. The connection is of no use after it.
@@ -214,6 +217,7 @@ fn kind_of(body: &Body) -> u8 {
         Body::CommitIndex { .. } => kind::COMMIT_INDEX,
         Body::Durable { .. } => kind::DURABLE,
         Body::InSync { .. } => kind::IN_SYNC,
+        Body::Clients(_) => kind::CLIENTS,
     }
 }
 
@@ -261,6 +265,7 @@ fn put_body(body: &Body, to: &mut BytesMut) {
         }
         Body::Batch { committed, batch } => put_batch(*committed, batch, to),
         Body::CommitIndex { committed } => to.put_u64(committed.0),
+        Body::Clients(news) => clients::put(news, to),
     }
 }
 
@@ -405,6 +410,7 @@ fn take_body(kind: u8, from: &mut FieldReader) -> Result<Option<Body>, BadField>
         kind::IN_SYNC => Body::InSync {
             epoch: Epoch(from.u64("epoch")?),
         },
+        kind::CLIENTS => Body::Clients(clients::take(from)?),
         _ => return Ok(None),
     };
     Ok(Some(body))

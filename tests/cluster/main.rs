@@ -39,6 +39,7 @@ mod recovery;
 mod refusals;
 mod reloads;
 mod resync;
+mod returning;
 mod scale;
 mod schedule;
 mod selectors;
@@ -52,6 +53,7 @@ mod topics;
 mod transactions;
 mod troubleshooting;
 mod two_hosts;
+mod volatile;
 mod watchdog;
 
 use support::eventually::SOON;

@@ -232,15 +232,16 @@ impl Ledger {
     ) -> Result<Vec<u64>, String> {
         let state = &mut *open(&self.0);
         let found: BTreeSet<u64> = owed.iter().map(|it| number_of(&it.message)).collect();
+        // Acks may be what was given up, also of what its producer never knew to be safe.
+        for (number, copy) in state.copies.range_mut(..=state.overridden) {
+            copy.ack_confirmed &= !found.contains(number);
+        }
         let mut given_up = Vec::new();
         for number in &before.0 {
             let Some(copy) = state.copies.get_mut(number) else {
                 continue;
             };
-            if found.contains(number) {
-                // The ack may be what was given up.
-                copy.ack_confirmed = false;
-            } else if !copy.ack_sent {
+            if !found.contains(number) && !copy.ack_sent {
                 copy.given_up = true;
                 given_up.push(*number);
             }

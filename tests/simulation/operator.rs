@@ -60,8 +60,12 @@ impl Pair {
             None => false,
         };
         if !explained {
+            let reasons = [0, 1].map(|at| {
+                let running = self.runs(at).then(|| self.server(at));
+                running.and_then(|server| server.wired.board.role().reason.clone())
+            });
             self.fail(&format!(
-                "the pair does not become whole (needs of an operator: {need:?})"
+                "the pair does not become whole ({need:?} needed: {reasons:?})"
             ));
         }
         self.world.trace.tell(format_args!("-- needed: {need:?}"));

@@ -56,7 +56,7 @@ pub(crate) struct Pair {
     /// Disks say that they have flushed, and have not.
     lies: bool,
     /// Answers to the operator that are still to come.
-    asked: Vec<oneshot::Receiver<SwitchoverAnswer>>,
+    asked: Vec<(usize, oneshot::Receiver<SwitchoverAnswer>)>,
 }
 
 impl Pair {
@@ -238,23 +238,29 @@ impl Pair {
 
     /// The operator asks both servers to hand over: one that does not serve refuses.
     pub(crate) fn ask_to_hand_over(&mut self) {
-        for server in self.servers.iter().flatten() {
+        for (at, server) in self.servers.iter().enumerate() {
+            let Some(server) = server else {
+                continue;
+            };
             let (answer, heard) = oneshot::channel();
             let order = OperatorOrder::Switchover {
                 dry_run: false,
                 answer,
             };
             post(&server.wired.manager, HaMessage::Operator(order));
-            self.asked.push(heard);
+            self.asked.push((at, heard));
         }
     }
 
     /// Counts what became of the operator's wishes; whoever is dead answers nothing.
     fn hear_answers(&mut self) {
-        let trace = &self.world.trace;
-        self.asked.retain_mut(|heard| match heard.try_recv() {
+        let (trace, ends) = (&self.world.trace, self.is_shared());
+        let leaving = &mut self.leaving;
+        self.asked.retain_mut(|(at, heard)| match heard.try_recv() {
             Ok(said) => {
                 if said.ready {
+                    // In shared mode by the end of its process.
+                    leaving[*at] |= ends;
                     trace.mark("switchovers begun");
                     trace.tell(format_args!("epoch {} is handed over", said.epoch));
                 }
@@ -331,7 +337,11 @@ impl Pair {
             }
             self.run_for(STEP).await;
         }
-        self.fail(&format!("never came to be: {what}"));
+        let owed = [0, 1].map(|at| {
+            let running = self.servers[at].as_ref();
+            running.map(|server| (server.state(), server.store.facts().messages))
+        });
+        self.fail(&format!("never came to be: {what} (owed: {owed:?})"));
     }
 
     /// Until clients have been told of so many more.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
+use twinmq::actors::client_roll::ClientRoll;
 use twinmq::actors::gateway_pinger::{GatewayMessage, Prober};
 use twinmq::actors::ha_chronicle::NoChronicle;
 use twinmq::actors::ha_manager::{ClientSide, HaIdentity};
@@ -189,6 +190,7 @@ impl Server {
             },
             replication: replication(),
             history: Arc::new(NoChronicle),
+            roll: ClientRoll::new(),
             pair: Some(pair_parts(world, host, life, opened.node, listener)),
             door: match &opened.works {
                 Works::Own(_) => None,

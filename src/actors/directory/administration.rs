@@ -10,15 +10,17 @@ use bytes::Bytes;
 use super::{DestinationDescription, Directory, KIND_QUEUE, Presence, Term};
 use crate::machines::delivery::{DestinationCommand, OPERATOR, Removal, RequestNumber};
 use crate::machines::sweep::{
-    PAGE_BYTES, PAGE_MESSAGES, SweepAction, SweepEffect, SweepInput, SweepMachine, SweepReport,
-    SweepSpec, SweepTarget, Swept,
+    PAGE_MESSAGES, SweepAction, SweepEffect, SweepInput, SweepMachine, SweepReport, SweepSpec,
+    SweepTarget, Swept,
 };
 use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Draft, Fetched, SPACE_DESTINATION, Scope, Seek, Times};
+use crate::storage::api::{Draft, Entry, Fetched, SPACE_DESTINATION, Scope, Times};
 
+mod looks;
 mod vocabulary;
 
+use self::looks::Look;
 pub use self::vocabulary::{
     Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
     MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
@@ -38,7 +40,6 @@ const STRETCH: Duration = Duration::from_millis(1000);
 struct Sweep {
     dest: DestId,
     machine: SweepMachine,
-    until: Lsn,
     reply: Reply<SweepProgress>,
     /// Of the batch that the destination has.
     homeless: u64,
@@ -46,7 +47,7 @@ struct Sweep {
 
 enum Running {
     Sweep(Box<Sweep>),
-    Browse(DestId, Lsn, Reply<MessagePage>),
+    Browse(Box<Look>),
     Delete(Reply<()>),
 }
 
@@ -54,7 +55,7 @@ impl Running {
     fn dest(&self) -> Option<DestId> {
         match self {
             Self::Sweep(sweep) => Some(sweep.dest),
-            Self::Browse(dest, _, _) => Some(*dest),
+            Self::Browse(look) => Some(look.dest),
             Self::Delete(_) => None,
         }
     }
@@ -73,7 +74,7 @@ impl Works {
     fn is_swept(&self, dest: DestId) -> bool {
         self.0.values().any(|running| match running {
             Running::Sweep(sweep) => sweep.dest == dest,
-            Running::Browse(..) | Running::Delete(_) => false,
+            Running::Browse(_) | Running::Delete(_) => false,
         })
     }
 }
@@ -174,25 +175,6 @@ impl Directory {
         term.by_name.get(&name).map(|id| (*id, name))
     }
 
-    fn look(&self, query: &BrowseQuery, reply: Reply<MessagePage>) {
-        let Some((dest, _)) = self.find(&query.name) else {
-            reply(Err(AdministrationError::Unknown(query.name.clone())));
-            return;
-        };
-        if self.is_busy() {
-            reply(Err(AdministrationError::Busy));
-            return;
-        }
-        let (after, upto) = (query.after, self.upto.get());
-        let number = self.begin(|_| Running::Browse(dest, upto, reply));
-        if let Some(number) = number {
-            let count = query.limit.clamp(1, 256);
-            let seek = Seek::All { after };
-            let tag = OPERATOR_TAG | number;
-            self.store.fetch(dest, tag, seek, count, PAGE_BYTES);
-        }
-    }
-
     fn sweep(self: &Rc<Self>, order: SweepOrder, reply: Reply<SweepProgress>) {
         let begun = self.sweep_spec(&order);
         let (dest, spec) = match begun {
@@ -202,11 +184,9 @@ impl Directory {
                 return;
             }
         };
-        let until = spec.until;
         let sweep = Sweep {
             dest,
             machine: SweepMachine::new(spec),
-            until,
             reply,
             homeless: 0,
         };
@@ -257,7 +237,11 @@ impl Directory {
             selector: order.selector.clone(),
             count: order.count,
             after: order.after,
-            until: order.until.unwrap_or(upto).min(upto),
+            until: match order.until {
+                Some(until) if until.is_volatile() => until,
+                until => until.unwrap_or(upto).min(upto),
+            },
+            memory_until: self.newest_volatile(dest),
             deadline: self.clock.now().after(STRETCH),
         };
         Ok((dest, spec))
@@ -280,9 +264,7 @@ impl Directory {
                 SweepEffect::Fetch(after) => {
                     // Before the question, so that it hears what the answer may not know.
                     self.order(dest, DestinationCommand::Look { asks: true });
-                    let tag = OPERATOR_TAG | number;
-                    let seek = Seek::All { after };
-                    self.store.fetch(dest, tag, seek, PAGE_MESSAGES, PAGE_BYTES);
+                    self.read_page(number, dest, after, PAGE_MESSAGES);
                 }
                 SweepEffect::Remove(batch) => self.hand_over(number, dest, batch),
                 SweepEffect::End(report) => {
@@ -299,7 +281,7 @@ impl Directory {
             term.as_mut().and_then(|term| term.works.0.remove(&number))
         };
         if let Some(Running::Sweep(sweep)) = ended {
-            let until = sweep.until;
+            let until = sweep.machine.until();
             let report = report.map(|report| SweepProgress { report, until });
             (sweep.reply)(report.map_err(AdministrationError::Refused));
         }
@@ -401,7 +383,7 @@ impl Directory {
         let homeless = match self.term.borrow().as_ref() {
             Some(term) => match term.works.0.get(&request.0) {
                 Some(Running::Sweep(sweep)) => sweep.homeless,
-                Some(Running::Browse(..) | Running::Delete(_)) | None => return,
+                Some(Running::Browse(_) | Running::Delete(_)) | None => return,
             },
             None => return,
         };
@@ -415,12 +397,12 @@ impl Directory {
             let works = term.as_mut().map(|term| &mut term.works.0);
             works.and_then(|works| match works.get(&request.0) {
                 Some(Running::Delete(_)) => works.remove(&request.0),
-                Some(Running::Sweep(_) | Running::Browse(..)) | None => None,
+                Some(Running::Sweep(_) | Running::Browse(_)) | None => None,
             })
         };
         match deleted {
             Some(Running::Delete(reply)) => reply(Ok(())),
-            Some(Running::Sweep(_) | Running::Browse(..)) | None => {
+            Some(Running::Sweep(_) | Running::Browse(_)) | None => {
                 self.drive_sweep(request.0, SweepInput::Committed);
             }
         }
@@ -428,13 +410,18 @@ impl Directory {
 
     /// The store's answer to what was asked for an operator.
     pub(super) fn work_fetched(self: &Rc<Self>, fetched: Fetched) {
-        let Fetched {
-            dest,
-            tag,
-            entries,
-            scanned,
-            ..
-        } = fetched;
+        let (dest, tag) = (fetched.dest, fetched.tag);
+        self.work_looked(dest, tag, fetched.entries, fetched.scanned);
+    }
+
+    /// The same, or a destination's answer.
+    pub(super) fn work_looked(
+        self: &Rc<Self>,
+        dest: DestId,
+        tag: u32,
+        entries: Vec<Entry>,
+        scanned: Lsn,
+    ) {
         let number = tag & !OPERATOR_TAG;
         let looked = {
             let mut term = self.term.borrow_mut();
@@ -442,25 +429,16 @@ impl Directory {
                 return;
             };
             match works.get(&number) {
-                Some(Running::Browse(of, ..)) if *of == dest => works.remove(&number),
+                Some(Running::Browse(look)) if look.dest == dest => works.remove(&number),
                 Some(Running::Sweep(sweep)) if sweep.dest == dest => None,
                 // Whoever asked has gone.
-                Some(Running::Sweep(_) | Running::Browse(..) | Running::Delete(_)) | None => {
+                Some(Running::Sweep(_) | Running::Browse(_) | Running::Delete(_)) | None => {
                     return;
                 }
             }
         };
         match looked {
-            Some(Running::Browse(_, upto, reply)) => {
-                let last = entries.last().map_or(Lsn::ZERO, |entry| entry.lsn);
-                let after = scanned.max(last);
-                let more = after < upto && !entries.is_empty();
-                reply(Ok(MessagePage {
-                    entries,
-                    after,
-                    more,
-                }));
-            }
+            Some(Running::Browse(look)) => self.show(number, look, entries, scanned),
             Some(Running::Sweep(_) | Running::Delete(_)) | None => {
                 self.drive_sweep(number, SweepInput::Fetched { entries, scanned });
             }

@@ -1,9 +1,12 @@
-//! Browsers on the data thread: each reads the store by itself, past the destination that it looks at.
+//! Browsers on the data thread: each reads the store by itself, past the destination that it looks at,
+//! and asks the destination for what is in memory alone.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Directory;
+use super::volatile::MemoryLook;
 use crate::machines::browser::{BrowserEffect, BrowserMachine, PAGE_BYTES, PAGE_MESSAGES};
 use crate::machines::delivery::{ConsumerKey, SessionEvent};
 use crate::machines::selector::Selector;
@@ -42,7 +45,7 @@ impl Browsers {
 impl Directory {
     /// A consumer looks at what a destination owes. One that is not there owes nothing.
     pub fn browse(
-        &self,
+        self: &Rc<Self>,
         consumer: ConsumerKey,
         name: &DestinationName,
         prefetch: u32,
@@ -51,13 +54,20 @@ impl Directory {
         let number = consumer.number;
         let mut effects = Vec::new();
         let tag = self.next_browser.get();
+        let dest = {
+            let term = self.term.borrow();
+            let term = term.as_ref();
+            term.and_then(|term| term.by_name.get(name).copied())
+        };
+        let memory_upto = dest.and_then(|dest| self.newest_volatile(dest));
         let found = {
             let mut term = self.term.borrow_mut();
             let found = term
                 .as_mut()
-                .and_then(|term| Some((*term.by_name.get(name)?, &mut term.browsers)));
+                .and_then(|term| Some((dest?, &mut term.browsers)));
             if let Some((dest, browsers)) = found {
-                let mut machine = BrowserMachine::new(self.upto.get(), prefetch, selector);
+                let upto = self.upto.get();
+                let mut machine = BrowserMachine::new(upto, memory_upto, prefetch, selector);
                 machine.begin(&mut effects);
                 let browser = Browser {
                     consumer,
@@ -83,7 +93,7 @@ impl Directory {
     }
 
     /// The client has taken copies.
-    pub fn browser_settled(&self, consumer: ConsumerKey, count: usize) {
+    pub fn browser_settled(self: &Rc<Self>, consumer: ConsumerKey, count: usize) {
         let mut effects = Vec::new();
         let tag = {
             let mut term = self.term.borrow_mut();
@@ -110,7 +120,8 @@ impl Directory {
         }
     }
 
-    pub(super) fn browser_fetched(&self, tag: u32, entries: Vec<Entry>, scanned: Lsn) {
+    /// The store's or the destination's answer to a browser.
+    pub(super) fn browser_answered(self: &Rc<Self>, tag: u32, entries: Vec<Entry>, scanned: Lsn) {
         let mut effects = Vec::new();
         if let Some(term) = self.term.borrow_mut().as_mut()
             && let Some(browser) = term.browsers.by_tag.get_mut(&tag)
@@ -120,7 +131,7 @@ impl Directory {
         self.run_browser(tag, effects);
     }
 
-    fn run_browser(&self, tag: u32, effects: Vec<BrowserEffect>) {
+    fn run_browser(self: &Rc<Self>, tag: u32, effects: Vec<BrowserEffect>) {
         let (consumer, dest) = {
             let term = self.term.borrow();
             let browsers = term.as_ref().map(|term| &term.browsers.by_tag);
@@ -133,6 +144,16 @@ impl Directory {
             let event = match effect {
                 BrowserEffect::Fetch(seek) => {
                     self.store.fetch(dest, tag, seek, PAGE_MESSAGES, PAGE_BYTES);
+                    continue;
+                }
+                BrowserEffect::Look(lane, after) => {
+                    let command = MemoryLook {
+                        tag,
+                        lane: Some(lane),
+                        after,
+                        count: PAGE_MESSAGES,
+                    };
+                    self.look_at_memory(dest, command);
                     continue;
                 }
                 BrowserEffect::Deliver(deliveries) => SessionEvent::Delivered {

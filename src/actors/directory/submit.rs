@@ -5,16 +5,17 @@ use bytes::Bytes;
 use super::Directory;
 use crate::machines::duplicates;
 use crate::proto::message;
-use crate::storage::api::{Scope, Unit};
+use crate::storage::api::{Scope, Ticket, Unit};
 
 impl Directory {
-    /// Units for the store, in order. Everything that clients cause goes this way.
-    pub fn submit(&self, units: Vec<Unit>) {
+    /// Units for the store, in order. Everything that clients cause goes this way. Gives the tickets of
+    /// those with a message that was sent again and is not stored again.
+    pub fn submit(&self, units: Vec<Unit>) -> Vec<Ticket> {
         let ids = duplicates::ids(&units);
         if ids.is_empty() {
             self.count_sent(&units);
             self.store.submit(units);
-            return;
+            return Vec::new();
         }
         let now_ms = self.clock.wall_ms();
         let known = self.store.seen(&ids, now_ms);
@@ -22,11 +23,13 @@ impl Directory {
             let mut duplicates = self.duplicates.borrow_mut();
             duplicates.admit(now_ms, units, &known)
         };
-        for (scope, message) in &admitted.hits {
-            self.log_duplicate(*scope, message);
+        for hit in &admitted.hits {
+            self.log_duplicate(hit.scope, &hit.message);
+            self.spilled_again(&hit.targets, &hit.message);
         }
         self.count_sent(&admitted.units);
         self.store.submit(admitted.units);
+        admitted.hits.into_iter().map(|hit| hit.ticket).collect()
     }
 
     fn log_duplicate(&self, scope: Scope, message: &Bytes) {

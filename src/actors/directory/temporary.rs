@@ -33,7 +33,7 @@ impl Directory {
             return Ok(());
         }
         let id = self.next_id(term)?;
-        self.learn(term, id, name.clone(), Some(definition(KIND, name)));
+        self.learn(term, id, name.clone(), Some(definition(KIND, name)), true);
         let owned = term.temporaries.entry(session).or_default();
         owned.push(name.clone());
         Ok(())

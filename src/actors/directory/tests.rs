@@ -8,6 +8,7 @@ use crate::proto::pattern::NamePattern;
 use crate::storage::api::{LogStore, StoreEvent, StoreSink};
 
 mod topics;
+mod volatile;
 
 /// Keeps what the store tells until the test passes it on.
 #[derive(Default)]
@@ -41,6 +42,16 @@ impl World {
     /// Serves, with default limits.
     pub(super) fn serving() -> Self {
         let world = Self::new(DirectoryConfig::default());
+        world.directory.activate();
+        world
+    }
+
+    /// The same without memory for messages that are not stored.
+    fn storing() -> Self {
+        let world = Self::new(DirectoryConfig {
+            volatile_bytes: 0,
+            ..DirectoryConfig::default()
+        });
         world.directory.activate();
         world
     }

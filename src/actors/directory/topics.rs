@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::volatile::Passing;
 use super::{Directory, Term, Unavailable};
 use crate::machines::delivery::{
     ConsumerKey, ConsumerTraits, DestinationCommand, RequestNumber, SessionEvent, SessionKey,
@@ -122,6 +123,7 @@ impl Directory {
             // Takes part in one that there is, or takes its place.
             Err(_) => DestId(term.next),
         };
+        let passes = !spec.identity.is_durable();
         let joined = term.topics.table.subscribe(consumer, spec, fresh);
         let joined = joined.map_err(|error| error.to_string())?;
         if let Some(dropped) = joined.dropped {
@@ -130,7 +132,7 @@ impl Directory {
         if let Some(definition) = joined.definition {
             let request = term.topics.next_request();
             term.topics.defining.insert(joined.dest, request);
-            self.learn(term, joined.dest, joined.name.clone(), None);
+            self.learn(term, joined.dest, joined.name.clone(), None, passes);
             let unit = define(joined.dest, definition, ticket(OWN, request));
             self.store.submit(vec![unit]);
         }
@@ -239,80 +241,98 @@ impl Directory {
         }
     }
 
-    /// Messages of one session to topics, in order.
+    /// Messages of one session to topics, in order. Each is stored once for those subscriptions that
+    /// have no memory for it, and is handed to those that have.
     pub fn publish_to_topics(self: &Rc<Self>, publisher: Publisher<'_>, sends: Vec<TopicSend>) {
         let session = publisher.session;
-        let (mut units, mut answers) = (Vec::with_capacity(sends.len()), Vec::new());
-        let mut unheard = Vec::new();
+        let mut units = Vec::with_capacity(sends.len());
+        let mut passing = Passing::default();
+        let (mut answers, mut unstored) = (Vec::new(), Vec::new());
         for send in sends {
             let request = send.request;
-            let records = match self.records_of(publisher, &send) {
-                Ok(records) => records,
-                Err(reason) => {
-                    answers.push(SessionEvent::Refused { request, reason });
-                    continue;
-                }
-            };
-            if records.is_empty() {
-                unheard.push(request);
-                continue;
-            }
-            let demands_both = match self.check_copies(&send.topic) {
-                Ok(demands_both) => demands_both,
-                Err(error) => {
-                    let reason = error.to_string();
-                    answers.push(SessionEvent::Refused { request, reason });
-                    continue;
-                }
-            };
-            if demands_both {
-                self.demand_both(session, request);
-            }
             let ticket = ticket(session, request);
-            units.push(Unit { ticket, records });
-            if self.may_hold_back(&send.topic) {
+            match self.topic_records(publisher, &send, ticket, &mut passing) {
+                Ok(records) if records.is_empty() => unstored.push(request),
+                Ok(records) => units.push(Unit { ticket, records }),
+                Err(reason) => answers.push(SessionEvent::Refused { request, reason }),
+            }
+            if !units.is_empty() && self.may_hold_back(&send.topic) {
                 // The next one is judged by what this one takes.
-                self.submit(std::mem::take(&mut units));
+                let again = self.submit(std::mem::take(&mut units));
+                passing.forget(&again);
             }
         }
         if !units.is_empty() {
-            self.submit(units);
+            let again = self.submit(units);
+            passing.forget(&again);
         }
-        if !unheard.is_empty() {
-            // Nobody is owed anything: there is nothing to wait for.
-            answers.push(SessionEvent::Committed { requests: unheard });
+        self.keep(passing);
+        if !unstored.is_empty() {
+            // Nothing is stored: there is nothing to wait for.
+            answers.push(SessionEvent::Committed { requests: unstored });
         }
         for answer in answers {
             self.tell(session, answer);
         }
     }
-}
 
-impl Directory {
-    /// What a message to a topic is in the log, or why it is refused: whole, if one of the subscriptions
-    /// that would owe it refuses it.
-    fn records_of(
+    /// What a message to a topic is in the log, and who keeps it in memory instead; nothing of both
+    /// when nobody is subscribed. It is refused whole if one of the subscriptions refuses it.
+    fn topic_records(
         self: &Rc<Self>,
         publisher: Publisher<'_>,
         send: &TopicSend,
+        ticket: Ticket,
+        passing: &mut Passing,
     ) -> Result<Vec<Draft>, String> {
-        let mut term = self.term.borrow_mut();
-        let term = term
-            .as_mut()
-            .ok_or_else(|| Unavailable::NotServing.to_string())?;
-        if term.sends_refused {
-            return Err(REFUSED.to_owned());
-        }
-        let records = term.topic_records(publisher, &send.topic, &send.message);
-        for record in &records {
-            if let Draft::Put { targets, .. } = record
-                && let Some(reason) = self.refusal_of(term, targets)
-            {
+        let mut targets = {
+            let mut term = self.term.borrow_mut();
+            let term = term.as_mut().ok_or(Unavailable::NotServing);
+            let term = term.map_err(|error| error.to_string())?;
+            let targets = term.topic_targets(publisher, &send.topic, &send.message);
+            if let Some(reason) = self.refusal_of(term, &targets) {
                 return Err(reason);
             }
+            targets
+        };
+        if targets.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(records)
+        let demands_both = self.check_copies(&send.topic);
+        let demands_both = demands_both.map_err(|error| error.to_string())?;
+        let kept = if demands_both {
+            Vec::new()
+        } else {
+            self.take_memory(&mut targets, &send.message)
+        };
+        if !targets.is_empty() && self.refuses_sends() {
+            passing.give_back(kept, &send.message);
+            return Err(REFUSED.to_owned());
+        }
+        self.spill(&targets, &send.message);
+        self.count_kept(&kept, &send.message);
+        passing.add(ticket, kept, &send.message);
+        if demands_both {
+            self.demand_both(publisher.session, send.request);
+        }
+        Ok(records(&send.topic, &targets, &send.message))
     }
+}
+
+/// What a message to a topic is in the log; nothing when nobody is to get it from there.
+fn records(topic: &DestinationName, targets: &[DestId], message: &Bytes) -> Vec<Draft> {
+    let mut parts = targets.chunks(TARGETS_MAX);
+    let Some(first) = parts.next() else {
+        return Vec::new();
+    };
+    // Its id, if it has one, stands before the first of them.
+    let scope = Scope::topic(topic.name());
+    let mut records = duplicates::send(scope, first.to_vec(), message.clone());
+    records.extend(parts.map(|targets| Draft::Put {
+        targets: targets.to_vec(),
+        message: message.clone(),
+    }));
+    records
 }
 
 impl Term {
@@ -329,28 +349,6 @@ impl Term {
                 None
             }
         }
-    }
-
-    /// What a message to a topic is in the log; nothing when nobody is subscribed.
-    fn topic_records(
-        &self,
-        publisher: Publisher<'_>,
-        topic: &DestinationName,
-        message: &Bytes,
-    ) -> Vec<Draft> {
-        let targets = self.topic_targets(publisher, topic, message);
-        let mut parts = targets.chunks(TARGETS_MAX);
-        let Some(first) = parts.next() else {
-            return Vec::new();
-        };
-        // Its id, if it has one, stands before the first of them.
-        let scope = Scope::topic(topic.name());
-        let mut records = duplicates::send(scope, first.to_vec(), message.clone());
-        records.extend(parts.map(|targets| Draft::Put {
-            targets: targets.to_vec(),
-            message: message.clone(),
-        }));
-        records
     }
 
     /// The destinations that will owe a message to a topic.

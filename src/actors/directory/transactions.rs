@@ -147,7 +147,10 @@ impl Directory {
                     transaction,
                     submitted,
                 } => self.finish(dest, transaction, submitted),
-                TransactionEffect::Submit(unit) => self.submit(vec![unit]),
+                TransactionEffect::Submit(unit) => {
+                    self.spill_unit(&unit);
+                    self.submit(vec![unit]);
+                }
                 TransactionEffect::Answer { session, event } => self.tell(session, event),
             }
         }
@@ -158,7 +161,7 @@ impl Directory {
     fn finish(&self, dest: DestId, transaction: TransactionKey, submitted: bool) {
         let term = self.term.borrow();
         let known = term.as_ref().and_then(|term| term.known.get(&dest));
-        let Some(Presence::Awake { port, report }) = known.map(|known| &known.state) else {
+        let Some(Presence::Awake { port, report, .. }) = known.map(|known| &known.state) else {
             return;
         };
         if let Some(account) = known.and_then(|known| known.account.as_ref()) {
@@ -176,7 +179,7 @@ impl Directory {
 
 impl Term {
     /// The way to a destination that is used in this term.
-    fn port(&self, dest: DestId) -> Option<&Port<DestinationInput>> {
+    pub(super) fn port(&self, dest: DestId) -> Option<&Port<DestinationInput>> {
         match &self.known.get(&dest)?.state {
             Presence::Awake { port, .. } => Some(port),
             Presence::Asleep(_) => None,

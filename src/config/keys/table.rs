@@ -481,8 +481,9 @@ const LIMITS: Section = Section {
             "limits.volatile_mib",
             mib(0, 65_536),
             "256",
-            "Memory for messages that need not be stored (persistent:false), all queues together. What \
-             does not fit is stored. 0: everything is stored.",
+            "Memory for messages that need not be stored (persistent:false, subscriptions that are not \
+             durable, temporary queues), all destinations together. What does not fit is stored. 0: \
+             everything is stored.",
             "",
         )
         .on_reload(),

@@ -199,6 +199,7 @@ impl Server {
             | LinkEffect::Answered { .. }
             | LinkEffect::ReplySent { .. }
             | LinkEffect::Data { .. }
+            | LinkEffect::PeerClients { .. }
             | LinkEffect::NotLinked { .. } => {}
         }
     }

@@ -100,7 +100,7 @@ impl DestinationMachine {
 
     /// Lets the oldest go while there are too many.
     pub(super) fn mind_bounds(&mut self, now: Now, effects: &mut Vec<DestinationEffect>) {
-        let Some((on_full, excess)) = self.excess() else {
+        let Some((on_full, _)) = self.excess() else {
             self.redelivery.want_queue(false);
             self.shedding.after = Lsn::ZERO;
             return;
@@ -118,10 +118,14 @@ impl DestinationMachine {
         }
         let held = u64::try_from(self.consumers.unsettled()).unwrap_or(u64::MAX);
         let leaving = self.claims.leaving().messages;
-        if self.stored <= leaving {
+        let is_in_memory = self.stored <= leaving;
+        if is_in_memory || self.volatile.has_spilled() {
+            // What is in memory is older than what was spilled.
             self.shed_volatile(now);
-            return;
         }
+        let Some((_, excess)) = self.excess().filter(|_| !is_in_memory) else {
+            return;
+        };
         let owed = self.stored.saturating_add(self.volatile.messages());
         if self.shedding.rests
             || owed <= held.saturating_add(leaving)

@@ -122,6 +122,11 @@ impl Consumers {
         all.any(|consumer| consumer.unsettled.contains_key(&lsn))
     }
 
+    /// What they have and have not settled, but for what transactions hold.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.all.values().flat_map(|it| it.unsettled.values())
+    }
+
     /// This one has credit.
     pub(super) fn can_take(&self, key: ConsumerKey) -> bool {
         let consumer = self.all.get(&key);

@@ -9,6 +9,8 @@ use crate::storage::api::{Draft, Entry, Fetched, Lane, Ticket, Times};
 
 impl DestinationMachine {
     pub(super) fn maintain(&mut self, now: Now, effects: &mut Vec<DestinationEffect>) {
+        self.volatile.settle(self.stored, self.keeps_in_memory);
+        self.lanes.set_memory_first(self.volatile.has_spilled());
         while let Some(entry) = self.redelivery.take_rested(now) {
             self.put_back(entry);
         }

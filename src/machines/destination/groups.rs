@@ -113,6 +113,11 @@ impl Groups {
         Some(entry)
     }
 
+    /// Everything that waits.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.aside.values().flatten()
+    }
+
     /// A consumer is gone: its buckets are free. Gives what waited for it.
     pub(super) fn release(&mut self, owner: ConsumerKey) -> VecDeque<Entry> {
         for slot in self.owners.iter_mut().flatten() {

@@ -35,6 +35,14 @@ impl Holds {
     }
 }
 
+impl Holds {
+    /// Everything that is held.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        let all = self.all.values().flatten();
+        all.flat_map(|hold| &hold.messages)
+    }
+}
+
 impl DestinationMachine {
     /// Holds what the transaction settles, and answers with this destination's share of its unit.
     pub(super) fn prepare(

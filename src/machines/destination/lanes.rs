@@ -3,7 +3,8 @@
 //!
 //! The highest lane that has something goes first, also while it waits for its mark: a message of a
 //! lower priority does not overtake it. Within a lane stored messages go in LSN order, volatile ones
-//! too, and the two kinds take turns. The delivery mark (engine 6.6, 9) is the lane's own: nothing
+//! too, and the two kinds take turns, unless volatile ones were spilled: then those in memory, which are
+//! older, go first. The delivery mark (engine 6.6, 9) is the lane's own: nothing
 //! stored beyond it is delivered; raising it is a record, which rides with another unit where one is
 //! to be had and goes alone when a delivery waits for it.
 
@@ -79,9 +80,9 @@ impl LaneState {
         self.backlog.next().is_some_and(|lsn| lsn <= self.mark)
     }
 
-    fn pop(&mut self) -> Option<Entry> {
+    fn pop(&mut self, memory_first: bool) -> Option<Entry> {
         let stored = self.is_open();
-        if !self.volatile.is_empty() && (self.volatile_turn || !stored) {
+        if !self.volatile.is_empty() && (memory_first || self.volatile_turn || !stored) {
             self.volatile_turn = false;
             return self.volatile.pop_first().map(|(_, entry)| entry);
         }
@@ -132,6 +133,8 @@ pub(super) struct Lanes {
     /// Of all lanes together.
     room: Room,
     horizon: Lsn,
+    /// What is in memory goes before what is stored.
+    memory_first: bool,
 }
 
 impl Lanes {
@@ -140,6 +143,7 @@ impl Lanes {
             all: Vec::new(),
             room,
             horizon: activation.horizon,
+            memory_first: false,
         };
         for facts in &activation.lanes {
             if facts.lane != Lane::DELAYED {
@@ -250,6 +254,9 @@ impl Lanes {
     /// Takes a message out, if it is in memory.
     pub(super) fn remove(&mut self, lane: Lane, lsn: Lsn) -> Option<Entry> {
         let state = self.all.iter_mut().find(|state| state.lane == lane)?;
+        if lsn.is_volatile() {
+            return state.volatile.remove(&lsn);
+        }
         state.backlog.remove(lsn)
     }
 
@@ -387,7 +394,29 @@ impl Lanes {
 
     /// The next message.
     pub(super) fn pop(&mut self) -> Option<Entry> {
-        self.all.iter_mut().find(|state| state.ready() > 0)?.pop()
+        let memory_first = self.memory_first;
+        let mut all = self.all.iter_mut();
+        all.find(|state| state.ready() > 0)?.pop(memory_first)
+    }
+
+    /// Whether what is in memory goes before what is stored.
+    pub(super) fn set_memory_first(&mut self, memory_first: bool) {
+        self.memory_first = memory_first;
+    }
+
+    /// What waits in memory alone, in LSN order from beyond `after`; of one lane or of all.
+    pub(super) fn volatile(
+        &self,
+        lane: Option<Lane>,
+        after: Lsn,
+        count: usize,
+    ) -> impl Iterator<Item = &Entry> {
+        let asked = self.all.iter();
+        let asked = asked.filter(move |state| lane.is_none_or(|lane| lane == state.lane));
+        let beyond = (Bound::Excluded(after), Bound::Unbounded);
+        asked
+            .flat_map(move |state| state.volatile.range(beyond).take(count))
+            .map(|(_, entry)| entry)
     }
 
     pub(super) fn pull(&mut self) {

@@ -88,6 +88,12 @@ impl Redelivery {
         Some(entry)
     }
 
+    /// Everything that waits here.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        let dead = self.dead.iter().map(|(entry, _)| entry);
+        self.waiting.values().chain(dead)
+    }
+
     /// Bytes of what waits for its redelivery.
     pub(super) fn kept_bytes(&self) -> usize {
         self.bytes

@@ -38,7 +38,12 @@ impl DestinationMachine {
             }
         }
         if !taken.is_empty() {
-            records.extend(self.ack_records(taken.clone()));
+            let stored = taken.iter().copied().filter(|lsn| !lsn.is_volatile());
+            let stored: Vec<Lsn> = stored.collect();
+            if !stored.is_empty() {
+                records.extend(self.ack_records(stored));
+            }
+            // A unit without records is answered like any other.
             self.submit(ticket(OPERATOR, request), records);
         }
         if !self.units.is_empty() {
@@ -71,6 +76,13 @@ impl DestinationMachine {
         let known = known
             .or_else(|| self.groups.remove(lsn))
             .or_else(|| self.redelivery.remove(lsn));
+        if lsn.is_volatile() {
+            if let Some(entry) = &known {
+                self.volatile.give(entry.message.len());
+                self.claims.drop_volatile(lsn);
+            }
+            return known.map_or(Found::Held, Found::Here);
+        }
         if known.is_none() && (!is_in_store || self.claims.is_taken(lsn)) {
             return Found::Held;
         }

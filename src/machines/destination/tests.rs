@@ -12,6 +12,7 @@ mod property;
 mod removals;
 mod subjects;
 mod transactions;
+mod volatile;
 
 const QUEUE: DestId = DestId(7);
 const DEAD: DestId = DestId(99);
@@ -112,6 +113,10 @@ fn step(machine: &mut DestinationMachine, input: DestinationInput) -> Vec<String
 /// One line for each effect, so that a test reads as a list.
 fn show(effect: &DestinationEffect) -> String {
     match effect {
+        DestinationEffect::Shown { tag, entries } => {
+            let lsns = entries.iter().map(|entry| entry.lsn.to_string());
+            format!("looked {tag} {}", lsns.collect::<Vec<_>>().join(","))
+        }
         DestinationEffect::Submit(units) => {
             let units: Vec<String> = units
                 .iter()

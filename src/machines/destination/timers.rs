@@ -195,6 +195,7 @@ impl Timers {
         self.ready
             .remove(&(due_ms, lsn))
             .or_else(|| self.marking.remove(&lsn))
+            .or_else(|| self.volatile.remove(&(due_ms, lsn)))
     }
 
     /// This one is in the store alone, if it is owed at all.
@@ -242,6 +243,11 @@ impl Timers {
             }
         }
         self.step_back();
+    }
+
+    /// What is here, but for what waits for its mark: volatile ones, and others that are due.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Entry> {
+        self.ready.values().chain(self.volatile.values())
     }
 
     /// Volatile messages that have become due join what is ready.

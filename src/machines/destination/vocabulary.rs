@@ -13,7 +13,7 @@ use crate::machines::delivery::{
 use crate::machines::policy::DestinationPolicy;
 use crate::proto::ids::{DestId, Lsn};
 use crate::storage::api::{
-    Change, DestinationFacts, Fetched, Lane, LaneFacts, Seek, Ticket, Times, Unit,
+    Change, DestinationFacts, Entry, Fetched, Lane, LaneFacts, Seek, Ticket, Times, Unit,
 };
 use crate::time::Moment;
 
@@ -256,6 +256,13 @@ pub enum DestinationEffect {
         request: RequestNumber,
         /// In LSN order, or why nothing was.
         taken: Result<Vec<Lsn>, String>,
+    },
+    /// Answer to [`DestinationCommand::Show`].
+    Shown {
+        /// Whose question it was.
+        tag: u32,
+        /// In LSN order.
+        entries: Vec<Entry>,
     },
 }
 

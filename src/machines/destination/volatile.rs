@@ -1,6 +1,11 @@
 //! Memory for messages that no record holds: those that are not persistent, and those of volatile
 //! destinations. One bound for all destinations of a server; what does not fit is stored as any other
 //! message is.
+//!
+//! A destination that has *spilled* keeps nothing more in memory until everything that is stored of it
+//! is gone: so what is in memory is older than what was spilled, and leaves first, and the messages of
+//! one sender stay in order. Who sends asks the destination's share before the message is on its way, so
+//! the share is told of what goes to the store (`spill`), and of what has come from there (`arrived`).
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -24,7 +29,8 @@ impl VolatilePool {
         Rc::new(Self {
             bytes_max: Cell::new(bytes_max),
             used: Cell::new(0),
-            next: Cell::new(first),
+            // Looks begin beyond the position zero.
+            next: Cell::new(first.max(1)),
         })
     }
 
@@ -37,6 +43,13 @@ impl VolatilePool {
     #[must_use]
     pub fn used(&self) -> usize {
         self.used.get()
+    }
+
+    /// The position of the newest message that was ever kept, in any destination: what is kept from now
+    /// on lies beyond it.
+    #[must_use]
+    pub fn newest(&self) -> Lsn {
+        Lsn::volatile(self.next.get().wrapping_sub(1))
     }
 
     fn take(&self, bytes: usize) -> Option<Lsn> {
@@ -55,53 +68,107 @@ impl VolatilePool {
     }
 }
 
-/// What one destination has of the pool; given back when it ends.
+/// What one destination has of the pool, and whether it may take more; given back when it ends. Shared
+/// by its machine and by whoever sends to it.
 #[derive(Debug)]
-pub(super) struct VolatileShare {
+pub struct VolatileShare {
     pool: Rc<VolatilePool>,
-    messages: u64,
-    bytes: usize,
+    messages: Cell<u64>,
+    bytes: Cell<usize>,
+    /// Nothing more is kept until nothing is stored.
+    spilled: Cell<bool>,
+    /// Spilled messages whose commit has not come.
+    in_flight: Cell<u64>,
 }
 
 impl VolatileShare {
-    pub(super) fn new(pool: Rc<VolatilePool>) -> Self {
-        Self {
+    /// Of a destination that begins.
+    #[must_use]
+    pub fn new(pool: Rc<VolatilePool>) -> Rc<Self> {
+        Rc::new(Self {
             pool,
-            messages: 0,
-            bytes: 0,
-        }
+            messages: Cell::new(0),
+            bytes: Cell::new(0),
+            spilled: Cell::new(false),
+            in_flight: Cell::new(0),
+        })
     }
 
-    /// Messages that are kept.
-    pub(super) fn messages(&self) -> u64 {
-        self.messages
+    /// Messages that are kept, here or on their way to the destination.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.messages.get()
     }
 
     /// What is kept, without what it costs besides.
-    pub(super) fn load(&self) -> Load {
-        let overhead = self.messages.saturating_mul(OVERHEAD as u64);
-        let bytes = u64::try_from(self.bytes).unwrap_or(u64::MAX);
+    #[must_use]
+    pub fn load(&self) -> Load {
+        let messages = self.messages.get();
+        let overhead = messages.saturating_mul(OVERHEAD as u64);
+        let bytes = u64::try_from(self.bytes.get()).unwrap_or(u64::MAX);
         Load {
-            messages: self.messages,
+            messages,
             bytes: bytes.saturating_sub(overhead),
         }
     }
 
-    /// Room and a position for a message of `bytes`, if there is any.
-    pub(super) fn take(&mut self, bytes: usize) -> Option<Lsn> {
+    /// The newest position that was given out, to any destination.
+    #[must_use]
+    pub fn newest(&self) -> Lsn {
+        self.pool.newest()
+    }
+
+    /// Whether what is kept is older than all that was spilled, and goes first.
+    #[must_use]
+    pub fn has_spilled(&self) -> bool {
+        self.spilled.get()
+    }
+
+    /// Room and a position for a message of `bytes`; `None`: it is to be stored.
+    #[must_use]
+    pub fn take(&self, bytes: usize) -> Option<Lsn> {
+        if self.spilled.get() {
+            return None;
+        }
         let bytes = bytes.saturating_add(OVERHEAD);
         let lsn = self.pool.take(bytes)?;
-        self.messages = self.messages.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(bytes);
+        self.messages.set(self.messages.get().saturating_add(1));
+        self.bytes.set(self.bytes.get().saturating_add(bytes));
         Some(lsn)
     }
 
     /// A message of `bytes` is gone.
-    pub(super) fn give(&mut self, bytes: usize) {
+    pub fn give(&self, bytes: usize) {
         let bytes = bytes.saturating_add(OVERHEAD);
-        self.messages = self.messages.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.messages.set(self.messages.get().saturating_sub(1));
+        self.bytes.set(self.bytes.get().saturating_sub(bytes));
         self.pool.give(bytes);
+    }
+
+    /// A message that could have been kept goes to the store: all later ones follow it.
+    pub fn spill(&self) {
+        self.spilled.set(true);
+        self.in_flight.set(self.in_flight.get().saturating_add(1));
+    }
+
+    /// So many spilled messages are committed, or never will be.
+    pub fn arrived(&self, count: u64) {
+        self.in_flight
+            .set(self.in_flight.get().saturating_sub(count));
+    }
+
+    /// Some spilled messages are on their way to the store.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.in_flight.get() > 0
+    }
+
+    /// So many stored messages are owed; `all`: each of them could have been kept.
+    pub(super) fn settle(&self, stored: u64, all: bool) {
+        if stored == 0 && self.in_flight.get() == 0 {
+            self.spilled.set(false);
+        } else if all && stored > 0 {
+            self.spilled.set(true);
+        }
     }
 }
 
@@ -110,7 +177,7 @@ const OVERHEAD: usize = 128;
 
 impl Drop for VolatileShare {
     fn drop(&mut self) {
-        self.pool.give(self.bytes);
+        self.pool.give(self.bytes.get());
     }
 }
 
@@ -121,15 +188,39 @@ mod tests {
     #[test]
     fn the_pool_is_shared_bounded_and_refilled_by_those_that_end() {
         let pool = VolatilePool::new(1000, 7);
-        let mut one = VolatileShare::new(Rc::clone(&pool));
-        let mut other = VolatileShare::new(Rc::clone(&pool));
+        let one = VolatileShare::new(Rc::clone(&pool));
+        let other = VolatileShare::new(Rc::clone(&pool));
         assert_eq!(one.take(500), Some(Lsn::volatile(7)));
+        let first = VolatileShare::new(VolatilePool::new(1000, 0)).take(1);
+        assert_eq!(first, Some(Lsn::volatile(1)), "beyond where looks begin");
         assert_eq!(other.take(500), None);
         assert_eq!(other.take(100), Some(Lsn::volatile(8)));
+        assert_eq!(pool.newest(), Lsn::volatile(8));
         one.give(500);
         assert_eq!((one.messages(), other.messages()), (0, 1));
         assert!(other.take(500).is_some());
         drop(other);
         assert_eq!(pool.used(), 0);
+    }
+
+    #[test]
+    fn one_that_has_spilled_keeps_nothing_until_what_was_spilled_is_gone() {
+        let share = VolatileShare::new(VolatilePool::new(1 << 20, 1));
+        assert!(share.take(1).is_some());
+        share.spill();
+        share.settle(0, false);
+        assert_eq!(share.take(1), None, "it is on its way to the store");
+        share.arrived(1);
+        share.settle(1, false);
+        assert_eq!(share.take(1), None, "it is stored");
+        share.settle(0, false);
+        assert!(share.take(1).is_some());
+        share.settle(1, false);
+        assert!(
+            share.take(1).is_some(),
+            "another stored message is none of its"
+        );
+        share.settle(1, true);
+        assert_eq!(share.take(1), None, "where all are, each stored one is");
     }
 }

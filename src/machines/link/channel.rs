@@ -179,6 +179,7 @@ impl Channel {
                 session: self.session,
                 epoch,
             }),
+            Body::Clients(news) => effects.push(LinkEffect::PeerClients { news }),
             body @ (Body::SyncRequest { .. }
             | Body::SyncPlan(_)
             | Body::SyncReady { .. }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::proto::auth::PairSecret;
 use crate::proto::ids::{Epoch, NodeId, SessionId};
-use crate::proto::peer::{Body, Frame, Hello, PeerFacts};
+use crate::proto::peer::{Body, ClientNews, Frame, Hello, PeerFacts};
 use crate::time::Moment;
 
 /// A connection to (or from) the peer, numbered by the shell and never used twice.
@@ -252,6 +252,11 @@ pub enum LinkEffect {
         node: NodeId,
         /// The epoch in which it served.
         epoch: Epoch,
+    },
+    /// The peer says something of its clients.
+    PeerClients {
+        /// What.
+        news: ClientNews,
     },
     /// An attempt to link came to nothing, in words: for `status` and the log.
     NotLinked {

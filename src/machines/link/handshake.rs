@@ -6,7 +6,7 @@ use crate::machines::link::{
 };
 use crate::proto::auth::{DeathNotice, ProofClaim, session_id};
 use crate::proto::ids::{Epoch, NodeId, SessionId};
-use crate::proto::peer::{Frame, Hello, PeerFacts};
+use crate::proto::peer::{FEATURE_CLIENTS, Frame, Hello, PeerFacts};
 use crate::time::Moment;
 
 /// What the server that decides says to a connection that is one too many. Not a failure.
@@ -73,7 +73,7 @@ impl LinkMachine {
             conn,
             frame: Frame::Hello(Box::new(Hello {
                 versions: self.config.versions,
-                features: 0,
+                features: FEATURE_CLIENTS,
                 cluster: self.config.cluster.clone(),
                 node: self.config.node,
                 primary: self.config.primary,

@@ -107,7 +107,9 @@ impl Pair {
             | LinkEffect::PeerGoodbye { session, .. }
             | LinkEffect::Answered { session, .. }
             | LinkEffect::Data { session, .. } => assert_eq!(self.up[server], Some(session)),
-            LinkEffect::ReplySent { .. } | LinkEffect::NotLinked { .. } => {}
+            LinkEffect::ReplySent { .. }
+            | LinkEffect::PeerClients { .. }
+            | LinkEffect::NotLinked { .. } => {}
         }
     }
 

@@ -8,13 +8,13 @@ use super::*;
 use crate::proto::arbiter::LockIdentity;
 use crate::proto::auth::{PairSecret, ProofClaim, session_id};
 use crate::proto::ids::{ArbiterId, Epoch, Lsn, NodeId, Nonce, Position, RecordSeq, StoreId};
-use crate::proto::peer::{Hello, ServerState};
+use crate::proto::peer::{FEATURE_CLIENTS, Hello, ServerState};
 
 pub(super) fn at(ms: u64) -> Moment {
     Moment(ms * 1_000_000)
 }
 
-pub(super) fn facts(state: ServerState) -> PeerFacts {
+pub(crate) fn facts(state: ServerState) -> PeerFacts {
     PeerFacts {
         state,
         previous: ServerState::Dead,
@@ -70,7 +70,7 @@ fn session() -> SessionId {
 fn hello(config: &LinkConfig, nonce: [u8; 16]) -> Hello {
     Hello {
         versions: config.versions,
-        features: 0,
+        features: FEATURE_CLIENTS,
         cluster: config.cluster.clone(),
         node: config.node,
         primary: config.primary,

@@ -176,6 +176,7 @@ impl Follower {
             | Body::SyncReady { .. }
             | Body::SnapshotAck { .. }
             | Body::SyncDone { .. }
+            | Body::Clients(_)
             | Body::Durable { .. } => {
                 self.fail("the peer sent a frame that only a passive sends", effects);
             }

@@ -208,6 +208,7 @@ impl Leader {
             | Body::Batch { .. }
             | Body::CommitIndex { .. }
             | Body::SyncEnd { .. }
+            | Body::Clients(_)
             | Body::InSync { .. } => {
                 self.fail("the peer sent a frame that only an active sends", effects)
             }

@@ -83,6 +83,11 @@ impl Transactions {
         self.bytes
     }
 
+    /// How many there are.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
     pub(super) fn clear(&mut self, effects: &mut Vec<SessionEffect>) {
         let open = self.open.drain(..);
         let uploads = open.flat_map(|transaction| transaction.uploads);

@@ -22,6 +22,7 @@ fn spec(action: SweepAction) -> SweepSpec {
         count: u64::MAX,
         after: Lsn::ZERO,
         until: Lsn(10),
+        memory_until: None,
         deadline: Moment(100),
     }
 }
@@ -136,6 +137,32 @@ fn a_stretch_ends_in_time_and_says_how_far_it_came() {
         panic!("{ended:?}");
     };
     assert_eq!((report.after, report.complete), (Lsn(1), false));
+}
+
+#[test]
+fn what_is_in_memory_comes_last_and_is_bounded_by_what_was_there() {
+    let at = |number: u64| Lsn::volatile(number);
+    let mut world = World::begin(SweepSpec {
+        memory_until: Some(at(5)),
+        ..spec(SweepAction::Purge)
+    });
+    assert_eq!(world.page(&[1], 10), [1]);
+    world.taken(&[1]);
+    let next = [SweepEffect::Fetch(at(0))];
+    assert_eq!(world.says(0, SweepInput::Committed), next);
+    let page = [at(2).0, at(5).0, at(6).0];
+    assert_eq!(world.page(&page, page[2]), page[..2]);
+    world.taken(&page[..2]);
+    let ended = world.says(100, SweepInput::Committed);
+    let [SweepEffect::End(Ok(report))] = ended.as_slice() else {
+        panic!("{ended:?}");
+    };
+    assert_eq!((report.done, report.complete), (3, true));
+    assert_eq!(
+        world.0.until(),
+        at(5),
+        "a stretch more would have this bound"
+    );
 }
 
 #[test]

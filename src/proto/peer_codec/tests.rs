@@ -3,6 +3,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::proto::peer::{CLIENT_NAME_BYTES_MAX, CLIENT_NEWS_MAX, ClientNews, PeerClient};
 
 fn encoded(frame: &Frame) -> BytesMut {
     let mut bytes = BytesMut::new();
@@ -299,7 +300,61 @@ fn body() -> impl Strategy<Value = Body> {
         lsn().prop_map(|committed| Body::CommitIndex { committed }),
         (store(), position()).prop_map(|(store, position)| Body::Durable { store, position }),
         epoch().prop_map(|epoch| Body::InSync { epoch }),
+        (
+            any::<bool>(),
+            vec(any::<u32>(), 0..5),
+            vec(peer_client(), 0..5)
+        )
+            .prop_map(|(afresh, gone, came)| Body::Clients(ClientNews {
+                afresh,
+                gone,
+                came
+            })),
     ]
+}
+
+prop_compose! {
+    fn peer_client()(
+        number in any::<u32>(),
+        client_id in option::of("\\PC{0,20}"),
+        login in option::of("\\PC{0,20}"),
+        ip in any::<std::net::IpAddr>(),
+        port in any::<u16>(),
+    ) -> PeerClient {
+        PeerClient {
+            number,
+            client_id: client_id.map(String::into_boxed_str),
+            login: login.map(String::into_boxed_str),
+            address: (ip, port).into(),
+        }
+    }
+}
+
+#[test]
+fn what_is_told_of_clients_is_bounded() {
+    let client = PeerClient {
+        number: 1,
+        client_id: Some("\u{e4}".repeat(100).into()),
+        login: None,
+        address: ([127, 0, 0, 1], 7).into(),
+    };
+    let news = ClientNews {
+        afresh: true,
+        gone: vec![7; CLIENT_NEWS_MAX + 1],
+        came: vec![client; CLIENT_NEWS_MAX + 1],
+    };
+    let frame = Frame::Session(SessionId(1), Body::Clients(news));
+    let mut sent = BytesMut::new();
+    encode(&frame, &mut sent).unwrap();
+    let Ok(Some(Frame::Session(_, Body::Clients(news)))) = decode(&mut sent, usize::MAX) else {
+        panic!("it reads back");
+    };
+    assert_eq!(
+        (news.gone.len(), news.came.len()),
+        (CLIENT_NEWS_MAX, CLIENT_NEWS_MAX)
+    );
+    let name = news.came[0].client_id.as_deref().unwrap();
+    assert_eq!(name.len(), CLIENT_NAME_BYTES_MAX);
 }
 
 fn frame() -> impl Strategy<Value = Frame> {

@@ -57,6 +57,24 @@ impl World {
         world
     }
 
+    /// A queue with three messages in the store and three in memory alone, in turns.
+    async fn half_in_memory(queue: &str) -> Self {
+        let world = Self::serving();
+        let passing = |n: u32| {
+            let envelope = Envelope {
+                persistent: n.is_multiple_of(2),
+                ..Envelope::default()
+            };
+            let mut writer = MessageWriter::new(&envelope, &Properties::default(), 64);
+            writer.header("n", &n.to_string());
+            writer.finish(b"body").unwrap()
+        };
+        world.fill(queue, 1, (0..6).map(passing).collect());
+        world.settle_down().await;
+        assert_eq!(world.store.owed(), 3);
+        world
+    }
+
     async fn sweep(&self, order: SweepOrder) -> Result<SweepProgress, AdministrationError> {
         let (reply, answer) = Answer::new();
         self.directory
@@ -391,5 +409,69 @@ fn nothing_is_done_by_a_server_that_does_not_serve() {
         let world = World::new(super::super::DirectoryConfig::default());
         let refused = world.sweep(order("/queue/a", SweepWish::Purge)).await;
         assert_eq!(refused.unwrap_err(), AdministrationError::NotServing);
+    });
+}
+
+#[test]
+fn what_is_in_memory_alone_is_shown_page_by_page() {
+    test(async {
+        let world = World::half_in_memory("a").await;
+        assert_eq!(
+            world.contents("/queue/a").await,
+            ["0", "2", "4", "1", "3", "5"]
+        );
+        for limit in [1, 2, 3, 4] {
+            let (mut after, mut pages, mut seen) = (Lsn::ZERO, 0, Vec::new());
+            loop {
+                let (reply, answer) = Answer::new();
+                let name = "/queue/a".to_owned();
+                let query = BrowseQuery { name, after, limit };
+                world
+                    .directory
+                    .administer(Administration::Browse(query, reply));
+                world.settle_down().await;
+                let page = answer.get().unwrap();
+                assert!(page.entries.len() <= limit);
+                seen.extend(page.entries.iter().map(|entry| entry.lsn));
+                pages += 1;
+                if !page.more {
+                    break;
+                }
+                assert!(page.after > after && pages < 20);
+                after = page.after;
+            }
+            assert_eq!(seen.len(), 6, "pages of {limit}");
+            assert!(seen.is_sorted());
+        }
+    });
+}
+
+#[test]
+fn what_is_in_memory_alone_is_moved_and_purged_too() {
+    test(async {
+        let world = World::half_in_memory("a").await;
+        let wish = SweepWish::Move("/queue/b".to_owned());
+        let moved = world.sweep(order("/queue/a", wish)).await.unwrap();
+        assert_eq!((moved.report.done, moved.report.complete), (6, true));
+        assert_eq!((world.depth("/queue/a"), world.depth("/queue/b")), (0, 6));
+        assert_eq!(world.store.owed(), 6, "it is stored where it went");
+
+        let world = World::half_in_memory("a").await;
+        let count = 4;
+        let first = SweepOrder {
+            count,
+            ..order("/queue/a", SweepWish::Purge)
+        };
+        let purged = world.sweep(first).await.unwrap();
+        assert_eq!((purged.report.done, purged.report.complete), (4, true));
+        assert_eq!(world.contents("/queue/a").await, ["3", "5"]);
+        let rest = SweepOrder {
+            after: purged.report.after,
+            until: Some(purged.until),
+            ..order("/queue/a", SweepWish::Purge)
+        };
+        let purged = world.sweep(rest).await.unwrap();
+        assert_eq!((purged.report.done, purged.report.complete), (2, true));
+        assert_eq!((world.depth("/queue/a"), world.store.owed()), (0, 0));
     });
 }

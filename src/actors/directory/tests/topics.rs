@@ -2,11 +2,11 @@ use super::*;
 use crate::machines::subscriptions::{Identity, Publisher, SubscriptionSpec};
 use crate::machines::topics::TopicPattern;
 
-fn key(session: SessionKey) -> ConsumerKey {
+pub(super) fn key(session: SessionKey) -> ConsumerKey {
     ConsumerKey { session, number: 1 }
 }
 
-fn anonymous(pattern: &str) -> SubscriptionSpec {
+pub(super) fn anonymous(pattern: &str) -> SubscriptionSpec {
     SubscriptionSpec {
         pattern: TopicPattern::parse(pattern).unwrap(),
         selector: None,
@@ -16,7 +16,7 @@ fn anonymous(pattern: &str) -> SubscriptionSpec {
     }
 }
 
-fn durable(pattern: &str) -> SubscriptionSpec {
+pub(super) fn durable(pattern: &str) -> SubscriptionSpec {
     SubscriptionSpec {
         identity: Identity::Named {
             durable: true,
@@ -28,7 +28,7 @@ fn durable(pattern: &str) -> SubscriptionSpec {
 }
 
 impl World {
-    fn subscribe(&self, session: SessionKey, spec: SubscriptionSpec) -> DestinationName {
+    pub(super) fn subscribe(&self, session: SessionKey, spec: SubscriptionSpec) -> DestinationName {
         self.directory.subscribe(key(session), 100, spec).unwrap()
     }
 
@@ -47,7 +47,7 @@ impl World {
 }
 
 /// `attached`, `committed 1 2`, `refused 1` and so on.
-fn answers(inbox: &Inbox) -> Vec<String> {
+pub(super) fn answers(inbox: &Inbox) -> Vec<String> {
     let mut all = Vec::new();
     while let Some(event) = inbox.take_answer() {
         all.push(match event {
@@ -66,7 +66,7 @@ fn answers(inbox: &Inbox) -> Vec<String> {
 #[test]
 fn a_message_is_one_record_for_all_subscriptions_and_stays_in_order() {
     local(async {
-        let world = World::serving();
+        let world = World::storing();
         let subscribe = |_| {
             let (session, inbox) = world.directory.open_session();
             world.subscribe(session, anonymous("news.*"));
@@ -128,17 +128,21 @@ fn nobody_is_attached_before_the_subscription_is_committed() {
 }
 
 #[test]
-fn a_topic_without_subscriptions_confirms_at_once_and_a_full_store_refuses() {
+fn a_topic_without_subscriptions_confirms_at_once_and_with_some_a_full_store_refuses() {
     local(async {
         let world = World::serving();
         let (session, inbox) = world.directory.open_session();
-        let submits = world.store.submits();
         world.send(session, "a", &[1, 2]);
         assert_eq!(answers(&inbox), ["committed 1 2"]);
         world.store.refuse_sends(true);
         world.directory.look_at_store();
         world.send(session, "a", &[3]);
-        assert_eq!(answers(&inbox), ["refused 3"]);
+        assert_eq!(answers(&inbox), ["committed 3"]);
+        world.subscribe(session, durable("a"));
+        world.settle_down().await;
+        let submits = world.store.submits();
+        world.send(session, "a", &[4]);
+        assert_eq!(answers(&inbox), ["attached", "refused 4"]);
         world.directory.deactivate("over");
         let error = world.directory.subscribe(key(session), 1, anonymous("a"));
         assert_eq!(error, Err(Unavailable::NotServing.to_string()));
@@ -149,7 +153,7 @@ fn a_topic_without_subscriptions_confirms_at_once_and_a_full_store_refuses() {
 #[test]
 fn the_next_term_has_the_durable_ones_and_drops_the_others() {
     local(async {
-        let world = World::serving();
+        let world = World::storing();
         let (session, _inbox) = world.directory.open_session();
         let name = world.subscribe(session, durable("a"));
         world.subscribe(session, anonymous("a"));
@@ -202,7 +206,7 @@ fn deleting_is_confirmed_once_it_is_durable() {
 #[test]
 fn a_temporary_queue_goes_with_its_session() {
     local(async {
-        let world = World::serving();
+        let world = World::storing();
         let directory = &world.directory;
         let (owner, _inbox) = directory.open_session();
         let (other, _other_inbox) = directory.open_session();

@@ -47,6 +47,10 @@ struct World {
     dice: Dice,
     /// Messages have priorities, times and groups.
     is_rich: bool,
+    /// All messages may be kept in memory.
+    is_volatile: bool,
+    /// The last message of each lane that could have been kept in memory, by its number.
+    newest_passing: BTreeMap<Lane, u64>,
     policy: Arc<DestinationPolicy>,
     account: Rc<Account>,
     machine: DestinationMachine,
@@ -144,11 +148,14 @@ impl World {
         let activation = Activation {
             account: Some(Rc::clone(&account)),
             policy: Some(Arc::clone(&policy)),
+            volatile: seed.is_multiple_of(3),
             ..Activation::default()
         };
         Self {
             dice: Dice(seed),
             is_rich: !seed.is_multiple_of(4),
+            is_volatile: seed.is_multiple_of(3),
+            newest_passing: BTreeMap::new(),
             policy,
             account,
             machine: DestinationMachine::new(small(), QUEUE, activation, Rc::clone(&pool)),
@@ -792,8 +799,10 @@ impl World {
                 .map(|owed| owed.message.len() as u64)
                 .sum(),
             account: Some(Rc::clone(&self.account)),
+            volatile: self.is_volatile,
             ..Activation::default()
         };
+        self.newest_passing.clear();
         let pool = Rc::clone(&self.pool);
         self.machine = DestinationMachine::new(small(), QUEUE, activation, pool);
         assert_eq!(self.pool.used(), 0, "memory stays behind a term");
@@ -826,7 +835,7 @@ impl World {
                     deliveries,
                 } => self.delivered(consumer, deliveries),
                 DestinationEffect::Prepared { answer, .. } => self.share = Some(answer),
-                DestinationEffect::Removed { .. } => {}
+                DestinationEffect::Removed { .. } | DestinationEffect::Shown { .. } => {}
                 DestinationEffect::Answer { event, .. } => {
                     match event {
                         SessionEvent::Committed { requests } => {
@@ -973,6 +982,14 @@ impl World {
             }
             let is_plain =
                 !self.is_picky && is_first && lane != Lane::DELAYED && !lsn.is_volatile();
+            // Whether it was kept or spilled.
+            let could_pass = self.is_volatile || !envelope.persistent;
+            let is_new = is_first && lane != Lane::DELAYED && lsn > self.horizon;
+            if !self.is_picky && could_pass && is_new && envelope.group.is_none() {
+                let number = number_of(&delivery.message);
+                let before = self.newest_passing.insert(lane, number);
+                assert!(before.is_none_or(|before| before < number), "out of order");
+            }
             match envelope.group {
                 // With selectors a group's owner may not take all of it.
                 Some(_) if self.is_picky => {}

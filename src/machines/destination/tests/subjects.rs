@@ -158,51 +158,6 @@ fn a_delayed_message_is_fetched_marked_and_delivered_when_it_is_due() {
 }
 
 #[test]
-fn what_is_not_persistent_stays_in_memory_while_there_is_some() {
-    let pool = VolatilePool::new(400, 7);
-    let activation = Activation::default();
-    let mut machine = DestinationMachine::new(small(), QUEUE, activation, Rc::clone(&pool));
-    let volatile = Envelope {
-        persistent: false,
-        ..Envelope::default()
-    };
-    let messages = [1, 2, 3].map(|request| (RequestNumber(request), message(volatile, "v")));
-    let publish = DestinationCommand::Publish {
-        session: SessionKey(3),
-        messages: messages.into(),
-    };
-    assert_eq!(
-        step(&mut machine, commands(vec![publish])),
-        [
-            "answer 3 Committed { requests: [RequestNumber(1), RequestNumber(2)] }",
-            "submit 3.3:put(v)"
-        ]
-    );
-    assert_eq!(machine.figures().depth, 2);
-    let first = Lsn::volatile(7).0;
-    assert_eq!(
-        step(&mut machine, commands(vec![attach(ALICE, 1)])),
-        [
-            "answer 1 Attached { consumer: 1 }".to_owned(),
-            format!("deliver 1 {first}")
-        ]
-    );
-    assert_eq!(
-        step(
-            &mut machine,
-            commands(vec![settle(ALICE, &[first], Outcome::Accepted, 8)])
-        ),
-        [
-            "answer 1 Committed { requests: [RequestNumber(8)] }".to_owned(),
-            format!("deliver 1 {}", first + 1)
-        ]
-    );
-    assert_eq!(machine.figures().depth, 1);
-    drop(machine);
-    assert_eq!(pool.used(), 0);
-}
-
-#[test]
 fn a_refused_message_waits_and_goes_to_the_dead_ones_beyond_the_limit() {
     let mut machine = with(DestinationPolicy {
         redelivery_limit: Some(1),

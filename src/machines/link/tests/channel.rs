@@ -1,6 +1,7 @@
 //! A channel that stands: pings, changes of state, and how it ends.
 
 use super::*;
+use crate::proto::peer::ClientNews;
 
 #[test]
 fn only_answered_pings_keep_the_channel_up() {
@@ -195,6 +196,20 @@ fn frames_of_another_session_are_dropped() {
             session: session(),
             body: Body::InSync { epoch: Epoch(1) },
         }]
+    );
+}
+
+#[test]
+fn what_the_peer_says_of_its_clients_is_passed_on() {
+    let mut machine = linked();
+    let news = ClientNews {
+        afresh: true,
+        gone: vec![3],
+        came: Vec::new(),
+    };
+    assert_eq!(
+        step(&mut machine, 1, body(1, Body::Clients(news.clone()))),
+        [LinkEffect::PeerClients { news }]
     );
 }
 

@@ -629,7 +629,9 @@ impl World {
                     dest: destination(queue),
                     answer,
                 }),
-                DestinationEffect::Removed { .. } => panic!("no operator works here"),
+                DestinationEffect::Removed { .. } | DestinationEffect::Shown { .. } => {
+                    panic!("no operator works here")
+                }
             }
         }
     }
