@@ -8,6 +8,9 @@ use crate::machines::stomp_session::SessionInput;
 use crate::proto::stomp::{Piece, PieceSizes};
 use crate::time::Moment;
 
+/// Bytes of a large message that wait to be written, about: as much as keeps a client busy.
+const PARTS_WAITING: usize = 512 << 10;
+
 impl Session {
     /// Takes what is whole of what was read.
     pub(super) fn decode(&mut self, now: Moment) {
@@ -40,7 +43,7 @@ impl Session {
     /// Writes more of a MESSAGE that is not whole; then what waited behind it.
     pub(super) fn take_parts(&mut self, now: Moment) {
         while self.machine.is_within_message()
-            && self.delivery_room() > 0
+            && self.has_part_room()
             && let Some(parts) = self.inbox.take_parts()
         {
             self.step(now, SessionInput::Event(SessionEvent::PartsRead { parts }));
@@ -52,11 +55,14 @@ impl Session {
 
     /// Something that the client is to be sent is here, and there is room for it.
     pub(super) fn has_delivery(&self) -> bool {
-        self.delivery_room() > 0
-            && if self.machine.is_within_message() {
-                self.inbox.has_parts()
-            } else {
-                self.inbox.has_delivery()
-            }
+        if self.machine.is_within_message() {
+            self.has_part_room() && self.inbox.has_parts()
+        } else {
+            self.delivery_room() > 0 && self.inbox.has_delivery()
+        }
+    }
+
+    fn has_part_room(&self) -> bool {
+        self.delivery_room() > 0 && self.output.len() < PARTS_WAITING
     }
 }
