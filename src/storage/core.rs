@@ -138,7 +138,7 @@ impl<H: Home> Core<H> {
         if self.failed {
             return;
         }
-        let looked = self.measure().and_then(|()| self.relieve());
+        let looked = self.measure().and_then(|()| self.relieve(RoomLevel::Low));
         if let Err(error) = looked.and_then(|()| self.reclaim_idle()) {
             self.give_up(error);
         }
@@ -180,7 +180,7 @@ impl<H: Home> Core<H> {
         let short = self.shared.level() >= RoomLevel::Blocks || self.reclaim.busy;
         if self.since_measured >= if short { RELIEVE_EVERY } else { MEASURE_EVERY } {
             self.measure()?;
-            self.relieve()?;
+            self.relieve(RoomLevel::Blocks)?;
             self.reclaim_busy()?;
         }
         Ok(true)
