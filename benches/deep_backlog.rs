@@ -182,7 +182,10 @@ impl StoreSink for Sink {
             StoreEvent::Fetched(fetched) => events.fetched = Some(fetched),
             StoreEvent::Done { .. } => events.done = true,
             StoreEvent::Failed(error) => events.failed = Some(error.to_string()),
-            StoreEvent::Cut(_) | StoreEvent::Durable(_) | StoreEvent::LogRead { .. } => return,
+            StoreEvent::Cut(_)
+            | StoreEvent::Durable(_)
+            | StoreEvent::PartsRead { .. }
+            | StoreEvent::LogRead { .. } => return,
         }
         drop(events);
         self.arrived.notify_all();

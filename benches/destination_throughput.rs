@@ -56,6 +56,8 @@ impl NullStore {
                     Draft::DeliveredEach { .. }
                     | Draft::Failed { .. }
                     | Draft::Seen { .. }
+                    | Draft::Part { .. }
+                    | Draft::UploadEnded(_)
                     | Draft::Kv { .. } => {}
                 }
             }
@@ -106,6 +108,8 @@ impl LogStore for NullStore {
             "queue {dest:?} has a backlog after {seek:?}: the benchmark's windows are too small"
         );
     }
+
+    fn read_parts(&self, _: u32, _: Vec<Lsn>) {}
 
     fn read_log(&self, _: u64, _: Lsn, _: usize) {}
 

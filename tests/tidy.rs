@@ -600,6 +600,27 @@ fn the_exit_codes_are_documented_as_they_are() {
 }
 
 #[test]
+fn every_guarantee_names_the_tests_that_show_it() {
+    let document = fs::read_to_string(root().join("docs/guarantees.md")).expect("it is there");
+    let is_row = |line: &&str| line.starts_with("| ") && !line.starts_with("| |");
+    let rows: Vec<&str> = document.lines().filter(is_row).collect();
+    assert!(rows.len() > 30, "{}", rows.len());
+    for row in rows {
+        let shown = row.trim_end_matches(" |").rsplit(" | ").next();
+        let tests: Vec<&str> = shown
+            .into_iter()
+            .flat_map(|cell| cell.split(", "))
+            .collect();
+        for test in tests {
+            let path = test.trim_matches('`').replace("::", "/");
+            let file = root().join("tests").join(&path);
+            let exists = file.with_extension("rs").is_file() || file.join("mod.rs").is_file();
+            assert!(exists, "no test {test:?}: {row}");
+        }
+    }
+}
+
+#[test]
 fn whoever_searches_for_a_refusal_finds_the_advice() {
     let read = |path: &str| fs::read_to_string(root().join(path)).expect("it is there");
     let texts = fixed_texts(&read("src/machines/ha/eligibility.rs"), "Refusal");

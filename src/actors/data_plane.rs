@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::actors::acceptor::Acceptor;
@@ -84,6 +85,7 @@ enum DataCommand {
     Configure(Box<DataPlaneConfig>, Done<()>),
     Committed(Committed),
     Fetched(Fetched),
+    PartsRead(u32, Vec<Bytes>),
     Administer(Box<Administration>),
 }
 
@@ -141,6 +143,11 @@ impl DataHandle {
     /// From the store's sink.
     pub fn fetched(&self, fetched: Fetched) {
         self.send(DataCommand::Fetched(fetched));
+    }
+
+    /// From the store's sink.
+    pub fn parts_read(&self, whose: u32, parts: Vec<Bytes>) {
+        self.send(DataCommand::PartsRead(whose, parts));
     }
 
     fn send(&self, command: DataCommand) {
@@ -254,6 +261,7 @@ impl Running {
         match command {
             DataCommand::Committed(committed) => self.directory().committed(committed),
             DataCommand::Fetched(fetched) => self.directory().fetched(fetched),
+            DataCommand::PartsRead(whose, parts) => self.directory().parts_read(whose, parts),
             DataCommand::Administer(asked) => self.directory().administer(*asked),
             DataCommand::Serve(epoch, done) => {
                 tracing::debug!(target: "twinmq::data", %epoch, "serving begins");

@@ -5,9 +5,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::Waker;
 
+use bytes::Bytes;
+
 use crate::actors::directory::ClientSigns;
 use crate::actors::permits::Ledger;
-use crate::machines::delivery::SessionEvent;
+use crate::machines::delivery::{Delivery, SessionEvent};
+use crate::proto::message;
 use crate::proto::peer::PeerClient;
 
 /// What the server wants of a session besides its events.
@@ -50,6 +53,8 @@ struct State {
     /// Everything but deliveries: never stuck behind those that the client does not read.
     answers: VecDeque<SessionEvent>,
     deliveries: VecDeque<SessionEvent>,
+    /// Parts of the message that is being delivered.
+    parts: Option<Vec<Bytes>>,
     waker: Option<Waker>,
     order: Order,
     ledger: Ledger,
@@ -74,6 +79,7 @@ impl Inbox {
             state: RefCell::new(State {
                 answers: VecDeque::new(),
                 deliveries: VecDeque::new(),
+                parts: None,
                 waker: None,
                 order: Order::Run,
                 ledger,
@@ -98,6 +104,8 @@ impl Inbox {
             | SessionEvent::Closing { .. }
             | SessionEvent::Submitted { .. }
             | SessionEvent::NotAttached { .. }
+            | SessionEvent::PartsStored { .. }
+            | SessionEvent::PartsRead { .. }
             | SessionEvent::Browsed { .. } => {}
         }
         if !state.gone {
@@ -106,6 +114,10 @@ impl Inbox {
                     Some(SessionEvent::Committed { requests }),
                     SessionEvent::Committed { requests: more },
                 ) => requests.extend(more),
+                (_, SessionEvent::PartsRead { parts }) => {
+                    state.waiting_bytes = state.waiting_bytes.saturating_add(sum(&parts));
+                    state.parts = Some(parts);
+                }
                 (_, event @ (SessionEvent::Delivered { .. } | SessionEvent::Browsed { .. })) => {
                     state.waiting_bytes = state.waiting_bytes.saturating_add(bytes_of(&event));
                     state.deliveries.push_back(event);
@@ -121,7 +133,22 @@ impl Inbox {
         self.state.borrow_mut().answers.pop_front()
     }
 
-    /// Takes the next delivery, about as many of its messages as `bytes` allow.
+    /// Takes the parts that were asked for, if they have come.
+    pub fn take_parts(&self) -> Option<Vec<Bytes>> {
+        let state = &mut *self.state.borrow_mut();
+        let parts = state.parts.take()?;
+        state.waiting_bytes = state.waiting_bytes.saturating_sub(sum(&parts));
+        Some(parts)
+    }
+
+    /// Parts of a message have come.
+    #[must_use]
+    pub fn has_parts(&self) -> bool {
+        self.state.borrow().parts.is_some()
+    }
+
+    /// Takes the next delivery, about as many of its messages as `bytes` allow; one whose body is in
+    /// parts is the last of them.
     pub fn take_delivery(&self, bytes: usize) -> Option<SessionEvent> {
         let state = &mut *self.state.borrow_mut();
         let waiting = &mut state.deliveries;
@@ -138,6 +165,9 @@ impl Inbox {
                 before < bytes
             });
             let count = fits.count().max(1);
+            let large = |delivery: &Delivery| message::is_in_parts(&delivery.message);
+            let large = deliveries.iter().take(count).position(large);
+            let count = large.map_or(count, |at| at.saturating_add(1));
             if count < deliveries.len() {
                 let rest = deliveries.split_off(count);
                 waiting.push_front(SessionEvent::Delivered {
@@ -189,6 +219,7 @@ impl Inbox {
             let state = &mut *self.state.borrow_mut();
             state.shed = true;
             state.deliveries.clear();
+            state.parts = None;
             state.waiting_bytes = 0;
         }
         self.order(Order::Close(reason));
@@ -248,6 +279,7 @@ impl Inbox {
         state.gone = true;
         state.answers.clear();
         state.deliveries.clear();
+        state.parts = None;
         state.waiting_bytes = 0;
         state.buffer_bytes = 0;
         state.waker = None;
@@ -271,6 +303,11 @@ fn wake(mut state: std::cell::RefMut<'_, State>) {
     }
 }
 
+fn sum(parts: &[Bytes]) -> usize {
+    let sizes = parts.iter().map(Bytes::len);
+    sizes.fold(0, usize::saturating_add)
+}
+
 /// Of the messages of a delivery.
 fn bytes_of(event: &SessionEvent) -> usize {
     let SessionEvent::Delivered { deliveries, .. } = event else {
@@ -282,11 +319,9 @@ fn bytes_of(event: &SessionEvent) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::actors::permits::{PermitLimit, PermitPool};
-    use crate::machines::delivery::{Delivery, RequestNumber};
+    use crate::machines::delivery::RequestNumber;
     use crate::proto::ids::Lsn;
 
     fn inbox() -> Inbox {

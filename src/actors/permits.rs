@@ -174,6 +174,14 @@ impl Ledger {
         self.open == 0
     }
 
+    /// This request is not answered.
+    #[must_use]
+    pub fn is_open(&self, request: RequestNumber) -> bool {
+        let at = request.0.wrapping_sub(self.first);
+        let slot = usize::try_from(at).ok().and_then(|at| self.slots.get(at));
+        matches!(slot, Some(Slot::Open(_)))
+    }
+
     /// A message goes on.
     pub fn publish(&mut self, request: RequestNumber, bytes: usize) {
         self.pool.take(bytes);

@@ -150,7 +150,10 @@ impl Replicator {
                 Some(ReplicationInput::ReplicaRefused(reason))
             }
             // For the client side, or the end of the process: the sink keeps them away from here.
-            StoreEvent::Committed(_) | StoreEvent::Fetched(_) | StoreEvent::Failed(_) => None,
+            StoreEvent::Committed(_)
+            | StoreEvent::Fetched(_)
+            | StoreEvent::PartsRead { .. }
+            | StoreEvent::Failed(_) => None,
         }
     }
 

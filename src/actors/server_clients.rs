@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::actors::data_plane::DataHandle;
@@ -25,6 +26,10 @@ impl CommittedSink for Clients {
 
     fn fetched(&self, fetched: Fetched) {
         self.data.fetched(fetched);
+    }
+
+    fn parts_read(&self, whose: u32, parts: Vec<Bytes>) {
+        self.data.parts_read(whose, parts);
     }
 }
 

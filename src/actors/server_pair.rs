@@ -98,7 +98,7 @@ pub(super) fn pair_parts(
             primary: pair.primary,
             name: config.name.clone(),
             peer_address: pair.peer.to_string(),
-            versions: (2, 2),
+            versions: (3, 3),
             must_agree: config.must_agree(),
             secret: outside.secret,
             ping_interval: pair.ping_interval,

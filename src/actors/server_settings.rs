@@ -109,7 +109,7 @@ pub(super) fn replication(pair: Option<&PairConfig>) -> ReplicationConfig {
 
 /// The largest record under any configuration: a reload may raise the limits of a store that is open,
 /// and what was taken under larger ones, here or by the peer, must still be read.
-const LARGEST_RECORD: usize = crate::config::Limits::BODY_BYTES_MAX as usize
+const LARGEST_RECORD: usize = crate::config::Limits::RECORD_BODY_BYTES_MAX as usize
     + crate::config::Limits::HEADER_BYTES_MAX as usize
     + 4096;
 

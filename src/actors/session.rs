@@ -21,7 +21,6 @@ use self::gathered::Gathered;
 use crate::actors::directory::{Directory, Waiting};
 use crate::actors::inbox::{Inbox, Order};
 use crate::actors::lease::ServingLease;
-use crate::actors::overload::Limit;
 use crate::io::client_tcp::{ClientSocket, Fill};
 use crate::machines::delivery::{
     ConsumerKey, ConsumerTraits, DestinationCommand, SessionEvent, SessionKey,
@@ -35,6 +34,7 @@ use crate::time::{Clock, Moment};
 
 mod consumers;
 mod gathered;
+mod large;
 mod patience;
 mod signs;
 mod topics;
@@ -114,6 +114,8 @@ struct Session {
     decoder: Decoder,
     input: BytesMut,
     output: BytesMut,
+    /// What comes after the MESSAGE that is being written.
+    behind: BytesMut,
     /// Bytes of answers that were put into the output since it was last empty.
     answer_bytes: usize,
     effects: Vec<SessionEffect>,
@@ -160,6 +162,7 @@ impl Session {
             inbox,
             input: BytesMut::new(),
             output: BytesMut::new(),
+            behind: BytesMut::new(),
             answer_bytes: 0,
             effects: Vec::new(),
             charged: 0,
@@ -205,6 +208,7 @@ impl Session {
             self.input = BytesMut::new();
         }
         let buffers = self.input.len().saturating_add(self.output.len());
+        let buffers = buffers.saturating_add(self.behind.len());
         self.inbox.buffers(buffers);
         self.show_signs();
         self.phase != Phase::Over
@@ -225,12 +229,17 @@ impl Session {
         if self.machine.is_closed() {
             return;
         }
+        let is_part = matches!(input, SessionInput::Event(SessionEvent::PartsRead { .. }));
         let is_delivery = matches!(input, SessionInput::Event(SessionEvent::Delivered { .. }));
-        let before = self.output.len();
-        self.machine
-            .step(now, input, &mut self.output, &mut self.effects);
-        if !is_delivery {
-            let more = self.output.len().saturating_sub(before);
+        let output = if self.machine.is_within_message() && !is_part {
+            &mut self.behind
+        } else {
+            &mut self.output
+        };
+        let before = output.len();
+        self.machine.step(now, input, output, &mut self.effects);
+        if !is_delivery && !is_part {
+            let more = output.len().saturating_sub(before);
             self.answer_bytes = self.answer_bytes.saturating_add(more);
         }
         self.charge();
@@ -255,8 +264,13 @@ impl Session {
                 } => self
                     .inbox
                     .ledger(|ledger| ledger.publish(*request, operations.bytes)),
+                SessionEffect::Upload { request, bytes, .. } => self
+                    .inbox
+                    .ledger(|ledger| ledger.publish(*request, bytes.len())),
                 SessionEffect::Attach { .. }
                 | SessionEffect::Detach { .. }
+                | SessionEffect::EndUpload { .. }
+                | SessionEffect::ReadParts { .. }
                 | SessionEffect::Retire { .. }
                 | SessionEffect::Subscribe { .. }
                 | SessionEffect::MakeTemporary { .. }
@@ -283,7 +297,9 @@ impl Session {
         {
             self.step(now, SessionInput::Event(event));
         }
-        while self.delivery_room() > 0
+        self.take_parts(now);
+        while !self.machine.is_within_message()
+            && self.delivery_room() > 0
             && let Some(event) = self.inbox.take_delivery(self.delivery_room())
         {
             self.step(now, SessionInput::Event(event));
@@ -311,27 +327,6 @@ impl Session {
     /// Nothing but a missing permit or a slow reader holds up the next frame.
     fn may_go_on(&self) -> bool {
         !self.machine.is_closed() && self.inbox.ordered() == Order::Run && self.has_answer_room()
-    }
-
-    fn decode(&mut self, now: Moment) {
-        while self.undecoded && self.may_go_on() && self.may_take_next() {
-            match self.decoder.decode(&mut self.input) {
-                Ok(Some(frame)) => {
-                    self.step(now, SessionInput::Frame(frame));
-                    if self.is_to_be_counted() {
-                        return;
-                    }
-                }
-                Ok(None) => self.undecoded = false,
-                Err(error) => {
-                    self.undecoded = false;
-                    if error.is_limit() {
-                        self.context.directory.overload().count(Limit::Frame);
-                    }
-                    self.step(now, SessionInput::Malformed(error));
-                }
-            }
-        }
     }
 
     fn wants_to_read(&self) -> bool {
@@ -367,7 +362,8 @@ impl Session {
         if let Phase::HalfClosed(until) = self.phase
             && !self.undecoded
         {
-            let told = self.output.is_empty() && self.inbox.ledger(|ledger| ledger.is_clear());
+            let written = self.output.is_empty() && !self.machine.is_within_message();
+            let told = written && self.inbox.ledger(|ledger| ledger.is_clear());
             if told || until <= now {
                 self.phase = Phase::Over;
             }
@@ -424,6 +420,20 @@ impl Session {
                 prefetch,
                 selector,
             } => self.browse(&destination, consumer, prefetch, selector),
+            SessionEffect::Upload {
+                upload,
+                request,
+                bytes,
+            } => {
+                let directory = &self.context.directory;
+                directory.upload(self.key, upload, request, bytes);
+            }
+            SessionEffect::EndUpload { upload, after } => {
+                // What names it goes first.
+                self.post_gathered();
+                self.context.directory.end_upload(self.key, upload, after);
+            }
+            SessionEffect::ReadParts { lsns } => self.context.directory.read_parts(self.key, lsns),
             SessionEffect::Close => {
                 let until = self.context.clock.now().after(self.context.config.linger);
                 self.phase = Phase::LastWords(until);
@@ -477,7 +487,7 @@ impl Session {
                 return;
             }
             self.mind_the_reader(now, before);
-            if self.output.is_empty() {
+            if self.output.is_empty() && !self.machine.is_within_message() {
                 self.answer_bytes = 0;
                 if self.output.capacity() > BUFFER_KEPT {
                     self.output = BytesMut::new();
@@ -544,7 +554,7 @@ impl Session {
         if serving {
             self.inbox.wait(cx.waker());
             ready |= self.has_answer_room() && self.inbox.has_answer();
-            ready |= self.delivery_room() > 0 && self.inbox.has_delivery();
+            ready |= self.has_delivery();
             ready |= self.order_to_close().is_some();
             ready |= self.undecoded && self.may_go_on() && self.may_take_next();
             self.wait_for_room(cx);

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
+
 use crate::actors::post::{Port, post};
 use crate::actors::replicator::ReplicatorCommand;
 use crate::storage::api::{Committed, Fetched, StoreEvent, StoreSink};
@@ -15,6 +17,8 @@ pub trait CommittedSink: Send + Sync {
     fn committed(&self, committed: Committed);
     /// Answer to a fetch.
     fn fetched(&self, fetched: Fetched);
+    /// Answer to a question for parts of a body.
+    fn parts_read(&self, whose: u32, parts: Vec<Bytes>);
 }
 
 /// Takes the error that ends the process.
@@ -74,6 +78,7 @@ impl StoreSink for ServerSink {
                 }
             }
             StoreEvent::Fetched(fetched) => self.clients.fetched(fetched),
+            StoreEvent::PartsRead { whose, parts } => self.clients.parts_read(whose, parts),
             StoreEvent::Cut(_) | StoreEvent::Durable(_) => {
                 if self.listens.load(Ordering::Acquire) {
                     self.replicate(ReplicatorCommand::Store(event));

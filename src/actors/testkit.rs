@@ -66,6 +66,11 @@ struct State {
     known: BTreeMap<(DestId, Lsn), (bool, u32)>,
     submits: usize,
     seen: std::collections::HashSet<DuplicateId>,
+    /// Parts of bodies whose uploads are open or whose messages were put.
+    parts: BTreeMap<Lsn, (u64, Bytes)>,
+    /// Uploads that have ended, in order.
+    ended: Vec<u64>,
+    stored_parts: Vec<(u64, Lsn)>,
 }
 
 impl FakeStore {
@@ -82,6 +87,17 @@ impl FakeStore {
         if !held {
             self.commit();
         }
+    }
+
+    /// The oldest units that wait are committed; the others, and what comes, wait on.
+    pub(crate) fn let_through(&self, units: usize) {
+        let rest = {
+            let mut state = self.state.lock().unwrap();
+            let units = units.min(state.queue.len());
+            state.queue.split_off(units)
+        };
+        self.commit();
+        self.state.lock().unwrap().queue.extend(rest);
     }
 
     pub(crate) fn refuse_sends(&self, refuses: bool) {
@@ -106,6 +122,17 @@ impl FakeStore {
         state.owed.values().map(BTreeMap::len).sum()
     }
 
+    /// Parts of bodies that were stored, and the uploads that have ended.
+    pub(crate) fn uploads(&self) -> (usize, Vec<u64>) {
+        let state = self.state.lock().unwrap();
+        (state.parts.len(), state.ended.clone())
+    }
+
+    /// Parts of bodies are gone, as after their messages.
+    pub(crate) fn lose_parts(&self) {
+        self.state.lock().unwrap().parts.clear();
+    }
+
     /// Calls of `submit`.
     pub(crate) fn submits(&self) -> usize {
         self.state.lock().unwrap().submits
@@ -124,6 +151,7 @@ impl FakeStore {
                 committed.tickets.push(unit.ticket);
             }
         }
+        committed.parts = std::mem::take(&mut state.stored_parts);
         for (id, change) in &mut changes {
             change.bytes = Some(state.bytes(*id));
         }
@@ -138,7 +166,8 @@ impl FakeStore {
 impl State {
     fn bytes(&self, id: DestId) -> u64 {
         let owed = self.owed.get(&id).into_iter().flat_map(BTreeMap::values);
-        owed.map(|message| message.len() as u64).sum()
+        owed.map(|message| crate::proto::message::whole_bytes(message))
+            .sum()
     }
 
     fn apply(&mut self, record: Draft, changes: &mut BTreeMap<DestId, Change>) {
@@ -183,6 +212,11 @@ impl State {
             Draft::Seen { id, .. } => {
                 self.seen.insert(id);
             }
+            Draft::Part { upload, bytes } => {
+                self.parts.insert(lsn, (upload, bytes));
+                self.stored_parts.push((upload, lsn));
+            }
+            Draft::UploadEnded(upload) => self.ended.push(upload),
             Draft::Kv { space, key, value } => {
                 if space == SPACE_DUPLICATES {
                     return;
@@ -294,6 +328,15 @@ impl LogStore for FakeStore {
             scanned,
             next_ms,
         }));
+    }
+
+    fn read_parts(&self, whose: u32, lsns: Vec<Lsn>) {
+        let parts = {
+            let state = self.state.lock().unwrap();
+            let found = lsns.iter().map_while(|lsn| state.parts.get(lsn));
+            found.map(|(_, bytes)| bytes.clone()).collect()
+        };
+        self.sink.event(StoreEvent::PartsRead { whose, parts });
     }
 
     fn log_bytes(&self, _: Lsn) -> u64 {

@@ -14,7 +14,7 @@ use crate::actors::directory::{
 };
 use crate::machines::selector::{Dialect, Selector};
 use crate::proto::ids::Lsn;
-use crate::proto::message::{Message, PropertyValue};
+use crate::proto::message::{self, Message, PropertyValue};
 use crate::storage::api::Entry;
 
 use super::{AdminState, reading_refusal_of, refusal_of};
@@ -235,7 +235,8 @@ fn messages_json(page: &MessagePage, shown: usize) -> Value {
 
 fn message_json(entry: &Entry, shown: usize) -> Value {
     let Ok(message) = Message::read(&entry.message) else {
-        return json!({ "position": entry.lsn.0, "size": entry.message.len(), "unreadable": true });
+        let size = message::whole_bytes(&entry.message);
+        return json!({ "position": entry.lsn.0, "size": size, "unreadable": true });
     };
     let (envelope, properties) = (message.envelope(), message.properties());
     let headers: serde_json::Map<String, Value> = message
@@ -246,6 +247,8 @@ fn message_json(entry: &Entry, shown: usize) -> Value {
         })
         .collect();
     let body = message.body();
+    // It is not read for a list.
+    let large = message.parts().map(|parts| parts.bytes());
     let first = &body[..body.len().min(shown)];
     // A cut may lie within a letter.
     let text = match std::str::from_utf8(first) {
@@ -258,7 +261,7 @@ fn message_json(entry: &Entry, shown: usize) -> Value {
     json!({
         "position": entry.lsn.0,
         "message_id": format!("tm-{}", entry.lsn),
-        "size": entry.message.len(),
+        "size": message::whole_bytes(&entry.message),
         "persistent": envelope.persistent,
         "priority": envelope.priority,
         "expires_ms": envelope.expiry_ms,
@@ -270,9 +273,10 @@ fn message_json(entry: &Entry, shown: usize) -> Value {
         "content_type": properties.content_type,
         "failures": entry.failures,
         "headers": headers,
-        "body": text,
+        "body": text.filter(|_| large.is_none()),
         "body_hex": text.is_none().then(|| hex(first)),
-        "body_bytes": body.len(),
+        "body_bytes": large.unwrap_or(body.len() as u64),
+        "large": large.is_some(),
     })
 }
 

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::args::{DivergenceCommand, DivergenceListArgs, DivergenceTailArgs};
 use super::{CliError, print, print_json};
 use crate::exit::ExitCode;
-use crate::proto::message::Message;
-use crate::storage::divergent::{Kept, Tail, read, tails};
+use crate::proto::message::{self, Message, Parts};
+use crate::storage::divergent::{Kept, Tail, body, read, tails};
 use crate::storage::error::StoreError;
 use crate::time::rfc3339;
 
@@ -142,7 +142,7 @@ fn show(args: &DivergenceTailArgs) -> Result<ExitCode, CliError> {
                 ..
             } => {
                 count.messages += 1;
-                count.bytes += message.len() as u64;
+                count.bytes += message::whole_bytes(&message);
                 count.acknowledged += u64::from(acknowledged);
             }
             Kept::Ack { .. } => count.acks += 1,
@@ -168,7 +168,13 @@ fn export(args: &DivergenceTailArgs) -> Result<ExitCode, CliError> {
     let tail = find(args)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let written = read(&tail, &mut |kept| {
-        writeln!(out, "{}", kept_json(&kept)).map_err(CliError::Output)
+        let mut line = kept_json(&kept);
+        if let Kept::Put { message, .. } = &kept
+            && let Some(parts) = message::parts(message)
+        {
+            put_large_body(&mut line, &tail, &parts)?;
+        }
+        writeln!(out, "{line}").map_err(CliError::Output)
     });
     match written.and_then(|()| out.flush().map_err(CliError::Output)) {
         // Its reader has seen enough (`| head`).
@@ -179,6 +185,21 @@ fn export(args: &DivergenceTailArgs) -> Result<ExitCode, CliError> {
         }
         other => other.map(|()| ExitCode::Done),
     }
+}
+
+/// The body of a message in parts.
+fn put_large_body(line: &mut Value, tail: &Tail, parts: &Parts) -> Result<(), StoreError> {
+    match body(tail, parts)? {
+        Some(body) => {
+            line["body_base64"] = base64(&body).into();
+            line["text"] = std::str::from_utf8(&body).ok().into();
+        }
+        None => {
+            line["body_base64"] = Value::Null;
+            line["unreadable"] = "a part of its body was stored before the logs parted".into();
+        }
+    }
+    Ok(())
 }
 
 fn kept_json(kept: &Kept) -> Value {

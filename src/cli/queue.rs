@@ -440,6 +440,10 @@ fn message_text(message: &Value) -> String {
             .map_or_else(|| value.to_string(), ToOwned::to_owned);
         text.push_str(&format!("\n    {name}: {value}"));
     }
+    if message["large"] == true {
+        text.push_str("\n    (its body is large: it is shown by browse and receive only)");
+        return text;
+    }
     let body = of("body").or_else(|| of("body_hex").map(|hex| format!("(hex) {hex}")));
     text.push_str(&format!(
         "\n    {}",

@@ -17,8 +17,8 @@ use crate::time::{Clock, Moment, SystemClock};
 
 /// Command and headers of one frame may not be longer, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// The body of one frame may not be longer, in bytes.
-const BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// The body of one frame may not be longer, in bytes: no server takes more.
+const BODY_BYTES_MAX: usize = crate::config::Limits::BODY_BYTES_MAX;
 /// One read takes at most this, in bytes.
 const READ_BYTES: usize = 64 * 1024;
 /// Pause between two rounds of the host list.
@@ -401,16 +401,20 @@ impl Connection {
         }
     }
 
-    /// The next frame, waiting at most `patience` for it; `None` when that is over.
+    /// The next frame, waiting at most `patience` for it, and as long for more of a large one; `None`
+    /// when that is over.
     ///
     /// # Errors
     /// [`StompError::Refused`] for an ERROR frame; otherwise whatever ended the connection.
     pub fn next(&mut self, patience: Duration) -> Result<Option<Frame>, StompError> {
         let clock = SystemClock;
-        let until = clock.now().after(patience);
+        let mut until = clock.now().after(patience);
         loop {
             if let Some(frame) = self.buffered()? {
                 return Ok(Some(frame));
+            }
+            if self.inbox.len() > READ_BYTES {
+                until = clock.now().after(patience);
             }
             if !self.fill(until, clock.now())? {
                 return Ok(None);

@@ -360,9 +360,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No server takes a larger body, whatever its limit is today: bodies in the log, the peer's and
-    /// those of an earlier configuration, are held to this.
-    pub const BODY_BYTES_MAX: u32 = 8_000_000;
+    /// No server takes a larger body, whatever its limit is today: 4 GiB.
+    pub const BODY_BYTES_MAX: usize = 4 << 30;
+    /// No record of a log has a larger body, not even those of releases that kept every body in one:
+    /// what is read from a log or from the peer is held to this.
+    pub const RECORD_BODY_BYTES_MAX: u32 = 8_000_000;
     /// The same of `max_header_bytes`.
     pub const HEADER_BYTES_MAX: u32 = 262_144;
 }

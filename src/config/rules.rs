@@ -305,15 +305,6 @@ impl Rules<'_> {
 
     fn limits(&mut self, raw: &RawConfig) -> Limits {
         let limits = &raw.limits;
-        let wide = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
-        self.at_most(
-            "limits.max_body_bytes",
-            wide(limits.max_body_bytes).saturating_add(wide(limits.max_header_bytes)),
-            "limits.connection_in_flight_bytes",
-            limits.connection_in_flight_bytes,
-            "together with limits.max_header_bytes must be at most \
-             limits.connection_in_flight_bytes",
-        );
         self.at_most(
             "limits.connection_in_flight_bytes",
             limits.connection_in_flight_bytes,

@@ -252,6 +252,19 @@ pub enum SessionEvent {
         /// Its COMMIT.
         request: RequestNumber,
     },
+    /// Parts of a body have their places in the log, in the order in which they were given. `Committed`
+    /// of their requests follows.
+    PartsStored {
+        /// Which of the session's bodies.
+        upload: u32,
+        /// Where they are.
+        lsns: Vec<Lsn>,
+    },
+    /// Parts of a body, as they were asked for; fewer, if the message is no more.
+    PartsRead {
+        /// In order.
+        parts: Vec<Bytes>,
+    },
 }
 
 impl From<&Entry> for Delivery {

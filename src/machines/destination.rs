@@ -327,7 +327,7 @@ impl DestinationMachine {
         let mut kept = Vec::new();
         self.units.reserve(messages.len());
         for (request, message) in messages {
-            self.account.heard(Load::one(message.len()));
+            self.account.heard(Load::of(&message));
             if let Some(reason) = self.full_for_sends() {
                 self.figures.refused = self.figures.refused.saturating_add(1);
                 let event = SessionEvent::Refused { request, reason };
@@ -348,7 +348,7 @@ impl DestinationMachine {
             if lane != Lane::DELAYED {
                 self.lanes.expect(lane);
             }
-            self.admitted = self.admitted.plus(Load::one(message.len()));
+            self.admitted = self.admitted.plus(Load::of(&message));
             if self.is_volatile(&message) {
                 self.volatile.spill();
             }
@@ -487,7 +487,7 @@ impl DestinationMachine {
             let times = Times::of(&entry.message);
             let lsn = entry.lsn;
             if lsn > self.horizon {
-                self.account.arrived(Load::one(entry.message.len()));
+                self.account.arrived(Load::of(&entry.message));
             }
             let is_new = match times.due_ms {
                 Some(due) if lsn > self.horizon => {

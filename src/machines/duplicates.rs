@@ -47,6 +47,8 @@ pub fn ids(units: &[Unit]) -> Vec<DuplicateId> {
             | Draft::Delivered { .. }
             | Draft::DeliveredEach { .. }
             | Draft::Failed { .. }
+            | Draft::Part { .. }
+            | Draft::UploadEnded(_)
             | Draft::Kv { .. } => None,
         })
         .collect()

@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use self::ends::Problem;
 use self::heart_beats::HeartBeats;
 use self::requests::{Receipt, Requests};
-use self::subscriptions::{AckMode, Subscriptions};
+use self::subscriptions::Subscriptions;
 use self::transactions::Transactions;
 pub use self::transactions::{Operations, TransactionLimits};
 use crate::machines::delivery::{ConsumerTraits, Outcome, RequestNumber, SessionEvent, SessionKey};
@@ -34,6 +34,7 @@ use crate::time::Moment;
 
 mod acks;
 mod consume;
+mod downloads;
 mod ends;
 mod greeting;
 mod heart_beats;
@@ -42,6 +43,8 @@ mod requests;
 mod subscriptions;
 mod topics;
 mod transactions;
+mod upkeep;
+mod uploads;
 
 /// Validated values; shared by all sessions.
 #[derive(Clone, Debug)]
@@ -81,6 +84,12 @@ pub struct HeartBeatOffer {
 pub enum SessionInput {
     /// A frame was read.
     Frame(ClientFrame),
+    /// A frame was read whose body is large: it comes in pieces.
+    Head(ClientFrame),
+    /// The next piece of that body.
+    Part(Bytes),
+    /// That frame is whole.
+    BodyEnd,
     /// What was read is no frame.
     Malformed(DecodeError),
     /// Bytes of any kind were read.
@@ -180,6 +189,27 @@ pub enum SessionEffect {
         /// Which.
         selector: Option<Arc<Selector>>,
     },
+    /// Store a part of a body.
+    Upload {
+        /// Which of the session's bodies.
+        upload: u32,
+        /// Answered by `PartsStored` and then `Committed`, or by `Refused`.
+        request: RequestNumber,
+        /// At most `PART_BYTES`.
+        bytes: Bytes,
+    },
+    /// No more comes of a body, and no message will name it that was not published before.
+    EndUpload {
+        /// Which.
+        upload: u32,
+        /// Not before this request is answered, if it is not zero.
+        after: RequestNumber,
+    },
+    /// Read parts of a body; answered by `PartsRead`.
+    ReadParts {
+        /// In order.
+        lsns: Vec<Lsn>,
+    },
     /// Write out what is in the output, then close the socket. Always the last effect of a session;
     /// every consumer has been detached before it.
     Close,
@@ -204,6 +234,8 @@ pub struct StompSession {
     /// What the wall clock showed last, for delays that SENDs ask for.
     wall_ms: u64,
     temporaries: topics::Temporaries,
+    uploads: uploads::Uploads,
+    download: Option<Box<downloads::Download>>,
 }
 
 #[derive(Debug)]
@@ -235,6 +267,8 @@ impl StompSession {
             destinations: publish::RecentDestinations::default(),
             wall_ms: 0,
             temporaries: topics::Temporaries::default(),
+            uploads: uploads::Uploads::default(),
+            download: None,
         }
     }
 
@@ -264,6 +298,21 @@ impl StompSession {
                     let receipt = frame.headers.raw_value(b"receipt");
                     self.fail(&problem, receipt, out, effects);
                 }
+            }
+            SessionInput::Head(frame) => {
+                self.beats.has_read(now);
+                if let Err(problem) = self.on_head(&frame, effects) {
+                    let receipt = frame.headers.raw_value(b"receipt");
+                    self.fail(&problem, receipt, out, effects);
+                }
+            }
+            SessionInput::Part(bytes) => {
+                self.beats.has_read(now);
+                self.on_part(bytes, effects);
+            }
+            SessionInput::BodyEnd => {
+                let ended = self.on_body_end(out, effects);
+                self.fail_upload(ended, out, effects);
             }
             SessionInput::Malformed(error) => match self.phase {
                 Phase::Greeting { .. } | Phase::Connected => {
@@ -321,6 +370,7 @@ impl StompSession {
     pub fn is_full(&self) -> bool {
         self.requests.span() >= self.config.max_unsettled_requests
             || self.transactions.committing.is_some()
+            || self.uploads.is_full()
     }
 
     /// Bytes that wait for a COMMIT.
@@ -412,7 +462,7 @@ impl StompSession {
             (Phase::Connected, Unsubscribe) => self.unsubscribe(frame, out, effects),
             (Phase::Connected, Disconnect) => {
                 let receipt = frame.headers.raw_value(b"receipt").map(Receipt::new);
-                self.transactions.clear();
+                self.transactions.clear(effects);
                 self.phase = Phase::Leaving { receipt };
                 Ok(())
             }
@@ -440,12 +490,13 @@ impl StompSession {
                 consumer,
                 deliveries,
             } => {
-                if let Err(problem) = self.deliver(consumer, &deliveries, out) {
+                if let Err(problem) = self.deliver(consumer, &deliveries, out, effects) {
                     self.fail(&problem, None, out, effects);
                 }
             }
             SessionEvent::Committed { requests } => {
                 for request in requests {
+                    self.uploads.answered(request, effects);
                     if let Some(Some(receipt)) = self.requests.answer(request) {
                         write_receipt(out, self.version, receipt.raw());
                     }
@@ -456,6 +507,8 @@ impl StompSession {
                     return;
                 };
                 self.transactions.committing = None;
+                self.uploads.answered(request, effects);
+                let receipt = receipt.or_else(|| self.receipt_of_upload());
                 let problem = Problem::new("the request was refused", reason);
                 self.fail(&problem, receipt.as_ref().map(Receipt::raw), out, effects);
             }
@@ -467,80 +520,16 @@ impl StompSession {
                 self.not_attached(consumer, reason, out, effects);
             }
             SessionEvent::Browsed { consumer } => self.browsed(consumer, out),
+            SessionEvent::PartsStored { upload, lsns } => {
+                let stored = self.on_parts_stored(upload, &lsns, out, effects);
+                self.fail_upload(stored, out, effects);
+            }
+            SessionEvent::PartsRead { parts } => self.on_parts_read(&parts, out, effects),
             SessionEvent::Submitted { request } => {
                 if self.transactions.committing == Some(request) {
                     self.transactions.committing = None;
                 }
             }
-        }
-    }
-
-    fn on_flushed(&mut self, effects: &mut Vec<SessionEffect>) {
-        for subscription in self.subscriptions.iter_mut() {
-            if subscription.ack == AckMode::Auto && !subscription.unsettled.is_empty() {
-                let sent = subscription.unsettled.drain(..);
-                let lsns = sent.map(|sent| sent.lsn).collect();
-                effects.push(accepted(subscription.number, lsns));
-            }
-        }
-        for (consumer, lsns) in self.subscriptions.leaving.drain(..) {
-            effects.push(accepted(consumer, lsns));
-            effects.push(SessionEffect::Detach { consumer });
-        }
-    }
-
-    /// What is due whatever the input was.
-    fn maintain(
-        &mut self,
-        now: Moment,
-        before: usize,
-        out: &mut BytesMut,
-        effects: &mut Vec<SessionEffect>,
-    ) {
-        if self.is_full() {
-            // The shell does not read now, so silence is not the client's.
-            self.beats.has_read(now);
-        }
-        match &mut self.phase {
-            Phase::Greeting { until } => {
-                if now >= *until {
-                    let problem = Problem::new(
-                        "connect timeout",
-                        format!(
-                            "no CONNECT came within {} ms",
-                            self.config.connect_timeout_ms
-                        ),
-                    );
-                    self.fail(&problem, None, out, effects);
-                }
-            }
-            Phase::Connected => {
-                if self.beats.read_deadline().is_some_and(|due| now >= due) {
-                    let problem = Problem::new(
-                        "no heart-beat",
-                        format!(
-                            "nothing came for {} ms, twice the interval agreed on",
-                            self.beats.patience_ms()
-                        ),
-                    );
-                    self.fail(&problem, None, out, effects);
-                }
-            }
-            Phase::Leaving { receipt } => {
-                if self.requests.span() == 0 && self.subscriptions.is_quiet() {
-                    if let Some(receipt) = receipt.take() {
-                        write_receipt(out, self.version, receipt.raw());
-                    }
-                    self.close(effects);
-                }
-            }
-            Phase::Closed => {}
-        }
-        if out.len() > before {
-            self.beats.has_written(now);
-        } else if !self.is_closed() && self.beats.write_deadline().is_some_and(|due| now >= due) {
-            out.extend_from_slice(b"\n");
-            self.beats.has_written(now);
         }
     }
 
@@ -551,7 +540,9 @@ impl StompSession {
     }
 
     fn detach_all(&mut self, effects: &mut Vec<SessionEffect>) {
-        self.transactions.clear();
+        self.transactions.clear(effects);
+        self.uploads.clear(effects);
+        self.download = None;
         let consumers = self.subscriptions.clear();
         effects.extend(consumers.map(|consumer| SessionEffect::Detach { consumer }));
     }

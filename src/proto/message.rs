@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! 1  format (1)
-//! 1  flags: 0x01 persistent, 0x02 expiry, 0x04 due, 0x08 group, 0x10 duplicate id, 0x20 user
+//! 1  flags: 0x01 persistent, 0x02 expiry, 0x04 due, 0x08 group, 0x10 duplicate id, 0x20 user,
+//!    0x40 body in parts
 //! 1  priority, 0 to 9
 //! 8  expiry, milliseconds since 1970      if flagged; big-endian, as all numbers here
 //! 8  due, milliseconds since 1970         if flagged
 //! 4+n group, 4+n duplicate id, 4+n user   each if flagged: its length and UTF-8
-//! .. AMQP 1.0 sections (OASIS part 3.2): properties, application-properties, one data section
+//! .. AMQP 1.0 sections (OASIS part 3.2): properties, application-properties, one data section; for a
+//!    body in parts, instead of the data, a section of our own (0x80) with a binary: where they are
 //! ```
 //!
 //! The broker decides by the envelope alone; the sections are the application's. Written in one pass
@@ -17,8 +19,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
 mod amqp;
+mod parts;
 mod rewrite;
 
+pub use self::parts::{BODY_IN_ONE_MAX, PART_BYTES, Parts};
 pub use self::rewrite::with_headers;
 
 /// The format written by this version.
@@ -34,6 +38,7 @@ const DUE: u8 = 0x04;
 const GROUP: u8 = 0x08;
 const DUPLICATE_ID: u8 = 0x10;
 const USER: u8 = 0x20;
+const PARTS: u8 = 0x40;
 
 /// What the broker itself needs to know of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +202,30 @@ impl MessageWriter {
         amqp::put_data(&mut self.out, body);
         Ok(self.out.freeze())
     }
+
+    /// Instead of a body, says where the parts of it are.
+    ///
+    /// # Errors
+    /// As of [`MessageWriter::finish`].
+    pub fn finish_in_parts(mut self, parts: &Parts) -> Result<Bytes, MessageTooLarge> {
+        let mut place = Vec::new();
+        parts.encode(&mut place);
+        let whole = self.out.len().saturating_add(place.len());
+        if whole.saturating_add(64) > MESSAGE_BYTES_MAX {
+            return Err(MessageTooLarge);
+        }
+        self.headers.finish(&mut self.out);
+        amqp::put_parts(&mut self.out, &place);
+        flag_parts(&mut self.out);
+        Ok(self.out.freeze())
+    }
+}
+
+/// The message whose envelope begins `out` has its body in parts.
+fn flag_parts(out: &mut BytesMut) {
+    if let Some(flags) = out.get_mut(1) {
+        *flags |= PARTS;
+    }
 }
 
 fn put_envelope(out: &mut BytesMut, envelope: &Envelope<'_>) {
@@ -235,6 +264,8 @@ pub struct Message<'a> {
     /// Keys and values of the application properties, in turn.
     headers: amqp::Values<'a>,
     body: &'a [u8],
+    /// Where the parts of the body are.
+    parts: &'a [u8],
 }
 
 impl<'a> Message<'a> {
@@ -249,6 +280,7 @@ impl<'a> Message<'a> {
             properties: amqp::Values::default(),
             headers: amqp::Values::default(),
             body: &[],
+            parts: &[],
         };
         while !rest.is_empty() {
             let (section, after) = amqp::Section::read(rest)?;
@@ -257,6 +289,7 @@ impl<'a> Message<'a> {
                 amqp::Section::Properties(fields) => message.properties = fields,
                 amqp::Section::ApplicationProperties(pairs) => message.headers = pairs,
                 amqp::Section::Data(body) => message.body = body,
+                amqp::Section::Parts(parts) => message.parts = parts,
                 amqp::Section::Other => {}
             }
         }
@@ -318,11 +351,40 @@ impl<'a> Message<'a> {
         values.nth(field.index())?.property()
     }
 
-    /// The content of the data section; of the last one, where AMQP sent several.
+    /// The content of the data section; of the last one, where AMQP sent several. Nothing where the
+    /// body is in parts.
     #[must_use]
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
+
+    /// Where the parts of the body are, if it is in parts.
+    #[must_use]
+    pub fn parts(&self) -> Option<Parts> {
+        Parts::read(self.parts)
+    }
+}
+
+/// Whether the body is in parts; the message is then its head alone. Quick.
+#[must_use]
+pub fn is_in_parts(bytes: &[u8]) -> bool {
+    matches!(bytes, [FORMAT, flags, ..] if flags & PARTS != 0)
+}
+
+/// Where the parts of the body are; none where it is not in parts.
+#[must_use]
+pub fn parts(bytes: &[u8]) -> Option<Parts> {
+    if !is_in_parts(bytes) {
+        return None;
+    }
+    Message::read(bytes).ok()?.parts()
+}
+
+/// Bytes of a message with its body, wherever that is.
+#[must_use]
+pub fn whole_bytes(bytes: &[u8]) -> u64 {
+    let body = parts(bytes).map_or(0, |parts| parts.bytes());
+    body.saturating_add(bytes.len() as u64)
 }
 
 /// Priority, expiry and due time from the first bytes; none when the bytes are no message. Nothing

@@ -44,13 +44,13 @@ const ACK: u8 = 2;
 const DELIVERED: u8 = 3;
 const KV: u8 = 4;
 const EPOCH: u8 = 5;
-/// Reserved: a part of a body over 64 KiB (engine 6.6, decision 12).
-pub const KIND_PART: u8 = 6;
+const PART: u8 = 6;
 /// Reserved: a part of a transaction over 8 MiB.
 pub const KIND_TX: u8 = 7;
 const DELIVERED_EACH: u8 = 8;
 const FAILED: u8 = 9;
 const SEEN: u8 = 10;
+const UPLOAD_ENDED: u8 = 12;
 const RELOGGED: u8 = 14;
 
 /// Bytes that are not a chunk or a record of this version.
@@ -145,6 +145,16 @@ pub enum Record<'a> {
         /// When, in milliseconds since 1970 by the clock of the server that wrote it.
         at_ms: u64,
     },
+    /// A part of a body, which is owed while its upload is open and while a message that names it is.
+    Part {
+        /// Whose parts belong together; unique in its epoch.
+        upload: u64,
+        /// Bytes of the body.
+        bytes: &'a [u8],
+    },
+    /// An upload is over: what no message has named by now is owed no more. So is every upload when an
+    /// epoch begins.
+    UploadEnded(u64),
     /// What is owed of a chunk lies here from now on.
     Relogged {
         /// The chunk's first LSN.
@@ -225,6 +235,15 @@ pub enum LogRecord {
         /// When.
         at_ms: u64,
     },
+    /// See [`Record::Part`].
+    Part {
+        /// Whose parts belong together.
+        upload: u64,
+        /// Bytes of the body.
+        bytes: Bytes,
+    },
+    /// See [`Record::UploadEnded`].
+    UploadEnded(u64),
     /// See [`Record::Relogged`].
     Relogged {
         /// The chunk's first LSN.
@@ -478,6 +497,8 @@ fn read_record(chunk: &Bytes, at: &mut usize) -> Result<LogRecord, DecodeError> 
             LogRecord::Failed { dest, counts }
         }
         SEEN => payload.seen()?,
+        PART => payload.part(chunk, end)?,
+        UPLOAD_ENDED => LogRecord::UploadEnded(payload.varint()?),
         RELOGGED => payload.relogged(chunk)?,
         other => return Err(DecodeError::Kind(other)),
     };

@@ -21,6 +21,10 @@ pub use crate::proto::log::{Batch, EpochStart};
 
 use super::error::StoreError;
 
+pub use self::door::{StoreAnswer, StoreAnswerTo, StoreCall, StoreDoor};
+
+mod door;
+
 /// Returned to whoever submitted a unit when it is committed. The store gives it no meaning.
 /// Zero means that nobody waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -97,6 +101,16 @@ pub enum Draft {
         /// When, in milliseconds since 1970.
         at_ms: u64,
     },
+    /// A part of a body, told by [`Committed::parts`]. The message that names it comes later.
+    Part {
+        /// Whose parts belong together; unique in a term.
+        upload: u64,
+        /// At most `PART_BYTES`.
+        bytes: Bytes,
+    },
+    /// No more comes of this upload, and the message that names its parts, if there is one, was
+    /// submitted before.
+    UploadEnded(u64),
 }
 
 /// The space of [`Draft::Kv`] that holds destinations.
@@ -240,6 +254,8 @@ pub struct Committed {
     pub tickets: Vec<Ticket>,
     /// They are on this server's disk alone: it happened under [`GatePolicy::Alone`].
     pub alone: bool,
+    /// Parts of bodies: their uploads and LSNs, in log order.
+    pub parts: Vec<(u64, Lsn)>,
 }
 
 /// What a commit changed of one destination.
@@ -366,6 +382,13 @@ pub enum StoreEvent {
     Committed(Committed),
     /// Answer to [`LogStore::fetch`].
     Fetched(Fetched),
+    /// Answer to [`LogStore::read_parts`].
+    PartsRead {
+        /// Echoed.
+        whose: u32,
+        /// In the order of the question, up to the first that is not there any more.
+        parts: Vec<Bytes>,
+    },
     /// Answer to [`LogStore::read_log`].
     LogRead {
         /// Echoed.
@@ -503,6 +526,8 @@ pub trait LogStore: Send + Sync {
     /// Owed messages of a destination: at most `count`, and about `bytes`. `tag` comes back with the
     /// answer; answers come in the order of the questions.
     fn fetch(&self, dest: DestId, tag: u32, seek: Seek, count: usize, bytes: usize);
+    /// A few parts of a body. `whose` comes back with the answer.
+    fn read_parts(&self, whose: u32, lsns: Vec<Lsn>);
     /// The log after an LSN, about `bytes` of it, for a peer that catches up.
     fn read_log(&self, request: u64, after: Lsn, bytes: usize);
     /// Queues a job.
@@ -527,54 +552,3 @@ pub trait LogStore: Send + Sync {
 
 /// A store that many hands hold.
 pub type SharedStore = Arc<dyn LogStore>;
-
-/// Shared mode: what is asked of the one store that both servers can reach, one call at a time. It is
-/// closed when the process starts, and it is opened at most once in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StoreCall {
-    /// Which store is there? Reads its label and never touches the data file.
-    Look,
-    /// First boot: make the store where there is none.
-    Found,
-    /// Lock the data file, for as long as the process lives or until `Leave`.
-    Take,
-    /// Let the data file go that was taken and not opened.
-    Leave,
-    /// Open the store whose data file was taken.
-    Open,
-    /// Flush, end, and let the data file go.
-    Close,
-}
-
-/// Answer to a [`StoreCall`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum StoreAnswer {
-    /// To `Look`: the store there, if there is one.
-    Seen(Option<StoreId>),
-    /// To `Found`: the store there, and the last epoch in its log.
-    Founded(StoreId, Epoch),
-    /// To `Take`: it is this process's.
-    Taken {
-        /// Its file system is this kernel's own: no other process has the store open.
-        local: bool,
-    },
-    /// To `Take` or `Found`: another process has it open. In words, who.
-    InUse(String),
-    /// To `Leave`.
-    Left,
-    /// To `Open`: `LogStore::log_facts` tells of it from now on.
-    Opened,
-    /// To `Close`: nothing is written by this process any more.
-    Closed,
-    /// To any call. In words, with the path.
-    Failed(String),
-}
-
-/// Takes the answer to a [`StoreCall`], on any thread.
-pub type StoreAnswerTo = Box<dyn FnOnce(StoreAnswer) + Send>;
-
-/// The way to a shared store. Calls return at once and are done in order.
-pub trait StoreDoor: Send + Sync {
-    /// One call; its answer goes to `answer_to`.
-    fn call(&self, call: StoreCall, answer_to: StoreAnswerTo);
-}

@@ -9,6 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::proto::ids::{DestId, Epoch, Lsn, Position, StoreId};
+use crate::proto::message::Parts;
 use crate::proto::record::{Chunk, ChunkHeader, LogRecord};
 
 use super::api::{SPACE_DESTINATION, Times};
@@ -153,6 +154,8 @@ impl CheckReport {
 struct Walked {
     chunks: BTreeSet<Lsn>,
     puts: BTreeMap<Lsn, Put>,
+    /// Parts of bodies, and the chunks that they are in.
+    parts: BTreeMap<Lsn, Lsn>,
     /// Messages that were re-logged, by the chunk that they were brought to.
     brought: BTreeMap<(Lsn, Lsn), Put>,
     /// Acknowledged pairs above the floor.
@@ -313,11 +316,15 @@ impl Walked {
                 }
             }
             LogRecord::Epoch(epoch) => begun.push((epoch, lsn)),
+            LogRecord::Part { .. } => {
+                self.parts.insert(lsn, chunk);
+            }
             LogRecord::Ack { .. }
             | LogRecord::Delivered { .. }
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
             | LogRecord::Seen { .. }
+            | LogRecord::UploadEnded(_)
             | LogRecord::Kv { .. } => {}
         }
     }
@@ -359,6 +366,7 @@ fn recount(index: &Index, walked: &Walked, report: &mut CheckReport) {
             }
         }
     }
+    count_parts(index, walked, &mut live, report);
     // The ledger may still have chunks that were deleted since the checkpoint.
     for chunk in &walked.chunks {
         if index
@@ -381,6 +389,36 @@ fn recount(index: &Index, walked: &Walked, report: &mut CheckReport) {
     }
 }
 
+/// Every part of a body that is held is in the log, and who holds it owes it.
+fn count_parts(
+    index: &Index,
+    walked: &Walked,
+    live: &mut BTreeMap<Lsn, u64>,
+    report: &mut CheckReport,
+) {
+    for lsn in index.bodies().iter().flat_map(Parts::lsns) {
+        match walked.parts.get(&lsn) {
+            Some(chunk) => *live.entry(*chunk).or_default() += 1,
+            None => report.find("log", lsn, "is a part of a body, and is not there"),
+        }
+    }
+    for (head, pairs) in index.bodies().heads() {
+        let place = index.ledger.place_of(head);
+        let put = place.and_then(|place| walked.message(place.chunk, head));
+        let targets = put.map(|put| &put.targets);
+        let distinct: BTreeSet<DestId> = targets.into_iter().flatten().copied().collect();
+        let owing = distinct
+            .iter()
+            .filter_map(|id| index.destination(*id))
+            .filter(|owed| owed.owes(head));
+        let found = owing.count() as u64;
+        if found != pairs {
+            let what = format!("its body is held for {pairs} destinations, {found} owe it");
+            report.find("ckpt", format!("message {head}"), what);
+        }
+    }
+}
+
 /// The whole log is there: what it gives from its beginning must be what the checkpoint and the log
 /// after it give.
 fn replay<V: View>(view: &V, index: &Index, report: &mut CheckReport) -> Result<(), StoreError> {
@@ -398,6 +436,10 @@ fn replay<V: View>(view: &V, index: &Index, report: &mut CheckReport) -> Result<
     if !index.seen().same_as(fresh.seen()) {
         let what = "the checkpoint differs from a replay of the log";
         report.find("ckpt", "ids of messages", what);
+    }
+    if !index.bodies().same_as(fresh.bodies()) {
+        let what = "the checkpoint differs from a replay of the log";
+        report.find("ckpt", "bodies in parts", what);
     }
     let (shown, replayed) = (index.facts(), fresh.facts());
     for facts in shown.iter().chain(&replayed) {

@@ -10,6 +10,7 @@
 //! | `d`, destination, 1 + lane, run | the run; in the delayed lane, when each message is due |
 //! | `d`, destination, 32, run | LSN, whether marked, failures |
 //! | `k`, space, key | the definition |
+//! | `p`, LSN of its first part | a body in parts: its upload if it is open, the messages that name it, its parts |
 //! | `s`, scope, run | ids of messages: distance of their LSNs, when, hash |
 
 use bytes::Bytes;
@@ -33,6 +34,7 @@ const MOVED: u8 = b'b';
 const CHUNKS: u8 = b'c';
 const DESTINATION: u8 = b'd';
 const DEFINITION: u8 = b'k';
+const BODY: u8 = b'p';
 /// Above the others: the bounds of known ids are a definition.
 const SEEN: u8 = b's';
 /// Sections of a destination's pages: its head, its lanes from 1 on, what is known of messages.
@@ -49,6 +51,7 @@ pub fn changes(index: &mut Index) -> Vec<Write> {
         gone,
         known,
         seen,
+        bodies,
     } = index.take_changed();
     let mut writes = Vec::new();
     for page in index.ledger.take_changed() {
@@ -75,6 +78,15 @@ pub fn changes(index: &mut Index) -> Vec<Write> {
         let page = index
             .destination(id)
             .map_or_else(Vec::new, |destination| encode_known(destination, run));
+        if page.is_empty() {
+            writes.push(Write::Delete(Table::Checkpoint, key));
+        } else {
+            put(&mut writes, key, page);
+        }
+    }
+    for first in bodies {
+        let key = body_key(first);
+        let page = index.bodies().page(first);
         if page.is_empty() {
             writes.push(Write::Delete(Table::Checkpoint, key));
         } else {
@@ -247,6 +259,15 @@ impl Loading<'_> {
                 Ok(())
             }
             [CHUNKS, ..] => self.chunks_page(checked(value)?),
+            [BODY, first @ ..] => {
+                let first = <[u8; 8]>::try_from(first).map_err(|_| PageError::Key)?;
+                let first = Lsn(u64::from_be_bytes(first));
+                if self.index.restore_body(first, checked(value)?, self.upto)? {
+                    Ok(())
+                } else {
+                    Err(PageError::NoChunk)
+                }
+            }
             [MOVED, ..] => self.moved_page(checked(value)?),
             [SEEN, rest @ ..] => {
                 let (scope, run) = rest.split_first_chunk::<8>().ok_or(PageError::Key)?;
@@ -388,6 +409,12 @@ fn seen_key(scope: Scope, run: u64) -> Vec<u8> {
     key
 }
 
+fn body_key(first: Lsn) -> Vec<u8> {
+    let mut key = vec![BODY];
+    key.extend_from_slice(&first.0.to_be_bytes());
+    key
+}
+
 fn damaged<V: View>(view: &V, key: &[u8], error: &PageError) -> StoreError {
     view.damaged(Table::Checkpoint, name_key(key), error.to_string())
 }
@@ -412,6 +439,10 @@ pub fn name_key(key: &[u8]) -> String {
         }
         [DEFINITION, space, name @ ..] => {
             format!("definition {space}/{}", String::from_utf8_lossy(name))
+        }
+        [BODY, first @ ..] if first.len() == 8 => {
+            let first = first.first_chunk().map_or(0, |at| u64::from_be_bytes(*at));
+            format!("body {first}")
         }
         [SEEN, rest @ ..] if rest.len() == 16 => {
             let part = |at: Option<&[u8; 8]>| at.map_or(0, |at| u64::from_be_bytes(*at));

@@ -138,7 +138,7 @@ impl<H: Home> Core<H> {
         if self.failed {
             return;
         }
-        let looked = self.measure().and_then(|()| self.relieve());
+        let looked = self.measure().and_then(|()| self.relieve(RoomLevel::Low));
         if let Err(error) = looked.and_then(|()| self.reclaim_idle()) {
             self.give_up(error);
         }
@@ -180,7 +180,7 @@ impl<H: Home> Core<H> {
         let short = self.shared.level() >= RoomLevel::Blocks || self.reclaim.busy;
         if self.since_measured >= if short { RELIEVE_EVERY } else { MEASURE_EVERY } {
             self.measure()?;
-            self.relieve()?;
+            self.relieve(RoomLevel::Blocks)?;
             self.reclaim_busy()?;
         }
         Ok(true)
@@ -541,6 +541,8 @@ fn size_of_draft(draft: &Draft) -> usize {
         Draft::Failed { counts, .. } => counts.len() * 15,
         Draft::Delivered { .. } => 0,
         Draft::Seen { .. } => 36,
+        Draft::Part { bytes, .. } => bytes.len(),
+        Draft::UploadEnded(_) => 10,
         Draft::Kv { key, value, .. } => key.len() + value.len(),
     }
 }
@@ -568,6 +570,11 @@ fn borrow(draft: &Draft) -> Record<'_> {
             id: *id,
             at_ms: *at_ms,
         },
+        Draft::Part { upload, bytes } => Record::Part {
+            upload: *upload,
+            bytes,
+        },
+        Draft::UploadEnded(upload) => Record::UploadEnded(*upload),
     }
 }
 
@@ -584,5 +591,7 @@ fn into_record(draft: Draft, offset: u32) -> LogRecord {
         Draft::Failed { dest, counts } => LogRecord::Failed { dest, counts },
         Draft::Kv { space, key, value } => LogRecord::Kv { space, key, value },
         Draft::Seen { id, at_ms } => LogRecord::Seen { id, at_ms },
+        Draft::Part { upload, bytes } => LogRecord::Part { upload, bytes },
+        Draft::UploadEnded(upload) => LogRecord::UploadEnded(upload),
     }
 }

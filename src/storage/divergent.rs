@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::fields::FieldReader;
 use crate::proto::ids::{DestId, Epoch, Lsn, StoreId};
+use crate::proto::message::Parts;
 use crate::proto::record::{CHUNK_HEADER, Chunk, LogRecord};
 
 use super::api::SPACE_DESTINATION;
@@ -240,6 +241,8 @@ pub fn read<E: From<StoreError>>(
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
             | LogRecord::Seen { .. }
+            | LogRecord::Part { .. }
+            | LogRecord::UploadEnded(_)
             // Their PUTs are further back, mostly where both servers agree.
             | LogRecord::Relogged { .. }
             | LogRecord::Kv { .. }
@@ -286,6 +289,8 @@ pub fn read<E: From<StoreError>>(
             | LogRecord::DeliveredEach { .. }
             | LogRecord::Failed { .. }
             | LogRecord::Seen { .. }
+            | LogRecord::Part { .. }
+            | LogRecord::UploadEnded(_)
             // Their PUTs are further back, mostly where both servers agree.
             | LogRecord::Relogged { .. }
             | LogRecord::Kv { .. }
@@ -293,6 +298,26 @@ pub fn read<E: From<StoreError>>(
         }
         Ok(())
     })
+}
+
+/// The body of a message in parts, where all of them are in the tail; none where some were stored before
+/// the logs parted. As large as the body is.
+///
+/// # Errors
+/// When the tail cannot be read, or is damaged.
+pub fn body(tail: &Tail, parts: &Parts) -> Result<Option<Vec<u8>>, StoreError> {
+    let wanted: BTreeSet<Lsn> = parts.lsns().collect();
+    let (mut found, mut count) = (Vec::new(), 0);
+    each_record(&tail.path, &mut |lsn, _, record| {
+        if let LogRecord::Part { bytes, .. } = record
+            && wanted.contains(&lsn)
+        {
+            found.extend_from_slice(bytes);
+            count += 1;
+        }
+        Ok::<(), StoreError>(())
+    })?;
+    Ok((count == wanted.len()).then_some(found))
 }
 
 fn named(names: &BTreeMap<u32, String>, dest: DestId) -> String {

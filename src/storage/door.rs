@@ -154,6 +154,12 @@ impl LogStore for DoorStore {
         }
     }
 
+    fn read_parts(&self, whose: u32, lsns: Vec<Lsn>) {
+        if let Some(store) = self.opened() {
+            store.read_parts(whose, lsns);
+        }
+    }
+
     fn read_log(&self, request: u64, after: Lsn, bytes: usize) {
         if let Some(store) = self.opened() {
             store.read_log(request, after, bytes);

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use crate::proto::duplicate::{DuplicateBounds, Scope};
 use crate::proto::ids::{DestId, Lsn};
-use crate::proto::record::{LogRecord, Straggler};
+use crate::proto::message::{self, Parts};
+use crate::proto::record::{DecodeError, LogRecord, Straggler};
 
 use super::api::{
     Change, Committed, DUPLICATE_BOUNDS, DestinationFacts, Entry, Lane, SPACE_DESTINATION,
@@ -17,6 +18,7 @@ use super::api::{
 use super::ledger::{ChunkFacts, Content, Ledger};
 use super::moved::Range;
 use super::owed::{Destination, Known};
+use super::parts::Bodies;
 use super::runs::run_of;
 use super::seen::Seen;
 
@@ -30,6 +32,7 @@ pub struct Index {
     pub ledger: Ledger,
     messages: u64,
     seen: Seen,
+    bodies: Bodies,
     /// Destinations and definitions that changed since [`Index::take_changed`].
     changed: Changed,
 }
@@ -47,6 +50,8 @@ pub struct Changed {
     pub known: BTreeSet<(DestId, u64)>,
     /// Runs with ids of messages that came or went.
     pub seen: BTreeSet<(Scope, u64)>,
+    /// Bodies in parts that came or went, or are held by others.
+    pub bodies: BTreeSet<Lsn>,
 }
 
 impl Changed {
@@ -64,6 +69,7 @@ pub struct Notes {
     serving: bool,
     changes: Vec<(DestId, Change)>,
     places: HashMap<DestId, usize>,
+    parts: Vec<(u64, Lsn)>,
 }
 
 impl Notes {
@@ -79,6 +85,7 @@ impl Notes {
     /// Into the event.
     pub fn into_event(self, event: &mut Committed) {
         event.changes = self.changes;
+        event.parts = self.parts;
     }
 
     /// Where to note something of a destination, if it is wanted.
@@ -119,7 +126,7 @@ impl Index {
         match record {
             LogRecord::Put {
                 targets, message, ..
-            } => self.put((lsn, chunk), targets, message, notes),
+            } => self.put(lsn, chunk, (targets, message), notes),
             LogRecord::Ack { dest, lsns } => self.settle(*dest, lsns, notes),
             LogRecord::Delivered { dest, lane, ahead } => {
                 let mark = Lsn(lsn.0.saturating_add(u64::from(*ahead)));
@@ -165,44 +172,50 @@ impl Index {
             }
             LogRecord::Kv { space, key, value } => self.define(*space, key, value),
             LogRecord::Seen { id, at_ms } => self.seen.note(lsn, *id, *at_ms),
+            LogRecord::Part { upload, bytes } => {
+                if self.bodies.add(*upload, lsn, bytes.len()) {
+                    let mut content = Content::default();
+                    content.add(1, bytes.len());
+                    let known = self.ledger.owe(chunk, content);
+                    assert!(known, "a chunk begins before its records");
+                }
+                if notes.serving {
+                    notes.parts.push((*upload, lsn));
+                }
+            }
+            LogRecord::UploadEnded(upload) => {
+                let gone = self.bodies.end(*upload);
+                self.drop_parts(gone);
+            }
             LogRecord::Relogged { from, messages } => {
                 let brought = self.owed_of(messages, *from);
                 self.ledger.relog(*from, chunk, brought);
             }
-            // The epoch table is kept by the writer.
-            LogRecord::Epoch(_) => {}
-        }
-    }
-
-    /// What of these messages is owed and lies in this chunk.
-    pub fn owed_of(&self, messages: &[Straggler], chunk: Lsn) -> Content {
-        let mut content = Content::default();
-        for straggler in messages {
-            let place = self.ledger.place_of(straggler.lsn);
-            if place.is_none_or(|place| place.chunk != chunk) {
-                continue;
-            }
-            let owes = |target: &&DestId| {
-                let owed = self.destinations.get(target);
-                owed.is_some_and(|owed| owed.owes(straggler.lsn))
-            };
-            let pairs = straggler.targets.iter().filter(owes).count();
-            if pairs > 0 {
-                content.add(pairs, straggler.message.len());
+            // The epoch table is kept by the writer. Whoever had an upload open is gone.
+            LogRecord::Epoch(_) => {
+                let gone = self.bodies.end_all();
+                self.drop_parts(gone);
             }
         }
-        content
     }
 
     fn put(
         &mut self,
-        (lsn, chunk): (Lsn, Lsn),
-        targets: &[DestId],
-        message: &Bytes,
+        lsn: Lsn,
+        chunk: Lsn,
+        (targets, message): (&[DestId], &Bytes),
         notes: &mut Notes,
     ) {
+        let body = match message::is_in_parts(message) {
+            false => None,
+            // Nobody can be given a message whose body is not there.
+            true => match self.bodies.find(message) {
+                Some(body) => Some(body),
+                None => return,
+            },
+        };
         let times = Times::of(message);
-        let bytes = message.len() as u64;
+        let bytes = message::whole_bytes(message);
         let mut pairs = 0usize;
         for target in targets {
             let Some(dest) = self.destinations.get_mut(target) else {
@@ -226,6 +239,36 @@ impl Index {
         }
         let known = self.ledger.owe(chunk, content);
         assert!(known, "a chunk begins before its records");
+        if let Some(body) = body {
+            self.bodies.owe(body, lsn, pairs as u64);
+        }
+    }
+
+    /// Parts that nobody needs any more.
+    fn drop_parts(&mut self, gone: impl IntoIterator<Item = Parts>) {
+        for parts in gone {
+            parts.lsns().for_each(|lsn| self.ledger.settle(lsn));
+        }
+    }
+
+    /// What of these messages is owed and lies in this chunk.
+    pub fn owed_of(&self, messages: &[Straggler], chunk: Lsn) -> Content {
+        let mut content = Content::default();
+        for straggler in messages {
+            let place = self.ledger.place_of(straggler.lsn);
+            if place.is_none_or(|place| place.chunk != chunk) {
+                continue;
+            }
+            let owes = |target: &&DestId| {
+                let owed = self.destinations.get(target);
+                owed.is_some_and(|owed| owed.owes(straggler.lsn))
+            };
+            let pairs = straggler.targets.iter().filter(owes).count();
+            if pairs > 0 {
+                content.add(pairs, straggler.message.len());
+            }
+        }
+        content
     }
 
     fn settle(&mut self, id: DestId, lsns: &[Lsn], notes: &mut Notes) {
@@ -239,6 +282,9 @@ impl Index {
             };
             self.ledger.settle(*lsn);
             count += 1;
+            if let Some(parts) = self.bodies.settle(*lsn) {
+                parts.lsns().for_each(|lsn| self.ledger.settle(lsn));
+            }
             if let Some(run) = settled.run_gone {
                 self.changed.gone.insert((id, settled.lane, run));
             }
@@ -283,6 +329,9 @@ impl Index {
                     for lsn in lane.runs.lsns() {
                         self.ledger.settle(lsn);
                         self.messages -= 1;
+                        let gone = self.bodies.settle(lsn);
+                        let parts = gone.iter().flat_map(Parts::lsns);
+                        parts.for_each(|lsn| self.ledger.settle(lsn));
                     }
                     let stored = lane.runs.stored();
                     let stored = stored.map(|run| (id, lane.lane, run));
@@ -326,6 +375,23 @@ impl Index {
     /// The same, to take them from a checkpoint.
     pub(super) fn seen_mut(&mut self) -> &mut Seen {
         &mut self.seen
+    }
+
+    /// Bodies in parts.
+    #[must_use]
+    pub fn bodies(&self) -> &Bodies {
+        &self.bodies
+    }
+
+    /// A body as it was at a checkpoint. False when one of its parts is in no chunk.
+    pub(super) fn restore_body(
+        &mut self,
+        first: Lsn,
+        page: &[u8],
+        upto: Lsn,
+    ) -> Result<bool, DecodeError> {
+        let parts = self.bodies.restore(first, page, upto)?;
+        Ok(self.ledger.owe_each(parts.lsns()))
     }
 
     /// One destination.
@@ -390,7 +456,7 @@ impl Index {
     #[must_use]
     pub fn memory(&self) -> usize {
         let owed: usize = self.destinations.values().map(Destination::memory).sum();
-        owed + self.ledger.memory() + self.seen.memory()
+        owed + self.ledger.memory() + self.seen.memory() + self.bodies.memory()
     }
 
     /// Destinations defined.
@@ -408,8 +474,10 @@ impl Index {
     /// What changed since this was asked last.
     pub fn take_changed(&mut self) -> Changed {
         let seen = self.seen.take_changed();
+        let bodies = self.bodies.take_changed();
         Changed {
             seen,
+            bodies,
             ..std::mem::take(&mut self.changed)
         }
     }

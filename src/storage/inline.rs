@@ -107,6 +107,10 @@ impl<H: Home> LogStore for InlineStore<H> {
         });
     }
 
+    fn read_parts(&self, whose: u32, lsns: Vec<Lsn>) {
+        self.question(Question::Parts { whose, lsns });
+    }
+
     fn read_log(&self, request: u64, after: Lsn, bytes: usize) {
         self.question(Question::Log {
             request,

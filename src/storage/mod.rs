@@ -27,6 +27,7 @@ pub mod moved;
 mod node_dir;
 pub mod open;
 pub mod owed;
+pub mod parts;
 mod reader;
 pub mod recover;
 mod relief;

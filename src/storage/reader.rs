@@ -14,7 +14,7 @@ use super::api::{Fetched, Seek, StoreEvent};
 use super::backend::View;
 use super::error::StoreError;
 use super::recover::{bad, each_chunk, header};
-use super::seek::{Room, fetch};
+use super::seek::{Room, fetch, read_parts};
 use super::shared::Shared;
 
 /// No answer has more, whatever was asked for.
@@ -30,6 +30,8 @@ pub(crate) enum Question {
         count: usize,
         bytes: usize,
     },
+    /// See `LogStore::read_parts`.
+    Parts { whose: u32, lsns: Vec<Lsn> },
     /// See `LogStore::read_log`.
     Log {
         request: u64,
@@ -54,6 +56,10 @@ pub(crate) fn answer<V: View>(shared: &Arc<Shared<V>>, question: &Question) {
             };
             fetch(shared, *dest, seek, room)
                 .map(|found| StoreEvent::Fetched(Fetched { tag: *tag, ..found }))
+        }
+        Question::Parts { whose, lsns } => {
+            let whose = *whose;
+            read_parts(shared, lsns).map(|parts| StoreEvent::PartsRead { whose, parts })
         }
         Question::Log {
             request,

@@ -13,9 +13,10 @@ use super::error::StoreError;
 const COMMITS: usize = 64;
 
 impl<H: Home> Core<H> {
-    /// Checkpoints and collects while senders wait or are refused.
-    pub(super) fn relieve(&mut self) -> Result<(), StoreError> {
-        if self.shared.level() < RoomLevel::Blocks || !self.checkpoint_if_possible()? {
+    /// Checkpoints and collects if room is as short as that, or shorter: under load while senders wait
+    /// ([`RoomLevel::Blocks`]), and where nothing is written from the first warning on.
+    pub(super) fn relieve(&mut self, from: RoomLevel) -> Result<(), StoreError> {
+        if self.shared.level() < from || !self.checkpoint_if_possible()? {
             return Ok(());
         }
         let mut any = false;

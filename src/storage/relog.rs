@@ -288,6 +288,9 @@ fn messages_of(chunk: &Chunk) -> Result<Vec<Straggler>, DecodeError> {
                 | LogRecord::Failed { .. }
                 | LogRecord::Kv { .. }
                 | LogRecord::Seen { .. }
+                // While it is held, its chunk stays: parts take nearly all of theirs.
+                | LogRecord::Part { .. }
+                | LogRecord::UploadEnded(_)
                 | LogRecord::Epoch(_),
             ) => {}
         }

@@ -365,6 +365,43 @@ fn load<V: View>(view: &V, lsn: Lsn) -> Result<Option<Loaded>, StoreError> {
     }))
 }
 
+/// Parts of a body, in the order of their LSNs, up to the first that is not there any more.
+///
+/// # Errors
+/// When the store cannot be read or is damaged.
+pub(super) fn read_parts<V: View>(
+    shared: &Shared<V>,
+    lsns: &[Lsn],
+) -> Result<Vec<Bytes>, StoreError> {
+    let mut parts = Vec::with_capacity(lsns.len());
+    let mut loaded: Option<Loaded> = None;
+    for lsn in lsns {
+        let (place, view) = {
+            let state = shared.state();
+            (state.index.ledger.chunk_of(*lsn), shared.view())
+        };
+        let Some(place) = place else {
+            break;
+        };
+        if loaded.as_ref().is_none_or(|last| last.first != place.first) {
+            loaded = load(&view, place.first)?;
+        }
+        let found = match &loaded {
+            Some(chunk) => Messages::new(&chunk.bytes, &chunk.header)
+                .find_part(*lsn)
+                .map_err(|error| bad(&view, place.first, &error))?
+                .map(|range| chunk.bytes.slice(range)),
+            None => None,
+        };
+        match found {
+            Some(part) => parts.push(part),
+            None if !shared.state().index.bodies().holds(*lsn) => break,
+            None => return Err(bad(&view, place.first, &"lacks a part of a body")),
+        }
+    }
+    Ok(parts)
+}
+
 fn sooner(next: &mut Option<u64>, at: Option<u64>) {
     *next = [*next, at].into_iter().flatten().min();
 }

@@ -193,6 +193,10 @@ impl<H: Home> LogStore for ThreadedStore<H> {
         });
     }
 
+    fn read_parts(&self, whose: u32, lsns: Vec<Lsn>) {
+        self.questions.put(Question::Parts { whose, lsns });
+    }
+
     fn read_log(&self, request: u64, after: Lsn, bytes: usize) {
         self.questions.put(Question::Log {
             request,

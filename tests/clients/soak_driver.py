@@ -175,11 +175,11 @@ def even(number):
     return [] if number % 2 else [number]
 
 
-def consumer(name, soak, queue, take, prefetch=20):
+def consumer(name, soak, queue, take, **headers):
     """`take(link, frame)` settles a message and tells of it."""
 
     def subscribe(connection):
-        headers = {"prefetch-count": str(prefetch)}
+        headers.setdefault("prefetch-count", "20")
         connection.subscribe(queue, id="1", ack="client-individual", headers=headers)
 
     link = Link(name, soak, subscribe)
@@ -354,6 +354,36 @@ def expiring(name, soak):
     consumer(name, soak, lasting, accept(name))
 
 
+def picked(name, soak):
+    """Consumers of one queue, each with a selector: together they take everything."""
+    queue, colours = "/queue/soak.picked", ["red", "green", "blue"]
+    Producer(name, soak, to(queue, lambda n: {"colour": colours[n % 3], "weight": str(n % 10)}))
+    for selector in ["colour = 'red'", "colour <> 'red' AND weight < 5", "colour <> 'red' AND weight >= 5"]:
+        consumer(name, soak, queue, accept(name), selector=selector)
+
+
+def large(name, soak):
+    """Bodies in parts, one in a second."""
+    queue = "/queue/soak.large"
+
+    def send(connection, number):
+        if number % int(soak.rate) == 0:
+            text = body(number).ljust(random.randint(70_000, 3_000_000), ".")
+            connection.send(queue, text, receipt=str(number))
+        else:
+            connection.send(queue, body(number), receipt=str(number))
+
+    Producer(name, soak, send)
+    consumer(name, soak, queue, accept(name))
+
+
+def passing(name, soak):
+    """Every other message is in memory alone and may be lost with the server."""
+    queue = "/queue/soak.passing"
+    Producer(name, soak, to(queue, lambda n: {"persistent": str(not n % 2).lower()}), even)
+    consumer(name, soak, queue, accept(name))
+
+
 ACTIVITIES = {
     "plain": plain,
     "priorities": priorities,
@@ -366,6 +396,9 @@ ACTIVITIES = {
     "selected": selected,
     "delayed": delayed,
     "expiring": expiring,
+    "picked": picked,
+    "large": large,
+    "passing": passing,
 }
 
 

@@ -16,6 +16,10 @@ use crate::{connect, test_name};
 
 const QUEUE: &str = "/queue/q";
 const MIB: usize = 1 << 20;
+/// A larger body is in parts, and not in memory.
+const WHOLE: usize = 60 << 10;
+/// So many of these are 40 MiB.
+const FILLING: usize = 680;
 
 fn serving(scene: &Scene, settings: &[(&str, &str)]) -> Server {
     let mut server = Server::standalone(scene.address, scene.path());
@@ -170,22 +174,22 @@ fn short_memory_holds_senders_back_until_messages_are_acknowledged() {
     let server = serving(&scene, &[("limits.memory_high_mib", "8")]);
     let mut consumer = connect(&server.client_address());
     let mut held = consumer
-        .subscribe("0", QUEUE, "client-individual", 100, SOON)
+        .subscribe("0", QUEUE, "client-individual", 1000, SOON)
         .expect("it is open");
     let mut producer = connect(&server.client_address());
     // Held by the consumer, and kept by the server until it acknowledges.
-    for _ in 0..12 {
-        producer.queue("SEND", &[("destination", QUEUE)], &vec![b'x'; MIB]);
+    for _ in 0..200 {
+        producer.queue("SEND", &[("destination", QUEUE)], &vec![b'x'; WHOLE]);
     }
     producer.flush().expect("it is open");
     await_limits(&server, "senders wait", |limits| {
         says(limits, "memory_high_mib")
     });
-    while held.len() < 8 {
+    while held.len() < 130 {
         let next = consumer.next(SOON).expect("it serves");
-        held.push(next.expect("8 MiB were taken before senders waited"));
+        held.push(next.expect("7.6 MiB were taken before senders waited"));
     }
-    take(&mut consumer, held, 12);
+    take(&mut consumer, held, 200);
     await_limits(&server, "nothing is limited", |limits| {
         limits["now"].as_array().is_some_and(Vec::is_empty)
     });
@@ -195,8 +199,16 @@ fn short_memory_holds_senders_back_until_messages_are_acknowledged() {
 /// 40 MiB in a queue.
 fn filled(scene: &Scene, settings: &[(&str, &str)]) -> Server {
     let server = serving(scene, settings);
-    for _ in 0..40 {
-        send_to(&server, QUEUE, MIB).expect("there is room");
+    let mut producer = connect(&server.client_address());
+    let (headers, body) = ([("destination", QUEUE)], vec![b'x'; WHOLE]);
+    for number in 1..=FILLING {
+        if number % 40 == 0 {
+            // Few are on their way at any time: it is not the producer that holds much.
+            let taken = producer.request("SEND", &headers, &body, SOON);
+            taken.expect("there is room");
+        } else {
+            producer.queue("SEND", &headers, &body);
+        }
     }
     server
 }
@@ -210,12 +222,15 @@ fn deaf(server: &Server) -> Raw {
     deaf
 }
 
-/// A consumer gets all 40 messages.
+/// A consumer gets all messages.
 #[track_caller]
 fn drains(server: &Server) {
     let mut consumer = connect(&server.client_address());
-    let arrived = consumer.subscribe("0", QUEUE, "client-individual", 5, SOON);
-    take(&mut consumer, arrived.expect("it is open"), 40);
+    let early = consumer.subscribe("0", QUEUE, "auto", 50, SOON);
+    for _ in early.expect("it is open").len()..FILLING {
+        let next = consumer.next(SOON).expect("it serves");
+        assert!(next.is_some(), "a message is missing");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! By command: `TWINMQ_KILLS=500 TWINMQ_SEED=1 cargo test --test cluster -- --nocapture schedule`
 //! `TWINMQ_CRASH_POINTS=500 cargo test --test cluster -- --nocapture crash_points`,
 //! `TWINMQ_OUTAGES=20 cargo test --test cluster -- --nocapture outage`,
+//! `TWINMQ_LARGE_MIB=256 cargo test --test cluster -- --nocapture large`,
 //! and `TWINMQ_SOAK_MINUTES=20 cargo test --test cluster -- --nocapture soak`.
 #![expect(
     clippy::print_stderr,
@@ -25,6 +26,7 @@ mod explain;
 mod failover;
 mod fence;
 mod harness;
+mod large;
 mod life;
 mod limits;
 mod lock;

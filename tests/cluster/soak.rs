@@ -23,7 +23,7 @@ use crate::test_name;
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 /// How many there are in the driver.
-const ACTIVITIES: usize = 11;
+const ACTIVITIES: usize = 14;
 /// Messages, or transactions, that each activity sends in a second.
 const RATE: &str = "30";
 /// Less log is retained than by default, so that garbage is collected and checkpoints are written many

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use twinmq::actors::directory::{Directory, DirectoryConfig};
 use twinmq::actors::ha_manager::{ClientSide, HaMessage};
@@ -77,6 +78,7 @@ enum Command {
     Drain,
     Committed(Committed),
     Fetched(Fetched),
+    PartsRead(u32, Vec<Bytes>),
 }
 
 /// What [`Clients::run`] works on.
@@ -161,6 +163,7 @@ impl Clients {
                 }
                 Command::Committed(committed) => directory.committed(committed),
                 Command::Fetched(fetched) => directory.fetched(fetched),
+                Command::PartsRead(whose, parts) => directory.parts_read(whose, parts),
             }
         }
     }
@@ -222,6 +225,10 @@ impl CommittedSink for Clients {
                 self.command(Command::Fetched(fetched));
             }
         }
+    }
+
+    fn parts_read(&self, whose: u32, parts: Vec<Bytes>) {
+        self.command(Command::PartsRead(whose, parts));
     }
 }
 
@@ -288,6 +295,10 @@ impl LogStore for AskingStore {
         let asked = &mut open(&self.clients.state).asked;
         asked.push_back(Asker::Directory);
         self.store().fetch(dest, tag, seek, count, bytes);
+    }
+
+    fn read_parts(&self, whose: u32, lsns: Vec<Lsn>) {
+        self.store().read_parts(whose, lsns);
     }
 
     fn read_log(&self, request: u64, after: Lsn, bytes: usize) {

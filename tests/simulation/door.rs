@@ -259,6 +259,12 @@ impl LogStore for SimDoor {
         }
     }
 
+    fn read_parts(&self, whose: u32, lsns: Vec<Lsn>) {
+        if let Some(store) = self.opened.get() {
+            store.read_parts(whose, lsns);
+        }
+    }
+
     fn read_log(&self, request: u64, after: Lsn, bytes: usize) {
         if let Some(store) = self.opened.get() {
             store.read_log(request, after, bytes);

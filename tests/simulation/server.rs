@@ -461,7 +461,7 @@ impl StoreSink for TracedSink {
             }
             StoreEvent::Failed(error) => tell(format!("failed: {error}")),
             // Told by the clients.
-            StoreEvent::Committed(_) | StoreEvent::Fetched(_) => {}
+            StoreEvent::Committed(_) | StoreEvent::Fetched(_) | StoreEvent::PartsRead { .. } => {}
         }
         self.inner.event(event);
     }

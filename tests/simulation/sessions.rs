@@ -112,6 +112,8 @@ impl Session {
                 SessionEvent::Attached { .. }
                 | SessionEvent::Delivered { .. }
                 | SessionEvent::NotAttached { .. }
+                | SessionEvent::PartsStored { .. }
+                | SessionEvent::PartsRead { .. }
                 | SessionEvent::Browsed { .. }
                 | SessionEvent::Submitted { .. } => {}
             }

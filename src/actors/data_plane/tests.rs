@@ -18,6 +18,7 @@ use crate::time::SystemClock;
 
 mod bounds;
 mod duplicates;
+mod large;
 mod limits;
 mod transactions;
 
@@ -33,6 +34,7 @@ impl StoreSink for Sink {
         match event {
             StoreEvent::Committed(committed) => handle.committed(committed),
             StoreEvent::Fetched(fetched) => handle.fetched(fetched),
+            StoreEvent::PartsRead { whose, parts } => handle.parts_read(whose, parts),
             other => panic!("the fake store tells nothing like {other:?}"),
         }
     }
@@ -214,9 +216,9 @@ impl Client {
 
     async fn expect(&mut self, command: &str, parts: &[&str]) -> String {
         let frame = self.frame().await;
-        assert!(frame.starts_with(command), "wanted {command}: {frame}");
+        assert!(frame.starts_with(command), "wanted {command}: {frame:.500}");
         for part in parts {
-            assert!(frame.contains(part), "wanted {part}: {frame}");
+            assert!(frame.contains(part), "wanted {part:.500}: {frame:.500}");
         }
         frame
     }

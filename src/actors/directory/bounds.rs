@@ -128,7 +128,7 @@ impl Directory {
                     last = account.map(|account| (*target, account));
                 }
                 if let Some((_, account)) = &last {
-                    account.sent(Load::one(message.len()));
+                    account.sent(Load::of(message));
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::{Directory, Unavailable};
 use crate::actors::inbox::Inbox;
 use crate::actors::overload::{Limit, Overload};
+use crate::actors::permits::PermitPool;
 use crate::machines::delivery::{RequestNumber, SessionEvent, SessionKey};
 use crate::machines::destination::request_of;
 use crate::proto::destination::DestinationName;
@@ -19,6 +20,24 @@ const UNCONFIRMED: &str = "its destination demands two copies (copies = 2), and 
     NOT confirmed; sent again it may come twice";
 
 impl Directory {
+    /// Sessions that are open or wait for their last answer.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.borrow().len()
+    }
+
+    /// Messages and bytes on their way to the store.
+    #[must_use]
+    pub fn in_flight(&self) -> (usize, usize) {
+        self.pool.used()
+    }
+
+    /// The pool that connections wait for.
+    #[must_use]
+    pub fn pool(&self) -> &PermitPool {
+        &self.pool
+    }
+
     /// What is limited.
     #[must_use]
     pub fn overload(&self) -> &Overload {

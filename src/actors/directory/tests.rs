@@ -80,6 +80,7 @@ impl World {
         match event {
             StoreEvent::Committed(committed) => self.directory.committed(committed),
             StoreEvent::Fetched(fetched) => self.directory.fetched(fetched),
+            StoreEvent::PartsRead { whose, parts } => self.directory.parts_read(whose, parts),
             other => panic!("unexpected {other:?}"),
         }
     }

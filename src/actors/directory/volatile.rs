@@ -78,7 +78,7 @@ impl Directory {
     ) -> Vec<Kept> {
         let mut kept = Vec::new();
         let mut term = self.term.borrow_mut();
-        let Some(term) = term.as_mut() else {
+        let Some(term) = term.as_mut().filter(|_| !message::is_in_parts(message)) else {
             return kept;
         };
         targets.retain(|dest| {

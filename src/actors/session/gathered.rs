@@ -61,7 +61,7 @@ impl Gathered {
         let demands_both = self.directory.check_copies(name)?;
         let batch = self.batch(name)?;
         let (id, account) = (batch.id, Rc::clone(&batch.account));
-        account.announce(Load::one(message.len()));
+        account.announce(Load::of(&message));
         let commands = &mut batch.commands;
         if let Some(DestinationCommand::Publish { messages, .. }) = commands.last_mut() {
             messages.push((request, message));

@@ -43,7 +43,8 @@ impl Session {
 
     /// Where the next frame, a SEND, is to go, if some destination is full.
     fn full_destination(&self) -> Option<DestinationName> {
-        if !self.context.directory.holds_any_back() {
+        // One whose body is being read has been let in.
+        if self.decoder.is_within_body() || !self.context.directory.holds_any_back() {
             return None;
         }
         let spelling = peek::send_destination(&self.input)?;
@@ -58,8 +59,12 @@ impl Session {
         })
     }
 
-    /// Of what has come so far: frames stay in the input until they are whole.
+    /// Of what has come so far: frames stay in the input until they are whole, but for the bodies of
+    /// large SENDs.
     fn next_is_send(&self) -> bool {
+        if self.decoder.is_within_body() {
+            return true;
+        }
         let ends = |byte: &&u8| matches!(byte, b'\n' | b'\r');
         let ends = self.input.iter().take_while(ends).count();
         self.input[ends..].starts_with(b"SEND")

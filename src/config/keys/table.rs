@@ -404,9 +404,10 @@ const LIMITS: Section = Section {
         key(
             "limits.max_body_bytes",
             bytes(1024, Limits::BODY_BYTES_MAX as i64),
-            "4194304",
-            "Body of one message.",
-            "max_header_bytes and max_body_bytes together at most connection_in_flight_bytes",
+            "104857600",
+            "Body of one message. One over 64 KiB is stored and delivered in parts and never in memory \
+             as a whole.",
+            "",
         )
         .on_reload(),
         key(

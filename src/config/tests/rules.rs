@@ -360,11 +360,6 @@ fn sizes_fit_into_each_other() {
         "P:18: ha.replication.window_mib = 129: must be at most store.quota_mib, which is 128 (P:6)"
     );
     assert_eq!(
-        with("[limits]\nconnection_in_flight_bytes = 1000000"),
-        "built-in default: limits.max_body_bytes = 4194304: together with limits.max_header_bytes \
-         must be at most limits.connection_in_flight_bytes, which is 1000000 (P:6)"
-    );
-    assert_eq!(
         with("[limits]\nglobal_in_flight_bytes = 9000000"),
         "built-in default: limits.connection_in_flight_bytes = 16777216: must be at most \
          limits.global_in_flight_bytes, which is 9000000 (P:6)"
@@ -398,11 +393,12 @@ fn further_probe_targets_follow_the_gateway() {
 }
 
 #[test]
-fn the_smallest_window_holds_the_largest_message() {
+fn the_smallest_window_holds_the_largest_record() {
     let bounds = |path: &str| match keys::find(path).unwrap().kind {
         Kind::Integer { min, max, .. } => (min, max),
         other => panic!("{other:?}"),
     };
-    let largest = bounds("limits.max_body_bytes").1 + bounds("limits.max_header_bytes").1;
+    let body = i64::from(crate::config::Limits::RECORD_BODY_BYTES_MAX);
+    let largest = body + bounds("limits.max_header_bytes").1;
     assert!(largest <= bounds("ha.replication.window_mib").0 << 20);
 }

@@ -10,6 +10,7 @@ use std::fmt;
 
 use crate::machines::delivery::TransactionKey;
 use crate::machines::policy::{DestinationPolicy, OnFull};
+use crate::proto::message;
 
 /// Messages and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,15 @@ impl Load {
         Self {
             messages: 1,
             bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// One canonical message, with its body wherever that is.
+    #[must_use]
+    pub fn of(message: &[u8]) -> Self {
+        Self {
+            messages: 1,
+            bytes: message::whole_bytes(message),
         }
     }
 

@@ -164,7 +164,7 @@ impl DestinationMachine {
                 Found::Here(known) => known,
                 Found::InStore => entry,
             };
-            self.claims.leave(lsn, Load::one(entry.message.len()).bytes);
+            self.claims.leave(lsn, Load::of(&entry.message).bytes);
             self.leave(now, entry, Reason::Full);
         }
         self.shedding.after = looked.max(before);

@@ -156,6 +156,8 @@ impl Lanes {
     fn add(&mut self, facts: &LaneFacts) -> usize {
         let state = LaneState::new(self.room, facts, self.horizon);
         let at = self.all.partition_point(|other| other.lane > facts.lane);
+        // Most destinations have one for ever, and there may be very many destinations.
+        self.all.reserve_exact(1);
         self.all.insert(at, state);
         self.resize(self.room);
         at

@@ -18,7 +18,8 @@ impl DestinationMachine {
     /// are demanded none is in memory alone.
     pub(super) fn keep_in_memory(&mut self, message: Bytes) -> Option<Bytes> {
         let demands_both = self.policy.as_ref().is_some_and(|it| it.both_copies);
-        if demands_both || !self.is_volatile(&message) {
+        // A body in parts is on the disk already, and is held there only for what is stored.
+        if demands_both || message::is_in_parts(&message) || !self.is_volatile(&message) {
             return Some(message);
         }
         let Some(lsn) = self.volatile.take(message.len()) else {

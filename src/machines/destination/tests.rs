@@ -204,6 +204,7 @@ fn show_record(record: &Draft) -> String {
             format!("failed({})", counts.collect::<Vec<_>>().join(","))
         }
         Draft::Seen { .. } => "seen".to_owned(),
+        Draft::Part { .. } | Draft::UploadEnded(_) => panic!("{record:?}"),
         Draft::Kv { space, key, value } => {
             assert_eq!(*space, SPACE_DESTINATION);
             assert!(key[..] == [0, 0, 0, 7] || key[..] == [0, 0, 0, 99]);

@@ -132,7 +132,7 @@ impl Activation {
             if entry.lsn <= self.horizon {
                 continue;
             }
-            sent = sent.plus(Load::one(entry.message.len()));
+            sent = sent.plus(Load::of(&entry.message));
             let times = Times::of(&entry.message);
             let lane = self.lane(times.lane);
             if entry.lsn <= lane.tail {

@@ -28,7 +28,10 @@ fn show(units: &[Unit]) -> Vec<String> {
         Draft::Kv { space, .. } => format!("define {space}"),
         Draft::Ack { .. } => "ack".to_owned(),
         Draft::Delivered { .. } => "mark".to_owned(),
-        Draft::DeliveredEach { .. } | Draft::Failed { .. } => panic!("{record:?}"),
+        Draft::DeliveredEach { .. }
+        | Draft::Failed { .. }
+        | Draft::Part { .. }
+        | Draft::UploadEnded(_) => panic!("{record:?}"),
     };
     let unit = |unit: &Unit| {
         let records: Vec<String> = unit.records.iter().map(record).collect();

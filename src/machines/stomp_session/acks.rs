@@ -91,6 +91,9 @@ impl StompSession {
                 | SessionEffect::MakeTemporary { .. }
                 | SessionEffect::Browse { .. }
                 | SessionEffect::Commit { .. }
+                | SessionEffect::Upload { .. }
+                | SessionEffect::EndUpload { .. }
+                | SessionEffect::ReadParts { .. }
                 | SessionEffect::Close => None,
             })
     }

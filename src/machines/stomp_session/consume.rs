@@ -11,7 +11,7 @@ use super::subscriptions::{AckMode, Subscription, message_head};
 use super::topics::{any_destination, is_browser, selector};
 use super::{Phase, SessionEffect, StompSession, write_receipt};
 use crate::machines::delivery::{ConsumerTraits, Delivery};
-use crate::proto::message::{Message, MessageError, PRIORITY_DEFAULT};
+use crate::proto::message::{Message, MessageError, PRIORITY_DEFAULT, Parts};
 use crate::proto::stomp::encode::put_decimal;
 use crate::proto::stomp::{ClientFrame, FrameWriter, Version};
 
@@ -233,6 +233,7 @@ impl StompSession {
         consumer: u32,
         deliveries: &[Delivery],
         out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
     ) -> Result<(), Problem> {
         match self.phase {
             Phase::Connected => {}
@@ -242,8 +243,9 @@ impl StompSession {
         let Some(subscription) = self.subscriptions.by_number(consumer) else {
             return Ok(());
         };
+        let mut large = None;
         for delivery in deliveries {
-            write_message(out, version, subscription, delivery).map_err(|error| {
+            let parts = write_message(out, version, subscription, delivery).map_err(|error| {
                 Problem::new(
                     "a message cannot be read",
                     format!(
@@ -253,6 +255,16 @@ impl StompSession {
                 )
             })?;
             subscription.send(delivery.lsn);
+            if let Some(parts) = parts {
+                assert!(
+                    large.is_none(),
+                    "a large message is the last of those that are given together"
+                );
+                large = Some(parts);
+            }
+        }
+        if let Some(parts) = large {
+            self.begin_download(parts, effects);
         }
         Ok(())
     }
@@ -280,13 +292,15 @@ fn traits(frame: &ClientFrame) -> Result<ConsumerTraits, Problem> {
     Ok(traits)
 }
 
+/// Writes a MESSAGE; where its body is in parts, only its head, and says where they are.
 fn write_message(
     out: &mut BytesMut,
     version: Version,
     subscription: &Subscription,
     delivery: &Delivery,
-) -> Result<(), MessageError> {
+) -> Result<Option<Parts>, MessageError> {
     let message = Message::read(&delivery.message)?;
+    let parts = message.parts();
     out.reserve(subscription.head.len() + delivery.message.len() + 160);
     out.extend_from_slice(&subscription.head);
     put_decimal(out, delivery.lsn.0);
@@ -339,6 +353,9 @@ fn write_message(
             frame.foreign_header(name.as_bytes(), value.as_bytes());
         }
     }
-    frame.body(message.body());
-    Ok(())
+    match &parts {
+        Some(parts) => frame.body_follows(parts.bytes()),
+        None => frame.body(message.body()),
+    }
+    Ok(parts)
 }

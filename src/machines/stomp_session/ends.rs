@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 
+use super::requests::Receipt;
 use super::{SessionEffect, StompSession};
 use crate::proto::stomp::{DecodeError, FrameWriter, ServerCommand, Version};
 
@@ -65,6 +66,19 @@ impl StompSession {
         };
         let problem = Problem::new(message, format!("{error}{advice}"));
         self.fail(&problem, None, out, effects);
+    }
+
+    /// A large SEND that cannot be carried out ends the connection like any other.
+    pub(super) fn fail_upload(
+        &mut self,
+        outcome: Result<(), (Problem, Option<Receipt>)>,
+        out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
+    ) {
+        if let Err((problem, receipt)) = outcome {
+            let receipt = receipt.as_ref().map(Receipt::raw);
+            self.fail(&problem, receipt, out, effects);
+        }
     }
 
     pub(super) fn fail(

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use super::ends::Problem;
 use super::requests::Receipt;
 use super::topics::{Temporaries, send_destination};
+use super::uploads::Head;
 use super::{SessionEffect, StompSession};
 use crate::proto::destination::DestinationName;
 use crate::proto::message::{Envelope, MessageWriter, PRIORITY_DEFAULT, Properties};
@@ -134,6 +135,46 @@ impl StompSession {
         out: &mut BytesMut,
         effects: &mut Vec<SessionEffect>,
     ) -> Result<(), Problem> {
+        let (destination, headers, writer) = self.compose(frame, effects)?;
+        let message = writer
+            .finish(&frame.body)
+            .map_err(|error| Problem::new("the message is too large", error.to_string()))?;
+        if let Some(id) = headers.transaction {
+            let limits = self.config.transactions;
+            self.transactions.send(id, destination, message, limits)?;
+            self.confirm_now(frame, out);
+            return Ok(());
+        }
+        let request = self.requests.open(headers.receipt.map(Receipt::new));
+        effects.push(SessionEffect::Publish {
+            destination,
+            request,
+            message,
+        });
+        Ok(())
+    }
+
+    /// What a SEND says whose body is large.
+    pub(super) fn large_send(
+        &mut self,
+        frame: &ClientFrame,
+        effects: &mut Vec<SessionEffect>,
+    ) -> Result<Head, Problem> {
+        let (destination, headers, writer) = self.compose(frame, effects)?;
+        Ok(Head {
+            destination,
+            writer,
+            transaction: headers.transaction.map(Box::from),
+            receipt: headers.receipt.map(Receipt::new),
+        })
+    }
+
+    /// Everything of a message but its body.
+    fn compose<'a>(
+        &mut self,
+        frame: &'a ClientFrame,
+        effects: &mut Vec<SessionEffect>,
+    ) -> Result<(DestinationName, SendHeaders<'a>, MessageWriter), Problem> {
         let headers = SendHeaders::read(&frame.headers);
         let spelling = headers
             .destination
@@ -152,20 +193,8 @@ impl StompSession {
             reply_to: reply_to.as_deref(),
             user: self.login.as_deref(),
         };
-        let message = encode(frame, &headers, sender, self.wall_ms)?;
-        if let Some(id) = headers.transaction {
-            let limits = self.config.transactions;
-            self.transactions.send(id, destination, message, limits)?;
-            self.confirm_now(frame, out);
-            return Ok(());
-        }
-        let request = self.requests.open(headers.receipt.map(Receipt::new));
-        effects.push(SessionEffect::Publish {
-            destination,
-            request,
-            message,
-        });
-        Ok(())
+        let writer = encode(frame, &headers, sender, self.wall_ms)?;
+        Ok((destination, headers, writer))
     }
 }
 
@@ -182,7 +211,7 @@ fn encode(
     headers: &SendHeaders<'_>,
     sender: Sender<'_>,
     wall_ms: u64,
-) -> Result<bytes::Bytes, Problem> {
+) -> Result<MessageWriter, Problem> {
     let plain = |raw| text(&frame.headers, raw);
     let group = headers.group.map(plain);
     let duplicate_id = headers.duplicate_id.map(plain);
@@ -227,9 +256,7 @@ fn encode(
     for RawHeader { name, value } in &headers.own {
         writer.header(&plain(name), &plain(value));
     }
-    writer
-        .finish(&frame.body)
-        .map_err(|error| Problem::new("the message is too large", error.to_string()))
+    Ok(writer)
 }
 
 /// When the message is to be delivered: ActiveMQ's header has a delay, Artemis's a time.

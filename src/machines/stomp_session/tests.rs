@@ -1,5 +1,6 @@
 mod acks;
 mod consume;
+mod large;
 mod life;
 mod model;
 mod publish;

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::ends::Problem;
 use super::requests::Receipt;
 use super::subscriptions::{Sent, Subscriptions};
+use super::uploads::ended;
 use super::{SessionEffect, StompSession, write_receipt};
 use crate::machines::delivery::{Outcome, RequestNumber};
 use crate::proto::destination::DestinationName;
@@ -44,6 +45,9 @@ pub struct Operations {
     pub bytes: usize,
 }
 
+/// Bodies in parts of one transaction, at most. They are on the disk, not in memory.
+const LARGE_BYTES_MAX: u64 = 4 << 30;
+
 #[derive(Debug)]
 struct Settles {
     consumer: u32,
@@ -59,6 +63,9 @@ struct Transaction {
     settles: Vec<Settles>,
     messages: usize,
     bytes: usize,
+    /// Bodies in parts, and their bytes.
+    uploads: Vec<u32>,
+    large_bytes: u64,
 }
 
 /// The open transactions of a session.
@@ -81,8 +88,10 @@ impl Transactions {
         self.open.len()
     }
 
-    pub(super) fn clear(&mut self) {
-        self.open.clear();
+    pub(super) fn clear(&mut self, effects: &mut Vec<SessionEffect>) {
+        let open = self.open.drain(..);
+        let uploads = open.flat_map(|transaction| transaction.uploads);
+        effects.extend(uploads.map(|upload| ended(upload, RequestNumber::default())));
         self.bytes = 0;
     }
 
@@ -112,6 +121,8 @@ impl Transactions {
             settles: Vec::new(),
             messages: 0,
             bytes: 0,
+            uploads: Vec::new(),
+            large_bytes: 0,
         });
         self.charge(self.open.len() - 1, 0, id.len(), limits)
     }
@@ -127,6 +138,32 @@ impl Transactions {
         let bytes = message.len().saturating_add(destination.spelling().len());
         self.charge(at, 1, bytes, limits)?;
         self.open[at].sends.push((destination, message));
+        Ok(())
+    }
+
+    /// The same for a message whose body, of so many bytes, is in parts.
+    pub(super) fn send_large(
+        &mut self,
+        id: &[u8],
+        destination: DestinationName,
+        message: Bytes,
+        (upload, bytes): (u32, u64),
+        limits: TransactionLimits,
+    ) -> Result<(), Problem> {
+        let at = self.find(id, "SEND")?;
+        let all = self.open[at].large_bytes.saturating_add(bytes);
+        if all > LARGE_BYTES_MAX {
+            return Err(Problem::new(
+                "the transaction is too large",
+                format!(
+                    "the large messages of a transaction may have {LARGE_BYTES_MAX} bytes together; \
+                     commit more often"
+                ),
+            ));
+        }
+        self.send(id, destination, message, limits)?;
+        self.open[at].large_bytes = all;
+        self.open[at].uploads.push(upload);
         Ok(())
     }
 
@@ -242,6 +279,7 @@ impl StompSession {
         let receipt = frame.headers.raw_value(b"receipt").map(Receipt::new);
         let request = self.requests.open(receipt);
         self.transactions.committing = Some(request);
+        self.uploads.wait(request, transaction.uploads);
         let settles = transaction.settles.into_iter();
         effects.push(SessionEffect::Commit {
             request,
@@ -267,6 +305,8 @@ impl StompSession {
         effects: &mut Vec<SessionEffect>,
     ) -> Result<(), Problem> {
         let transaction = self.transactions.take(transaction_id(frame)?, "ABORT")?;
+        let uploads = transaction.uploads.into_iter();
+        effects.extend(uploads.map(|upload| ended(upload, RequestNumber::default())));
         restore(transaction.settles, &mut self.subscriptions);
         self.detach_retired(effects);
         self.confirm_now(frame, out);

@@ -54,6 +54,7 @@ fn show_record(record: &Draft) -> String {
         Draft::DeliveredEach { dest, lsns } => format!("mark {} in {}", lsns.len(), dest.0),
         Draft::Failed { dest, counts } => format!("{} failed in {}", counts.len(), dest.0),
         Draft::Seen { .. } => "seen".to_owned(),
+        Draft::Part { .. } | Draft::UploadEnded(_) => panic!("{record:?}"),
     }
 }
 

@@ -43,6 +43,8 @@ const DESCRIBED: [u8; 2] = [0x00, 0x53];
 const PROPERTIES: u8 = 0x73;
 const APPLICATION_PROPERTIES: u8 = 0x74;
 const DATA: u8 = 0x75;
+/// Ours: where the parts of a body are.
+const PARTS: u8 = 0x80;
 
 /// A length as four bytes. Longer ones do not pass `MESSAGE_BYTES_MAX`, which is checked before the
 /// message leaves.
@@ -196,11 +198,19 @@ pub(super) fn put_data(out: &mut BytesMut, body: &[u8]) {
     put_variable(out, VBIN8, VBIN32, body);
 }
 
+/// One section that says where the parts of the body are.
+pub(super) fn put_parts(out: &mut BytesMut, place: &[u8]) {
+    out.put_slice(&DESCRIBED);
+    out.put_u8(PARTS);
+    put_variable(out, VBIN8, VBIN32, place);
+}
+
 /// A section of a message.
 pub(super) enum Section<'a> {
     Properties(Values<'a>),
     ApplicationProperties(Values<'a>),
     Data(&'a [u8]),
+    Parts(&'a [u8]),
     /// Of no concern here.
     Other,
 }
@@ -227,6 +237,11 @@ impl<'a> Section<'a> {
                 value
                     .binary()
                     .ok_or(MessageError::Section("data section"))?,
+            ),
+            PARTS => Self::Parts(
+                value
+                    .binary()
+                    .ok_or(MessageError::Section("section about its parts"))?,
             ),
             // header, annotations, sequence and value bodies, footer
             0x70..=0x78 => Self::Other,

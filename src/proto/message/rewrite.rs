@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Envelope, MessageError, amqp, put_envelope, read_envelope};
+use super::{Envelope, MessageError, amqp, flag_parts, is_in_parts, put_envelope, read_envelope};
 
 /// The same message, persistent, without expiry and due time, and with these application properties;
 /// those of the same names are replaced. Everything else stays as it was, types included.
@@ -23,6 +23,9 @@ pub fn with_headers(bytes: &[u8], headers: &[(&str, String)]) -> Result<Bytes, M
         .sum();
     let mut out = BytesMut::with_capacity(bytes.len() + added + 16);
     put_envelope(&mut out, &envelope);
+    if is_in_parts(bytes) {
+        flag_parts(&mut out);
+    }
     let mut is_written = false;
     while !rest.is_empty() {
         let (section, after) = amqp::Section::read(rest)?;
@@ -33,7 +36,7 @@ pub fn with_headers(bytes: &[u8], headers: &[(&str, String)]) -> Result<Bytes, M
                 amqp::put_headers(&mut out, pairs, headers);
                 is_written = true;
             }
-            amqp::Section::Data(_) if !is_written => {
+            amqp::Section::Data(_) | amqp::Section::Parts(_) if !is_written => {
                 amqp::put_headers(&mut out, amqp::Values::default(), headers);
                 is_written = true;
                 out.put_slice(raw);
@@ -41,6 +44,7 @@ pub fn with_headers(bytes: &[u8], headers: &[(&str, String)]) -> Result<Bytes, M
             amqp::Section::Properties(_)
             | amqp::Section::ApplicationProperties(_)
             | amqp::Section::Data(_)
+            | amqp::Section::Parts(_)
             | amqp::Section::Other => out.put_slice(raw),
         }
     }
@@ -53,7 +57,8 @@ pub fn with_headers(bytes: &[u8], headers: &[(&str, String)]) -> Result<Bytes, M
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::message::{Message, MessageWriter, Properties};
+    use crate::proto::ids::Lsn;
+    use crate::proto::message::{Message, MessageWriter, Parts, Properties};
 
     #[test]
     fn headers_are_added_and_replaced_and_the_rest_stays() {
@@ -100,5 +105,21 @@ mod tests {
         assert_eq!(message.headers().collect::<Vec<_>>(), [("a", "b")]);
         assert_eq!(message.body(), b"body");
         assert!(with_headers(b"no message", &[]).is_err());
+    }
+
+    #[test]
+    fn a_body_in_parts_stays_where_it_is() {
+        let mut parts = Parts::default();
+        assert!(parts.push(Lsn(7), 100_000) && parts.push(Lsn(8), 5));
+        let writer = MessageWriter::new(&Envelope::default(), &Properties::default(), 9);
+        let head = writer.finish_in_parts(&parts).unwrap();
+        assert!(is_in_parts(&head));
+        let after = with_headers(&head, &[("a", "b".to_owned())]).unwrap();
+        assert_eq!(crate::proto::message::parts(&after), Some(parts));
+        let message = Message::read(&after).unwrap();
+        assert_eq!(message.headers().collect::<Vec<_>>(), [("a", "b")]);
+        assert_eq!(message.body(), b"");
+        let whole = crate::proto::message::whole_bytes(&after);
+        assert_eq!(whole, 100_005 + after.len() as u64);
     }
 }

@@ -8,7 +8,7 @@ use crate::proto::log::Batch;
 
 use super::{
     ACK, CHUNK_BYTES, CHUNK_HEADER, CRC_AT, DELIVERED, DELIVERED_EACH, EPOCH, FAILED, KV, MAGIC,
-    PUT, RELOGGED, Record, SEEN, Straggler, VERSION, checksum,
+    PART, PUT, RELOGGED, Record, SEEN, Straggler, UPLOAD_ENDED, VERSION, checksum,
 };
 
 pub(crate) fn put_varint(to: &mut Vec<u8>, mut value: u64) {
@@ -87,61 +87,7 @@ impl BatchWriter {
 
     /// Encodes one record.
     pub fn push(&mut self, record: &Record<'_>) -> Placed {
-        let (kind, tail): (u8, &[u8]) = {
-            let head = &mut self.scratch;
-            head.clear();
-            match *record {
-                Record::Put { targets, message } => {
-                    put_varint(head, targets.len() as u64);
-                    for target in targets {
-                        put_varint(head, u64::from(target.0));
-                    }
-                    (PUT, message)
-                }
-                Record::Ack { dest, lsns } => {
-                    put_varint(head, u64::from(dest.0));
-                    put_lsns(head, lsns);
-                    (ACK, &[])
-                }
-                Record::Delivered { dest, lane, ahead } => {
-                    put_varint(head, u64::from(dest.0));
-                    head.push(lane.0);
-                    put_varint(head, u64::from(ahead));
-                    (DELIVERED, &[])
-                }
-                Record::Kv { space, key, value } => {
-                    head.push(space);
-                    put_varint(head, key.len() as u64);
-                    head.extend_from_slice(key);
-                    (KV, value)
-                }
-                Record::Epoch(epoch) => {
-                    put_varint(head, epoch.0);
-                    (EPOCH, &[])
-                }
-                Record::DeliveredEach { dest, lsns } => {
-                    put_varint(head, u64::from(dest.0));
-                    put_lsns(head, lsns);
-                    (DELIVERED_EACH, &[])
-                }
-                Record::Failed { dest, counts } => {
-                    put_varint(head, u64::from(dest.0));
-                    put_counts(head, counts);
-                    (FAILED, &[])
-                }
-                Record::Seen { id, at_ms } => {
-                    put_varint(head, id.scope.0);
-                    put_varint(head, at_ms);
-                    head.extend_from_slice(&id.key);
-                    (SEEN, &[])
-                }
-                Record::Relogged { from, messages } => {
-                    put_varint(head, from.0);
-                    put_stragglers(head, messages);
-                    (RELOGGED, &[])
-                }
-            }
-        };
+        let (kind, tail) = put_head(&mut self.scratch, record);
         let payload = self.scratch.len() + tail.len();
         let whole = 1 + varint_len(payload as u64) + payload;
         if self.open.records > 0 && self.open.bytes.len() + whole > CHUNK_BYTES {
@@ -203,6 +149,70 @@ impl BatchWriter {
             chunks,
         };
         Some((batch, chain))
+    }
+}
+
+/// Writes what stands before a record's bytes, if it has any; gives its kind and these.
+fn put_head<'a>(head: &mut Vec<u8>, record: &Record<'a>) -> (u8, &'a [u8]) {
+    head.clear();
+    match *record {
+        Record::Put { targets, message } => {
+            put_varint(head, targets.len() as u64);
+            for target in targets {
+                put_varint(head, u64::from(target.0));
+            }
+            (PUT, message)
+        }
+        Record::Ack { dest, lsns } => {
+            put_varint(head, u64::from(dest.0));
+            put_lsns(head, lsns);
+            (ACK, &[])
+        }
+        Record::Delivered { dest, lane, ahead } => {
+            put_varint(head, u64::from(dest.0));
+            head.push(lane.0);
+            put_varint(head, u64::from(ahead));
+            (DELIVERED, &[])
+        }
+        Record::Kv { space, key, value } => {
+            head.push(space);
+            put_varint(head, key.len() as u64);
+            head.extend_from_slice(key);
+            (KV, value)
+        }
+        Record::Epoch(epoch) => {
+            put_varint(head, epoch.0);
+            (EPOCH, &[])
+        }
+        Record::DeliveredEach { dest, lsns } => {
+            put_varint(head, u64::from(dest.0));
+            put_lsns(head, lsns);
+            (DELIVERED_EACH, &[])
+        }
+        Record::Failed { dest, counts } => {
+            put_varint(head, u64::from(dest.0));
+            put_counts(head, counts);
+            (FAILED, &[])
+        }
+        Record::Seen { id, at_ms } => {
+            put_varint(head, id.scope.0);
+            put_varint(head, at_ms);
+            head.extend_from_slice(&id.key);
+            (SEEN, &[])
+        }
+        Record::Part { upload, bytes } => {
+            put_varint(head, upload);
+            (PART, bytes)
+        }
+        Record::UploadEnded(upload) => {
+            put_varint(head, upload);
+            (UPLOAD_ENDED, &[])
+        }
+        Record::Relogged { from, messages } => {
+            put_varint(head, from.0);
+            put_stragglers(head, messages);
+            (RELOGGED, &[])
+        }
     }
 }
 

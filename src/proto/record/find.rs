@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::proto::ids::Lsn;
 
-use super::{CHUNK_HEADER, ChunkHeader, DecodeError, PUT, RELOGGED, Reader};
+use super::{CHUNK_HEADER, ChunkHeader, DecodeError, PART, PUT, RELOGGED, Reader};
 
 /// Walks a chunk whose checksum is good.
 #[derive(Debug)]
@@ -57,7 +57,19 @@ impl<'a> Messages<'a> {
         if lsn < self.first {
             return self.find_relogged(lsn);
         }
-        if lsn > self.last {
+        self.find_kind(lsn, PUT)
+    }
+
+    /// The same for the bytes of a part of a body.
+    ///
+    /// # Errors
+    /// When the records are not sound.
+    pub fn find_part(&mut self, lsn: Lsn) -> Result<Option<Range<usize>>, DecodeError> {
+        self.find_kind(lsn, PART)
+    }
+
+    fn find_kind(&mut self, lsn: Lsn, wanted: u8) -> Result<Option<Range<usize>>, DecodeError> {
+        if lsn < self.first || lsn > self.last {
             return Ok(None);
         }
         if lsn < self.next {
@@ -78,11 +90,15 @@ impl<'a> Messages<'a> {
             if !found {
                 continue;
             }
-            if kind != PUT {
+            if kind != wanted {
                 return Ok(None);
             }
-            for _ in 0..from.length()? {
-                from.u32()?;
+            if kind == PUT {
+                for _ in 0..from.length()? {
+                    from.u32()?;
+                }
+            } else {
+                from.varint()?;
             }
             return if from.at <= end {
                 Ok(Some(from.at..end))

@@ -72,6 +72,14 @@ impl Reader<'_> {
         Ok(LogRecord::Seen { id, at_ms })
     }
 
+    /// A part of a body, whose bytes go up to `end` of the chunk.
+    pub(super) fn part(&mut self, chunk: &Bytes, end: usize) -> Result<LogRecord, DecodeError> {
+        let upload = self.varint()?;
+        let bytes = chunk.slice(self.at..end);
+        self.at = end;
+        Ok(LogRecord::Part { upload, bytes })
+    }
+
     /// The payload of a RELOGGED record of this chunk, whose messages share its bytes.
     pub(super) fn relogged(&mut self, chunk: &Bytes) -> Result<LogRecord, DecodeError> {
         let from = Lsn(self.varint()?);

@@ -58,25 +58,9 @@ fn record() -> impl Strategy<Value = LogRecord> {
             value
         }),
         any::<u64>().prop_map(|epoch| LogRecord::Epoch(Epoch(epoch))),
-        (
-            any::<u64>(),
-            prop::collection::btree_map(
-                1..=u64::MAX,
-                (prop::collection::vec(any::<u32>(), 0..3), bytes()),
-                0..6
-            )
-        )
-            .prop_map(|(from, messages)| LogRecord::Relogged {
-                from: Lsn(from),
-                messages: messages
-                    .into_iter()
-                    .map(|(lsn, (targets, message))| Straggler {
-                        lsn: Lsn(lsn),
-                        targets: targets.into_iter().map(DestId).collect(),
-                        message,
-                    })
-                    .collect(),
-            }),
+        (any::<u64>(), bytes()).prop_map(|(upload, bytes)| LogRecord::Part { upload, bytes }),
+        any::<u64>().prop_map(LogRecord::UploadEnded),
+        relogged(),
         any::<(u64, [u8; 16], u64)>().prop_map(|(scope, key, at_ms)| LogRecord::Seen {
             id: DuplicateId {
                 scope: Scope(scope),
@@ -85,6 +69,29 @@ fn record() -> impl Strategy<Value = LogRecord> {
             at_ms
         }),
     ]
+}
+
+fn relogged() -> impl Strategy<Value = LogRecord> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
+    (
+        any::<u64>(),
+        prop::collection::btree_map(
+            1..=u64::MAX,
+            (prop::collection::vec(any::<u32>(), 0..3), bytes()),
+            0..6,
+        ),
+    )
+        .prop_map(|(from, messages)| LogRecord::Relogged {
+            from: Lsn(from),
+            messages: messages
+                .into_iter()
+                .map(|(lsn, (targets, message))| Straggler {
+                    lsn: Lsn(lsn),
+                    targets: targets.into_iter().map(DestId).collect(),
+                    message,
+                })
+                .collect(),
+        })
 }
 
 fn borrow(record: &LogRecord) -> Record<'_> {
@@ -113,6 +120,11 @@ fn borrow(record: &LogRecord) -> Record<'_> {
             id: *id,
             at_ms: *at_ms,
         },
+        LogRecord::Part { upload, bytes } => Record::Part {
+            upload: *upload,
+            bytes,
+        },
+        LogRecord::UploadEnded(upload) => Record::UploadEnded(*upload),
         LogRecord::Relogged { from, messages } => Record::Relogged {
             from: *from,
             messages,

@@ -11,6 +11,10 @@ use thiserror::Error;
 
 use super::frame::{ClientCommand, Command, Frame, Headers, RawHeader, Version};
 
+pub use self::pieces::{Piece, PieceSizes};
+
+mod pieces;
+
 /// What a peer may make us hold. Checked before anything is allocated or waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -146,6 +150,8 @@ enum Progress<C> {
     Lines(Lines<C>),
     /// The headers are whole.
     Body(Body<C>),
+    /// In a body that is given in pieces.
+    Pieces(pieces::Rest),
     /// For ever.
     Failed(DecodeError),
 }
@@ -215,7 +221,7 @@ impl<C: Command> Decoder<C> {
     /// # Errors
     /// The bytes are no frame, or one beyond the limits; every later call gives the same error.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame<C>>, DecodeError> {
-        let decoded = self.advance(buffer);
+        let decoded = self.advance(buffer, usize::MAX);
         if let Err(error) = &decoded {
             self.progress = Progress::Failed(error.clone());
         }
@@ -232,11 +238,18 @@ impl<C: Command> Decoder<C> {
                 end: BodyEnd::Length(length),
                 ..
             }) => Some((start + length + 1).saturating_sub(buffered)),
-            Progress::Body(_) | Progress::Lines(_) | Progress::Failed(_) => None,
+            Progress::Body(_) | Progress::Lines(_) | Progress::Pieces(_) | Progress::Failed(_) => {
+                None
+            }
         }
     }
 
-    fn advance(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame<C>>, DecodeError> {
+    /// A frame whose body has at most `whole` bytes.
+    fn advance(
+        &mut self,
+        buffer: &mut BytesMut,
+        whole: usize,
+    ) -> Result<Option<Frame<C>>, DecodeError> {
         if let Progress::Lines(lines) = &mut self.progress {
             if lines.searched == 0 {
                 let between = buffer
@@ -252,7 +265,11 @@ impl<C: Command> Decoder<C> {
         }
         match &mut self.progress {
             Progress::Body(body) => {
-                let Some(length) = body.length(buffer, &self.limits)? else {
+                if matches!(body.end, BodyEnd::Length(length) if length > whole) {
+                    return Ok(None);
+                }
+                let length = body.length(buffer, &self.limits)?;
+                let Some(length) = length.filter(|length| *length <= whole) else {
                     return Ok(None);
                 };
                 let whole = buffer.split_to(body.start + length + 1).freeze();
@@ -269,7 +286,7 @@ impl<C: Command> Decoder<C> {
                 Ok(Some(frame))
             }
             Progress::Failed(error) => Err(error.clone()),
-            Progress::Lines(_) => Ok(None),
+            Progress::Lines(_) | Progress::Pieces(_) => Ok(None),
         }
     }
 }

@@ -83,6 +83,12 @@ impl<'a> FrameWriter<'a> {
         self.out.extend_from_slice(b"\0");
     }
 
+    /// Ends the head of a frame whose body, of so many bytes and with a NUL behind it, is written later.
+    pub fn body_follows(mut self, length: u64) {
+        self.number_header("content-length", length);
+        self.out.extend_from_slice(b"\n");
+    }
+
     /// Ends the frame without a body.
     pub fn finish(self) {
         self.out.extend_from_slice(b"\n\0");

@@ -5,7 +5,7 @@ pub mod encode;
 pub mod frame;
 pub mod peek;
 
-pub use codec::{DecodeError, Decoder, Limits};
+pub use codec::{DecodeError, Decoder, Limits, Piece, PieceSizes};
 pub use encode::FrameWriter;
 pub use frame::{
     ClientCommand, ClientFrame, Command, Frame, Headers, ServerCommand, ServerFrame, Version,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::proto::ids::{DestId, Lsn};
-use crate::proto::message::{Envelope, MessageWriter, Properties};
+use crate::proto::message::{self, Envelope, MessageWriter, Parts, Properties};
 use crate::storage::api::*;
 use crate::storage::check::{check, check_view};
 
@@ -31,6 +31,7 @@ enum Op {
     /// A message with an id, at a time.
     Send(usize, u64),
     Bounds(DuplicateBounds),
+    Body(BodyOp),
     /// Records of nobody, so that what follows is in another run.
     Skip(usize),
     Pump(usize),
@@ -39,6 +40,21 @@ enum Op {
     Flush,
     /// And what was not flushed is lost.
     Kill(bool),
+}
+
+/// Bodies in parts.
+#[derive(Clone, Debug)]
+enum BodyOp {
+    /// A message in parts of these sizes; its upload ends, or stays open.
+    Large {
+        targets: Vec<u32>,
+        sizes: Vec<usize>,
+        ends: bool,
+    },
+    /// A part of nobody's, and perhaps its end.
+    Lost(bool),
+    /// A message goes to another destination, with its body.
+    Move(u32, prop::sample::Index, u32),
 }
 
 /// What the envelope of a message says.
@@ -88,6 +104,18 @@ fn message(kind: Kind, size: usize) -> Bytes {
         .unwrap()
 }
 
+fn body_op() -> impl Strategy<Value = BodyOp> {
+    let dest = || 1u32..5;
+    let sizes = prop::collection::vec(1usize..900, 1..5);
+    let large = (prop::collection::vec(dest(), 1..3), sizes, any::<bool>());
+    prop_oneof![
+        4 => large.prop_map(|(targets, sizes, ends)| BodyOp::Large { targets, sizes, ends }),
+        1 => any::<bool>().prop_map(BodyOp::Lost),
+        3 => (dest(), any::<prop::sample::Index>(), dest())
+            .prop_map(|(from, pick, to)| BodyOp::Move(from, pick, to)),
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let dest = || 1u32..5;
     prop_oneof![
@@ -103,12 +131,17 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0u64..6, 1u64..12, 1u64..500).prop_map(|(per_scope, all, window_ms)| {
             Op::Bounds(DuplicateBounds { per_scope, all, window_ms })
         }),
+        8 => body_op().prop_map(Op::Body),
         1 => (500usize..4500).prop_map(Op::Skip),
         6 => (1usize..4).prop_map(Op::Pump),
         2 => Just(Op::Idle),
         3 => Just(Op::Flush),
         1 => any::<bool>().prop_map(Op::Kill),
     ]
+}
+
+fn part_at(lsn: Lsn, size: usize) -> Bytes {
+    Bytes::from(vec![u8::try_from(lsn.0 % 251).unwrap(); size])
 }
 
 struct Run {
@@ -118,6 +151,8 @@ struct Run {
     epoch: u64,
     /// The highest that the store said is durable, and committed.
     promised: u64,
+    /// The last upload.
+    uploads: u64,
 }
 
 impl Run {
@@ -128,6 +163,7 @@ impl Run {
             reference: Reference::default(),
             epoch: 0,
             promised: 0,
+            uploads: 0,
         };
         run.start();
         run
@@ -200,6 +236,67 @@ impl Run {
         for facts in found {
             expected[&facts.id.0].compare(rig, &facts);
         }
+        self.compare_bodies(rig);
+    }
+
+    /// Each body in parts is there as long as a message of it is.
+    fn compare_bodies(&self, rig: &Rig) {
+        let owed = self.reference.owed();
+        let messages = owed.values().flat_map(|owing| owing.messages.values());
+        for parts in messages.filter_map(|message| message::parts(message)) {
+            let lsns: Vec<Lsn> = parts.lsns().collect();
+            let found = rig.read_parts(&lsns);
+            assert_eq!(found.len(), lsns.len(), "{parts:?}");
+            let bytes: usize = found.iter().map(Bytes::len).sum();
+            assert_eq!(bytes as u64, parts.bytes());
+            for (lsn, part) in lsns.iter().zip(found) {
+                assert_eq!(part, part_at(*lsn, part.len()));
+            }
+        }
+    }
+
+    /// The LSN of what is submitted next.
+    fn next(&self) -> Lsn {
+        Lsn(self.reference.log.len() as u64 + 1)
+    }
+
+    fn upload(&mut self, size: usize) -> Lsn {
+        let lsn = self.next();
+        let (upload, bytes) = (self.uploads, part_at(lsn, size));
+        self.submit(vec![Draft::Part { upload, bytes }]);
+        lsn
+    }
+
+    fn large(&mut self, targets: &[u32], sizes: &[usize], ends: bool) {
+        self.uploads += 1;
+        let mut parts = Parts::default();
+        for size in sizes {
+            let lsn = self.upload(*size);
+            assert!(parts.push(lsn, *size));
+            // So that parts are not all in one row.
+            if size % 2 == 0 {
+                self.submit(vec![ack(99, &[])]);
+            }
+        }
+        let writer = MessageWriter::new(&Envelope::default(), &Properties::default(), 0);
+        let message = writer.finish_in_parts(&parts).unwrap();
+        self.submit(vec![put(targets, message)]);
+        if ends {
+            self.submit(vec![Draft::UploadEnded(self.uploads)]);
+        }
+    }
+
+    fn move_one(&mut self, from: u32, pick: prop::sample::Index, to: u32) {
+        let owed = self.reference.owed();
+        let Some(owing) = owed.get(&from).filter(|owing| !owing.messages.is_empty()) else {
+            return;
+        };
+        let (lsn, message) = owing
+            .messages
+            .iter()
+            .nth(pick.index(owing.messages.len()))
+            .unwrap();
+        self.submit(vec![put(&[to], message.clone()), ack(from, &[*lsn])]);
     }
 
     /// Records that the store appends by itself change nothing of what the reference says.
@@ -279,6 +376,7 @@ impl Run {
                 key: Bytes::from_static(DUPLICATE_BOUNDS),
                 value: Bytes::copy_from_slice(&bounds.encode()),
             }]),
+            Op::Body(op) => self.body(op),
             Op::Skip(count) => self.submit(vec![ack(99, &[]); count]),
             Op::Pump(steps) => {
                 for _ in 0..steps {
@@ -291,6 +389,24 @@ impl Run {
                 self.kill(lose);
                 self.start();
             }
+        }
+    }
+
+    fn body(&mut self, op: BodyOp) {
+        match op {
+            BodyOp::Large {
+                targets,
+                sizes,
+                ends,
+            } => self.large(&targets, &sizes, ends),
+            BodyOp::Lost(ends) => {
+                self.uploads += 1;
+                self.upload(50);
+                if ends {
+                    self.submit(vec![Draft::UploadEnded(self.uploads)]);
+                }
+            }
+            BodyOp::Move(from, pick, to) => self.move_one(from, pick, to),
         }
     }
 
@@ -307,6 +423,7 @@ impl Run {
         for facts in copy.store.destinations() {
             expected[&facts.id.0].compare(&copy, &facts);
         }
+        self.compare_bodies(&copy);
         assert_eq!(
             copy.store.facts().messages,
             self.rig().store.facts().messages

@@ -280,7 +280,7 @@ fn apply(owed: &mut BTreeMap<u32, Owing>, lsn: u64, record: &Draft) {
                         let size = owing.sizes.entry((Lane::of(message), lsn >> 12));
                         let (count, bytes) = size.or_default();
                         *count += 1;
-                        *bytes += message.len() as u64;
+                        *bytes += crate::proto::message::whole_bytes(message);
                     }
                     owing.tail = lsn;
                 }
@@ -323,6 +323,7 @@ fn apply(owed: &mut BTreeMap<u32, Owing>, lsn: u64, record: &Draft) {
                 }
             }
         }
-        Draft::Kv { .. } | Draft::Seen { .. } => {}
+        // A message in parts is put only while its body is held.
+        Draft::Kv { .. } | Draft::Seen { .. } | Draft::Part { .. } | Draft::UploadEnded(_) => {}
     }
 }

@@ -244,6 +244,17 @@ impl Rig {
         }
     }
 
+    /// Up to the first that is not there.
+    pub(crate) fn read_parts(&self, lsns: &[Lsn]) -> Vec<Bytes> {
+        let asked = u32::try_from(self.request()).unwrap();
+        self.store.read_parts(asked, lsns.to_vec());
+        self.pump();
+        self.probe.wait(|event| match event {
+            StoreEvent::PartsRead { whose, parts } if *whose == asked => Some(parts.clone()),
+            _ => None,
+        })
+    }
+
     pub(crate) fn read_log(&self, after: Lsn, bytes: usize) -> Vec<Batch> {
         let asked = self.request();
         self.store.read_log(asked, after, bytes);

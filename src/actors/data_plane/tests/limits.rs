@@ -6,6 +6,12 @@ use crate::machines::policy::{DestinationPolicy, Policies};
 use crate::proto::pattern::NamePattern;
 use crate::storage::api::{GatePolicy, RoomLevel};
 
+/// Room for many messages that are not stored yet.
+const MANY: PermitLimit = PermitLimit {
+    messages: 1000,
+    bytes: 16 << 20,
+};
+
 fn met(described: &DataPlaneDescription, limit: Limit) -> u64 {
     let mut all = described.limits_met.iter();
     all.find(|(other, _)| *other == limit).unwrap().1
@@ -96,8 +102,10 @@ fn memory_that_is_short_holds_senders_back() {
         let (mut consumer, ack) = server.consumer_with_one("other").await;
         let mut producer = server.client().await;
         server.store.hold(true);
-        let body = "x".repeat(400 << 10);
-        producer.publish("q", &body, "r1").await;
+        let body = "x".repeat(60 << 10);
+        for _ in 0..6 {
+            producer.publish("q", &body, "r1").await;
+        }
         server.await_met(Limit::MemoryHigh, 1).await;
         producer.publish("q", "second", "r2").await;
         consumer.send(&format!("ACK\nid:{ack}\n\n")).await;
@@ -107,14 +115,12 @@ fn memory_that_is_short_holds_senders_back() {
         };
         server.until("it is settled", settled).await;
         let described = server.describe().await;
-        assert_eq!(described.in_flight.0, 1, "{described:?}");
+        assert_eq!(described.in_flight.0, 6, "{described:?}");
         assert!(described.limited[0].contains("memory_high_mib"));
         server.store.hold(false);
-        producer.expect("RECEIPT", &["receipt-id:r1"]).await;
-        // What is kept for delivery still counts: a consumer makes room.
-        consumer
-            .send("SUBSCRIBE\nid:2\ndestination:/queue/q\n\n")
-            .await;
+        for _ in 0..6 {
+            producer.expect("RECEIPT", &["receipt-id:r1"]).await;
+        }
         producer.expect("RECEIPT", &["receipt-id:r2"]).await;
     });
 }
@@ -123,7 +129,7 @@ fn memory_that_is_short_holds_senders_back() {
 fn the_largest_offender_is_closed_when_memory_is_critical_and_others_stay() {
     real(async {
         let mut config = config();
-        config.directory.connection_permits.bytes = 16 << 20;
+        config.directory.connection_permits = MANY;
         config.directory.memory = MemoryBounds {
             high: 1 << 30,
             critical: 3 << 20,
@@ -134,9 +140,10 @@ fn the_largest_offender_is_closed_when_memory_is_critical_and_others_stay() {
         let mut large = server.client().await;
         server.store.hold(true);
         small.publish("q", "small", "s").await;
-        let body = "x".repeat(2 << 20);
-        large.publish("q", &body, "l1").await;
-        large.publish("q", &body, "l2").await;
+        let body = "x".repeat(60 << 10);
+        for _ in 0..60 {
+            large.publish("q", &body, "l").await;
+        }
         large
             .expect("ERROR", &["`limits.memory_critical_mib`"])
             .await;
@@ -150,12 +157,14 @@ fn the_largest_offender_is_closed_when_memory_is_critical_and_others_stay() {
 fn a_connection_that_holds_too_much_is_closed() {
     real(async {
         let mut config = config();
-        config.directory.connection_permits.bytes = 16 << 20;
+        config.directory.connection_permits = MANY;
         config.directory.memory.connection = 1 << 20;
         let server = Server::start(config).await;
         let mut client = server.client().await;
         server.store.hold(true);
-        client.publish("q", &"x".repeat(2 << 20), "r").await;
+        for _ in 0..30 {
+            client.publish("q", &"x".repeat(60 << 10), "r").await;
+        }
         client
             .expect("ERROR", &["`limits.connection_memory_mib`"])
             .await;

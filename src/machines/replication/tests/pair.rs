@@ -226,7 +226,9 @@ impl Pair {
             StoreEvent::Failed(StoreError::ReplicaMismatch(reason)) => {
                 ReplicationInput::ReplicaRefused(reason)
             }
-            StoreEvent::Fetched(_) | StoreEvent::Failed(_) => panic!("not kept: {event:?}"),
+            StoreEvent::Fetched(_) | StoreEvent::PartsRead { .. } | StoreEvent::Failed(_) => {
+                panic!("not kept: {event:?}")
+            }
         };
         self.input(at, input);
         true
@@ -500,7 +502,9 @@ impl Pair {
                     StoreEvent::Done { request, .. } => *request != u64::MAX,
                     StoreEvent::LogRead { .. }
                     | StoreEvent::Failed(StoreError::ReplicaMismatch(_)) => true,
-                    StoreEvent::Fetched(_) | StoreEvent::Failed(_) => panic!("{event:?}"),
+                    StoreEvent::Fetched(_)
+                    | StoreEvent::PartsRead { .. }
+                    | StoreEvent::Failed(_) => panic!("{event:?}"),
                 };
                 if wanted {
                     self.servers[at].mail.push_back(event);

@@ -249,6 +249,9 @@ impl World {
             | SessionEffect::Subscribe { .. }
             | SessionEffect::Forget { .. }
             | SessionEffect::MakeTemporary { .. }
+            | SessionEffect::Upload { .. }
+            | SessionEffect::EndUpload { .. }
+            | SessionEffect::ReadParts { .. }
             | SessionEffect::Browse { .. } => {
                 panic!("this client has no transactions")
             }

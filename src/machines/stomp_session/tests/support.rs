@@ -119,7 +119,7 @@ impl Rig {
         })
     }
 
-    fn take(&mut self) -> (String, Vec<SessionEffect>) {
+    pub(super) fn take(&mut self) -> (String, Vec<SessionEffect>) {
         let text = String::from_utf8(self.out.split().to_vec()).unwrap();
         (text.replace('\0', "^@"), std::mem::take(&mut self.effects))
     }

@@ -496,6 +496,9 @@ impl World {
                 SessionEffect::Subscribe { .. }
                 | SessionEffect::Forget { .. }
                 | SessionEffect::MakeTemporary { .. }
+                | SessionEffect::Upload { .. }
+                | SessionEffect::EndUpload { .. }
+                | SessionEffect::ReadParts { .. }
                 | SessionEffect::Browse { .. } => panic!("nobody asked for it"),
                 SessionEffect::Close => {}
             }
@@ -704,6 +707,7 @@ impl World {
                     Draft::Kv { key, .. } => self.defined[usize::from(key[3]) - 1] = true,
                     // Nothing that this model knows changes by them.
                     Draft::DeliveredEach { .. } | Draft::Failed { .. } | Draft::Seen { .. } => {}
+                    Draft::Part { .. } | Draft::UploadEnded(_) => panic!("{record:?}"),
                 }
             }
             if let Some((session, request)) = request_of(unit.ticket) {
