@@ -432,7 +432,9 @@ impl<H: Home> Core<H> {
             self.shared.emit(StoreEvent::Cut(batch.clone()));
         }
         self.commit(vec![ready])?;
-        self.sync()
+        self.sync()?;
+        self.shared.state().begun = true;
+        Ok(())
     }
 
     /// Writes a checkpoint where the index shows nothing beyond the commit index.

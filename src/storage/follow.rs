@@ -41,7 +41,11 @@ impl<H: Home> Core<H> {
             }
         }
         if !ready.is_empty() {
-            self.shared.state().unproven = false;
+            {
+                let mut state = self.shared.state();
+                state.unproven = false;
+                state.begun = false;
+            }
             self.commit(ready)?;
         }
         if let Some(why) = refused {

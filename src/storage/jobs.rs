@@ -215,6 +215,7 @@ impl<H: Home> Core<H> {
         // Whatever the active called committed before was of the log as it was.
         state.peer = Lsn::ZERO;
         state.unproven = false;
+        state.begun = false;
         drop(state);
         self.reclaim = Reclaim::default();
     }

@@ -315,6 +315,7 @@ pub(super) fn build<H: Home>(
         applied: recovered.end,
         pending: std::collections::VecDeque::new(),
         unproven: false,
+        begun: false,
         index: recovered.index,
         store: meta.store,
         epochs: meta.epochs,

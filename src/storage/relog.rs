@@ -254,10 +254,13 @@ impl<H: Home> Core<H> {
     }
 }
 
-/// Serves, shows all that is committed, and what was appended last; and chunks may go.
+/// Serves in an epoch of its own, shows all that is committed, and what was appended last; and chunks
+/// may go. The gate of a server that takes over opens before its epoch is begun: until then the log
+/// ends in the epoch of another, who may have written more of it.
 fn may_append(state: &State, awaited: Lsn) -> bool {
     let applied = state.applied.position.lsn;
     serves(state.gate)
+        && state.begun
         && !state.sync_in_progress
         && state.pinned.is_none()
         && state.commit >= applied

@@ -47,6 +47,9 @@ pub(crate) struct State {
     /// Nothing has shown yet that this log is a beginning of the active's that is followed: what the
     /// active calls committed may be of another history. A batch that chains to the end shows it.
     pub(crate) unproven: bool,
+    /// The last epoch of the log was begun by this process, and nothing has ended its service since:
+    /// nobody else writes in it. The gate opens before that, and on another thread than the writer's.
+    pub(crate) begun: bool,
     pub(crate) index: Index,
     pub(crate) store: StoreId,
     pub(crate) epochs: Vec<EpochStart>,
@@ -210,6 +213,7 @@ impl<V: Clone> Shared<V> {
             state.peer = Lsn::ZERO;
             state.unproven = policy == GatePolicy::Following;
         }
+        state.begun &= serves(policy);
         state.gate = policy;
         if let Some(event) = state.release(serving) {
             self.outbox.push(StoreEvent::Committed(event));

@@ -185,6 +185,63 @@ fn the_passive_appends_nothing_and_lets_go_what_the_active_moved() {
 }
 
 #[test]
+fn nothing_is_appended_to_an_epoch_that_another_server_began() {
+    let (active, passive) = (open(&memory(1)), open(&memory(2)));
+    active.serve(1);
+    active.store.submit(vec![unit(0, vec![define(1)])]);
+    send(&active, &[1], 4000, 1000);
+    passive.store.set_gate(GatePolicy::Following);
+    catch_up(&active, &passive);
+    acknowledge(&active, 1, |place| place % 50 == 0);
+    catch_up(&active, &passive);
+    let (end, most) = (passive.end(), 2 * live(&active, &[1]) + SLACK);
+    let waits = || {
+        // A writer that nothing was asked of is idle before the job comes that begins the epoch.
+        passive.store.set_gate(GatePolicy::Alone);
+        passive.idle();
+        assert_eq!(passive.end(), end);
+        assert!(passive.store.facts().bytes > most);
+    };
+    waits();
+    // An epoch that was not used is over when the server serves no more.
+    passive.store.set_gate(GatePolicy::Closed);
+    waits();
+    passive.serve(2);
+    settle(&passive, most);
+    assert!(passive.end() > end, "nothing was moved");
+    let facts = passive.store.log_facts();
+    assert_eq!(
+        facts.epochs.last().map(|epoch| epoch.start),
+        Some(end.next())
+    );
+}
+
+#[test]
+fn an_epoch_of_this_server_is_over_with_its_service_and_with_its_process() {
+    let medium = memory(1);
+    let rig = open(&medium);
+    rig.serve(1);
+    rig.store.submit(vec![unit(0, vec![define(1)])]);
+    send(&rig, &[1], 4000, 1000);
+    acknowledge(&rig, 1, |place| place % 50 == 0);
+    let end = rig.end();
+    for ended in [GatePolicy::Closed, GatePolicy::Following] {
+        rig.store.set_gate(ended);
+        rig.store.set_gate(GatePolicy::Alone);
+        rig.idle();
+        assert_eq!(rig.end(), end);
+    }
+    rig.store.close();
+    drop(rig);
+    let rig = open(&medium);
+    rig.store.set_gate(GatePolicy::Alone);
+    rig.idle();
+    assert_eq!(rig.end(), end);
+    rig.serve(2);
+    settle(&rig, 2 * live(&rig, &[1]) + SLACK);
+}
+
+#[test]
 fn nothing_is_appended_before_the_peer_holds_what_was() {
     let rig = open(&memory(1));
     rig.serve(1);
