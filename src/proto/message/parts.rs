@@ -107,6 +107,10 @@ impl Parts {
     pub(crate) fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let bytes = from.varint()?;
         let rows = from.length()?;
+        // Each takes two bytes at least.
+        if rows > from.bytes.len().saturating_sub(from.at) / 2 {
+            return Err(DecodeError::Short);
+        }
         let mut parts = Self {
             bytes,
             count: 0,
@@ -184,6 +188,18 @@ mod tests {
             assert_eq!(Parts::read(bytes), None, "{bytes:?}");
         }
         assert_eq!(Parts::read(&[10, 1, 5, 1]), Some(parts(&[5])));
+    }
+
+    #[test]
+    fn rows_that_cannot_all_be_there_are_not_reserved_for() {
+        for (rows, error) in [(3, DecodeError::Short), (2, DecodeError::Number)] {
+            let bytes = [&[9, rows], &[0; 5][..]].concat();
+            let mut from = Reader {
+                bytes: &bytes,
+                at: 0,
+            };
+            assert_eq!(Parts::decode(&mut from), Err(error), "{rows} rows");
+        }
     }
 
     proptest! {
