@@ -294,6 +294,14 @@ impl Ledger {
         self.moved.restore(range)
     }
 
+    /// Forgets what was brought into chunks that are not there: a full copy has only such as owe
+    /// something.
+    pub fn forget_strays(&mut self) {
+        let chunks = &self.chunks;
+        let gone = self.moved.keep(|chunk| chunks.contains_key(&chunk));
+        self.changed.extend(gone.into_iter().map(page_of));
+    }
+
     /// Takes out up to `count` chunks, oldest first, that owed nothing at the last checkpoint and are
     /// not in the retained log. Gives their first and last LSNs.
     pub fn collect(&mut self, count: usize) -> Vec<(Lsn, Lsn)> {
@@ -489,6 +497,23 @@ mod tests {
         }
         let after = [0, 1, 9, 10, 19, 20, 39, 40].map(|lsn| ledger.bytes_after(Lsn(lsn)));
         assert_eq!(after, [527, 527, 527, 520, 520, 20, 20, 0]);
+    }
+
+    #[test]
+    fn what_lies_in_chunks_that_are_not_in_the_log_is_forgotten() {
+        let mut ledger = Ledger::new(0);
+        ledger.add(chunk(31));
+        for (first, to) in [(1, 11), (21, 31)] {
+            let last = Lsn(first + 9);
+            let (first, chunk) = (Lsn(first), Lsn(to));
+            assert!(ledger.restore_moved(Range { first, last, chunk }));
+        }
+        drop(ledger.take_changed());
+        ledger.forget_strays();
+        let left: Vec<Lsn> = ledger.moved_page(0).map(|range| range.chunk).collect();
+        assert_eq!(left, [Lsn(31)]);
+        // The next checkpoint does not have them either.
+        assert!(ledger.take_changed().contains(&0));
     }
 
     #[test]

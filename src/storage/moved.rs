@@ -94,6 +94,14 @@ impl Moved {
         }
     }
 
+    /// Forgets what lies in other chunks than these, and gives those.
+    pub fn keep(&mut self, known: impl Fn(Lsn) -> bool) -> Vec<Lsn> {
+        let chunks = self.guests.keys().copied();
+        let gone: Vec<Lsn> = chunks.filter(|chunk| !known(*chunk)).collect();
+        gone.iter().for_each(|chunk| self.forget(*chunk));
+        gone
+    }
+
     /// Bytes of memory, about.
     #[must_use]
     pub fn memory(&self) -> usize {
@@ -142,6 +150,17 @@ mod tests {
         assert_eq!((within(0, 101), within(102, 300)), (1, 3));
         moved.forget(Lsn(200));
         assert_eq!(all(&moved), [(50, 59, 101)]);
+    }
+
+    #[test]
+    fn what_lies_in_chunks_that_are_not_there_is_forgotten() {
+        let mut moved = Moved::default();
+        moved.bring(Lsn(10), Lsn(19), Lsn(100), |_, _| true);
+        moved.bring(Lsn(30), Lsn(39), Lsn(100), |_, _| true);
+        moved.bring(Lsn(50), Lsn(59), Lsn(200), |_, _| true);
+        assert_eq!(moved.keep(|chunk| chunk == Lsn(200)), [Lsn(100)]);
+        assert_eq!(all(&moved), [(50, 59, 200)]);
+        assert!(!moved.has_guests(Lsn(100)) && moved.has_guests(Lsn(200)));
     }
 
     #[test]

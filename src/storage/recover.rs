@@ -50,6 +50,7 @@ pub fn recover<V: View>(
     // Nothing of the log before the checkpoint is looked at: it may be very long.
     checkpoint::load(view, &mut index, start.position.lsn)?;
     drop(index.ledger.take_changed());
+    index.ledger.forget_strays();
     index.ledger.checkpointed();
     let mut end = start;
     let mut since_checkpoint = 0;
