@@ -22,8 +22,8 @@ use crate::proto::duplicate::DuplicateId;
 use crate::proto::ids::{DestId, Epoch, Lsn};
 use crate::proto::lane::Lane;
 
-pub(crate) use encode::put_varint;
 pub use encode::{BatchWriter, Placed};
+pub(crate) use encode::{put_varint, varint_len};
 pub use find::Messages;
 pub(crate) use reader::Reader;
 

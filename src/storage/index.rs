@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::proto::duplicate::{DuplicateBounds, Scope};
 use crate::proto::ids::{DestId, Lsn};
 use crate::proto::message::{self, Parts};
-use crate::proto::record::{DecodeError, LogRecord, Straggler};
+use crate::proto::record::{DecodeError, LogRecord, Straggler, varint_len};
 
 use super::api::{
     Change, Committed, DUPLICATE_BOUNDS, DestinationFacts, Entry, Lane, SPACE_DESTINATION,
@@ -175,7 +175,7 @@ impl Index {
             LogRecord::Part { upload, bytes } => {
                 if self.bodies.add(*upload, lsn, bytes.len()) {
                     let mut content = Content::default();
-                    content.add(1, bytes.len());
+                    content.add(1, 1, bytes.len());
                     let known = self.ledger.owe(chunk, content);
                     assert!(known, "a chunk begins before its records");
                 }
@@ -216,7 +216,7 @@ impl Index {
         };
         let times = Times::of(message);
         let bytes = message::whole_bytes(message);
-        let mut pairs = 0usize;
+        let (mut pairs, mut ids) = (0usize, 0);
         for target in targets {
             let Some(dest) = self.destinations.get_mut(target) else {
                 continue;
@@ -226,6 +226,7 @@ impl Index {
             }
             dest.push(lsn, times, bytes);
             pairs += 1;
+            ids += varint_len(u64::from(target.0));
             self.changed.destination(*target, dest);
             if let Some(change) = notes.of(*target) {
                 change.entries.push(Entry::new(lsn, message.clone()));
@@ -235,7 +236,7 @@ impl Index {
         self.messages += pairs as u64;
         let mut content = Content::default();
         if pairs > 0 {
-            content.add(pairs, message.len());
+            content.add(pairs, ids, message.len());
         }
         let known = self.ledger.owe(chunk, content);
         assert!(known, "a chunk begins before its records");
@@ -263,9 +264,11 @@ impl Index {
                 let owed = self.destinations.get(target);
                 owed.is_some_and(|owed| owed.owes(straggler.lsn))
             };
-            let pairs = straggler.targets.iter().filter(owes).count();
+            let owed = straggler.targets.iter().filter(owes);
+            let ids = owed.map(|target| varint_len(u64::from(target.0)));
+            let (pairs, ids) = ids.fold((0, 0), |(pairs, ids), len| (pairs + 1, ids + len));
             if pairs > 0 {
-                content.add(pairs, straggler.message.len());
+                content.add(pairs, ids, straggler.message.len());
             }
         }
         content

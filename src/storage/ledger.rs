@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::proto::ids::Lsn;
+use crate::proto::record::varint_len;
 
 use super::moved::{Moved, Range};
 
@@ -34,10 +35,12 @@ pub struct Content {
 }
 
 impl Content {
-    /// One more message, which some destinations owe.
-    pub fn add(&mut self, pairs: usize, message: usize) {
+    /// One more message, which so many destinations owe, whose ids take `targets` bytes in a record.
+    pub fn add(&mut self, pairs: usize, targets: usize, message: usize) {
+        // The distance of its LSN takes a byte at least.
+        let head = 1 + varint_len(pairs as u64) + varint_len(message as u64);
+        let bytes = small((head + targets + message) as u64);
         let pairs = small(pairs as u64);
-        let bytes = small(message as u64 + 2).saturating_add(pairs);
         self.pairs = self.pairs.saturating_add(pairs);
         self.bytes = self.bytes.saturating_add(bytes);
         self.largest = self.largest.max(bytes);

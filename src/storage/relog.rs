@@ -13,7 +13,7 @@
 use std::mem::take;
 
 use crate::proto::ids::{DestId, Lsn};
-use crate::proto::record::{Chunk, DecodeError, LogRecord, Straggler};
+use crate::proto::record::{Chunk, DecodeError, LogRecord, Straggler, varint_len};
 
 use super::backend::{Backend, Home, Table, View, log_key};
 use super::core::Core;
@@ -174,8 +174,9 @@ impl<H: Home> Core<H> {
                 let Some(found) = self.owed_of(chunk)? else {
                     continue;
                 };
-                if Content::wastes(u64::from(found.content.bytes), takes) {
-                    appended += u64::from(found.content.bytes);
+                let size = relogged_bytes(&found);
+                if Content::wastes(size, takes) {
+                    appended += size;
                     self.reclaim.found = true;
                     records.push(LogRecord::Relogged {
                         from: found.from,
@@ -302,6 +303,18 @@ fn messages_of(chunk: &Chunk) -> Result<Vec<Straggler>, DecodeError> {
     Ok(messages)
 }
 
+/// What a chunk of its own would take whose record brings this: the distances of LSNs may be large.
+fn relogged_bytes(found: &Found) -> u64 {
+    let mut distances = 0;
+    let mut last = Lsn::ZERO;
+    for straggler in &found.messages {
+        // One byte of each is counted already.
+        distances += varint_len(straggler.lsn.0 - last.0) - 1;
+        last = straggler.lsn;
+    }
+    u64::from(found.content.bytes) + distances as u64
+}
+
 /// A PUT that names a destination twice owes it one message.
 fn distinct(mut targets: Vec<DestId>) -> Vec<DestId> {
     targets.sort_unstable();
@@ -311,6 +324,9 @@ fn distinct(mut targets: Vec<DestId>) -> Vec<DestId> {
 
 #[cfg(test)]
 mod tests {
+    use crate::proto::ids::Epoch;
+    use crate::proto::record::{BatchWriter, CHUNK_HEADER, Record};
+
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -329,6 +345,37 @@ mod tests {
         assert!(!on(923, 400));
         assert!(!on(989, 400));
         assert!(on(989, 390));
+    }
+
+    #[test]
+    fn the_size_of_a_record_is_known_before_it_is_written() {
+        let targets: Vec<DestId> = (0..400).map(|id| DestId(u32::MAX - id)).collect();
+        let at = |lsn| Straggler {
+            lsn: Lsn(lsn),
+            targets: targets.clone(),
+            message: bytes::Bytes::from_static(&[7; 200]),
+        };
+        let messages = vec![at(1 << 40), at((1 << 40) + 1), at(1 << 41)];
+        let mut content = Content::default();
+        for straggler in &messages {
+            content.add(400, 400 * 5, straggler.message.len());
+        }
+        let from = Lsn(1 << 40);
+        let mut writer = BatchWriter::new(Epoch(1), Lsn(1 << 50), 0, 0);
+        writer.push(&Record::Relogged {
+            from,
+            messages: &messages,
+        });
+        let (batch, _) = writer.finish().unwrap();
+        let found = Found {
+            from,
+            content,
+            messages,
+        };
+        // Its kind, its length, the chunk that it is from, and how many messages there are.
+        let head = 1 + 2 + 6 + 1;
+        let bytes = batch.bytes() - CHUNK_HEADER - head;
+        assert_eq!(relogged_bytes(&found), bytes as u64);
     }
 
     #[test]

@@ -23,7 +23,8 @@ fn low_byte(value: u64) -> u8 {
     u8::try_from(value & 0x7f).expect("seven bits fit a byte")
 }
 
-fn varint_len(value: u64) -> usize {
+/// Bytes that [`put_varint`] appends.
+pub(crate) fn varint_len(value: u64) -> usize {
     let bits = 64 - (value | 1).leading_zeros() as usize;
     bits.div_ceil(7)
 }

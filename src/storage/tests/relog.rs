@@ -124,6 +124,22 @@ fn one_message_of_a_hundred_is_left_and_the_log_shrinks() {
 }
 
 #[test]
+fn what_is_owed_to_many_is_not_moved_for_the_room_of_their_ids() {
+    let rig = open(&memory(1));
+    rig.serve(1);
+    // Five bytes each in a record, and nearly all of it.
+    let dests: Vec<u32> = (0..400).map(|id| u32::MAX - 1 - id).collect();
+    let defined = dests.iter().map(|dest| define(*dest));
+    rig.store.submit(vec![unit(0, defined.collect())]);
+    send(&rig, &dests, 600, 8);
+    let end = rig.end();
+    for _ in 0..20 {
+        rig.idle_once();
+    }
+    assert_eq!(rig.end(), end);
+}
+
+#[test]
 fn what_was_moved_once_moves_again() {
     let rig = open(&memory(1));
     rig.serve(1);
