@@ -93,8 +93,11 @@ impl DestinationMachine {
         };
         // Nothing goes for a transaction that may still be undone.
         self.account.hold(self.held());
-        let load = self.account.certain().plus(self.admitted);
-        let excess = bounds.excess(load.minus(self.claims.leaving()));
+        let certain = self.account.certain().plus(self.admitted);
+        let load = certain.minus(self.claims.leaving());
+        // What consumers hold is no choice.
+        let held = u64::try_from(self.consumers.unsettled()).unwrap_or(u64::MAX);
+        let excess = bounds.excess(load, load.messages.saturating_sub(held));
         (goes && excess != Load::default()).then_some((bounds.on_full, excess))
     }
 
@@ -150,12 +153,14 @@ impl DestinationMachine {
     pub(super) fn found_oldest(&mut self, now: Now, fetched: Fetched) {
         let acknowledged = self.claims.acknowledged();
         let (before, mut looked) = (self.shedding.after, fetched.scanned);
+        let mut is_enough = false;
         for entry in fetched.entries {
             let goes = self.excess().is_some_and(|(on_full, _)| {
                 on_full == OnFull::DropOldest || self.redelivery.queue.is_some()
             });
             if !goes {
                 looked = entry.lsn.prev();
+                is_enough = true;
                 break;
             }
             let lsn = entry.lsn;
@@ -168,7 +173,7 @@ impl DestinationMachine {
             self.leave(now, entry, Reason::Full);
         }
         self.shedding.after = looked.max(before);
-        if looked <= before || looked >= self.upto {
+        if !is_enough && (looked <= before || looked >= self.upto) {
             // All was seen. What is left is held, and is looked at again when something happens.
             self.shedding.after = Lsn::ZERO;
             self.shedding.rests = true;
