@@ -214,6 +214,7 @@ impl DestinationMachine {
             DestinationInput::PolicyChanged(policy) => {
                 self.policy = Some(policy);
                 self.redelivery.forget_queue();
+                self.judge_again(now);
             }
         }
         self.maintain(now, effects);

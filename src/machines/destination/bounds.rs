@@ -8,6 +8,7 @@
 //! What goes is counted as gone from then on, until its acknowledgement is committed: a bound is not met
 //! twice by the same message.
 
+use super::account::Bounds;
 use super::claims::Question;
 use super::redelivery::Reason;
 use super::removals::Found;
@@ -19,6 +20,17 @@ use crate::storage::api::{Entry, Fetched, Seek, Times};
 /// Messages and bytes of one question.
 const PAGE_MESSAGES: usize = 1024;
 const PAGE_BYTES: usize = 4 << 20;
+
+/// Why a transaction is not taken, in words for its sender.
+fn no_room_text(name: &str, bounds: Bounds, load: Load, brings: usize) -> String {
+    let noun = if brings == 1 { "message" } else { "messages" };
+    format!(
+        "{name} is full with the transaction: it brings {brings} {noun}, {name} holds {} messages of {} \
+         bytes in all, and its [[destination]] table says {bounds}: nothing of it was stored; send fewer in \
+         one transaction, receive messages from it, or raise the bound",
+        load.messages, load.bytes
+    )
+}
 
 /// How far the search for the oldest messages has come.
 #[derive(Debug, Default)]
@@ -78,7 +90,7 @@ impl DestinationMachine {
         let load = self.load().plus(more).minus(fewer);
         bounds
             .is_reached(load)
-            .then(|| full_text(&self.name, bounds, self.load()))
+            .then(|| no_room_text(&self.name, bounds, self.load(), puts))
     }
 
     /// So much has to go, if anything.

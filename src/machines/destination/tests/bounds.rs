@@ -245,6 +245,8 @@ fn a_transaction_fits_whole_or_is_refused_whole_and_what_it_accepts_makes_room()
     arrive(&mut machine, &account, &[1, 2]);
     let effects = step(&mut machine, prepare(1, 2, &[]));
     assert!(effects[0].starts_with("refused"), "{effects:?}");
+    let brings = "it brings 2 messages";
+    assert!(effects[0].contains(brings), "{effects:?}");
     let effects = step(&mut machine, prepare(2, 2, &[1]));
     assert!(effects[0].starts_with("prepared ack(1)"), "{effects:?}");
     // Its room is taken until it is submitted or undone.
