@@ -195,7 +195,10 @@ impl DestinationMachine {
                     self.command(now, command, effects);
                 }
             }
-            DestinationInput::Committed { change, upto } => self.committed(change, upto),
+            DestinationInput::Committed { change, upto } => {
+                self.shedding.look_again();
+                self.committed(change, upto);
+            }
             DestinationInput::Fetched(fetched) => self.fetched(now, fetched),
             DestinationInput::SendsRefused(refused) => self.sends_refused = refused,
             DestinationInput::Draining => self.draining = true,
@@ -211,6 +214,7 @@ impl DestinationMachine {
             DestinationInput::PolicyChanged(policy) => {
                 self.policy = Some(policy);
                 self.redelivery.forget_queue();
+                self.judge_again(now);
             }
         }
         self.maintain(now, effects);

@@ -545,7 +545,8 @@ fn targets_of(removals: &[Removal]) -> BTreeMap<DestId, u64> {
     all
 }
 
-/// Any destination's name, as the server spells it; a bare name is a queue's.
+/// Any destination's name, as the server spells it; a bare name is a queue's, unless it begins as if it
+/// had a prefix.
 fn name_of(spelling: &str) -> Option<DestinationName> {
     for kind in [
         DestinationKind::Queue,
@@ -556,6 +557,9 @@ fn name_of(spelling: &str) -> Option<DestinationName> {
         if let Some(name) = spelling.strip_prefix(kind.prefix()) {
             return DestinationName::new(kind, name).ok();
         }
+    }
+    if spelling.starts_with('/') {
+        return None;
     }
     DestinationName::new(DestinationKind::Queue, spelling).ok()
 }

@@ -147,7 +147,8 @@ impl Directory {
         if account.is_unbounded() && !self.holds_any_back() {
             return;
         }
-        let holds_back = account.holds_back();
+        // The actor of one that is gone may still have something to do.
+        let holds_back = account.holds_back() && self.is_account_of(id, account);
         let changed = {
             let mut full = self.brake.full.borrow_mut();
             if holds_back {
@@ -178,6 +179,13 @@ impl Directory {
                 "a destination has room again"
             ),
         }
+    }
+
+    fn is_account_of(&self, id: DestId, account: &Account) -> bool {
+        let term = self.term.borrow();
+        let known = term.as_ref().and_then(|term| term.known.get(&id));
+        let its_own = known.and_then(|known| known.account.as_ref());
+        its_own.is_some_and(|own| std::ptr::eq(Rc::as_ptr(own), account))
     }
 
     /// A destination is no more: nobody waits for it.
@@ -256,14 +264,18 @@ impl Directory {
         })
     }
 
-    /// Why senders wait for destinations, in words.
+    /// Which destinations hold senders back, and whether any waits, in words.
     pub(super) fn full_now(&self) -> Vec<String> {
         let term = self.term.borrow();
         let full = self.brake.full.borrow();
         let known = full.iter().filter_map(|id| {
             let known = term.as_ref()?.known.get(id)?;
-            let bounds = known.account.as_ref()?.bounds()?;
-            Some(format!("senders wait: {} is full: {bounds}", known.name))
+            let account = known.account.as_ref()?;
+            let said = format!("{} is full: {}", known.name, account.bounds()?);
+            Some(match account.waiting() {
+                0 => said,
+                _ => format!("senders wait: {said}"),
+            })
         });
         known.collect()
     }

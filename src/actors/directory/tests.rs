@@ -7,6 +7,7 @@ use crate::machines::policy::DestinationPolicy;
 use crate::proto::pattern::NamePattern;
 use crate::storage::api::{LogStore, StoreEvent, StoreSink};
 
+mod bounds;
 mod topics;
 mod volatile;
 

@@ -259,12 +259,12 @@ impl Directory {
             if !units.is_empty() && self.may_hold_back(&send.topic) {
                 // The next one is judged by what this one takes.
                 let again = self.submit(std::mem::take(&mut units));
-                passing.forget(&again);
+                self.forget_again(&mut passing, &again);
             }
         }
         if !units.is_empty() {
             let again = self.submit(units);
-            passing.forget(&again);
+            self.forget_again(&mut passing, &again);
         }
         self.keep(passing);
         if !unstored.is_empty() {

@@ -51,10 +51,12 @@ impl Passing {
         }
     }
 
-    /// What was sent again with these tickets is not kept again either.
-    pub(super) fn forget(&mut self, again: &[Ticket]) {
+    /// What was sent again with these tickets is not kept again either. Gives who has room for it again.
+    #[must_use]
+    fn forget(&mut self, again: &[Ticket]) -> Vec<(DestId, Rc<Account>)> {
+        let mut eased = Vec::new();
         if again.is_empty() {
-            return;
+            return eased;
         }
         self.all.retain(|(ticket, kept, message)| {
             let is_new = !again.contains(ticket);
@@ -62,10 +64,12 @@ impl Passing {
                 kept.share.give(message.len());
                 if let Some(account) = &kept.account {
                     account.hold(account.held().minus(Load::one(message.len())));
+                    eased.push((kept.dest, Rc::clone(account)));
                 }
             }
             is_new
         });
+        eased
     }
 }
 
@@ -111,6 +115,13 @@ impl Directory {
                 account.hold(account.held().plus(Load::one(message.len())));
                 self.mind_bounds(kept.dest, account);
             }
+        }
+    }
+
+    /// What was sent again with these tickets is on its way to nobody.
+    pub(super) fn forget_again(&self, passing: &mut Passing, again: &[Ticket]) {
+        for (dest, account) in passing.forget(again) {
+            self.mind_bounds(dest, &account);
         }
     }
 

@@ -89,10 +89,15 @@ impl Bounds {
         load.messages >= self.most.messages || load.bytes >= self.most.bytes
     }
 
-    /// What of it is beyond the bounds.
+    /// What of it has to go, where `free` messages of it could: the last one of them stays, however
+    /// large it is, as one that is refused beyond the bound may go over it.
     #[must_use]
-    pub fn excess(&self, load: Load) -> Load {
-        load.minus(self.most)
+    pub fn excess(&self, load: Load, free: u64) -> Load {
+        let mut excess = load.minus(self.most);
+        if free <= 1 {
+            excess.bytes = 0;
+        }
+        excess
     }
 
     /// An eighth is free again: worth telling.

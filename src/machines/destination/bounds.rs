@@ -8,6 +8,7 @@
 //! What goes is counted as gone from then on, until its acknowledgement is committed: a bound is not met
 //! twice by the same message.
 
+use super::account::Bounds;
 use super::claims::Question;
 use super::redelivery::Reason;
 use super::removals::Found;
@@ -19,6 +20,17 @@ use crate::storage::api::{Entry, Fetched, Seek, Times};
 /// Messages and bytes of one question.
 const PAGE_MESSAGES: usize = 1024;
 const PAGE_BYTES: usize = 4 << 20;
+
+/// Why a transaction is not taken, in words for its sender.
+fn no_room_text(name: &str, bounds: Bounds, load: Load, brings: usize) -> String {
+    let noun = if brings == 1 { "message" } else { "messages" };
+    format!(
+        "{name} is full with the transaction: it brings {brings} {noun}, {name} holds {} messages of {} \
+         bytes in all, and its [[destination]] table says {bounds}: nothing of it was stored; send fewer in \
+         one transaction, receive messages from it, or raise the bound",
+        load.messages, load.bytes
+    )
+}
 
 /// How far the search for the oldest messages has come.
 #[derive(Debug, Default)]
@@ -78,7 +90,7 @@ impl DestinationMachine {
         let load = self.load().plus(more).minus(fewer);
         bounds
             .is_reached(load)
-            .then(|| full_text(&self.name, bounds, self.load()))
+            .then(|| no_room_text(&self.name, bounds, self.load(), puts))
     }
 
     /// So much has to go, if anything.
@@ -93,8 +105,11 @@ impl DestinationMachine {
         };
         // Nothing goes for a transaction that may still be undone.
         self.account.hold(self.held());
-        let load = self.account.certain().plus(self.admitted);
-        let excess = bounds.excess(load.minus(self.claims.leaving()));
+        let certain = self.account.certain().plus(self.admitted);
+        let load = certain.minus(self.claims.leaving());
+        // What consumers hold is no choice.
+        let held = u64::try_from(self.consumers.unsettled()).unwrap_or(u64::MAX);
+        let excess = bounds.excess(load, load.messages.saturating_sub(held));
         (goes && excess != Load::default()).then_some((bounds.on_full, excess))
     }
 
@@ -150,12 +165,14 @@ impl DestinationMachine {
     pub(super) fn found_oldest(&mut self, now: Now, fetched: Fetched) {
         let acknowledged = self.claims.acknowledged();
         let (before, mut looked) = (self.shedding.after, fetched.scanned);
+        let mut is_enough = false;
         for entry in fetched.entries {
             let goes = self.excess().is_some_and(|(on_full, _)| {
                 on_full == OnFull::DropOldest || self.redelivery.queue.is_some()
             });
             if !goes {
                 looked = entry.lsn.prev();
+                is_enough = true;
                 break;
             }
             let lsn = entry.lsn;
@@ -168,7 +185,7 @@ impl DestinationMachine {
             self.leave(now, entry, Reason::Full);
         }
         self.shedding.after = looked.max(before);
-        if looked <= before || looked >= self.upto {
+        if !is_enough && (looked <= before || looked >= self.upto) {
             // All was seen. What is left is held, and is looked at again when something happens.
             self.shedding.after = Lsn::ZERO;
             self.shedding.rests = true;

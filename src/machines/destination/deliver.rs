@@ -44,9 +44,9 @@ impl DestinationMachine {
             self.timers
                 .seek_due(now, room, wanted, &mut self.claims, effects);
         }
-        if self.redelivery.asks(now)
-            && let Some(policy) = &self.policy
+        if let Some(policy) = &self.policy
             && let Some(name) = &policy.dead_letter
+            && self.redelivery.asks(now)
         {
             effects.push(DestinationEffect::FindDeadLetter(name.clone()));
         }

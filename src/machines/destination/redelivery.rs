@@ -54,6 +54,8 @@ pub(super) struct Redelivery {
     /// Dead, waiting for that.
     pub(super) dead: Vec<(Entry, Reason)>,
     asked: bool,
+    /// That was by rules that hold no more.
+    is_stale: bool,
     /// It is to be found, though nothing is dead yet.
     wanted: bool,
     ask_at: Option<Moment>,
@@ -103,6 +105,7 @@ impl Redelivery {
     pub(super) fn forget_queue(&mut self) {
         self.queue = None;
         self.ask_at = None;
+        self.is_stale = self.asked;
     }
 
     /// As much waits aside as may, together with `others` (messages and bytes).
@@ -132,6 +135,9 @@ impl Redelivery {
     /// The dead message queue, or none could be had.
     pub(super) fn found(&mut self, queue: Option<DeadLetterQueue>, now: Now) {
         self.asked = false;
+        if std::mem::take(&mut self.is_stale) {
+            return;
+        }
         self.ask_at = queue.is_none().then(|| now.moment.after(ASK_AGAIN));
         self.queue = queue;
     }
@@ -178,6 +184,23 @@ impl DestinationMachine {
                 .redelivery_limit
                 .is_some_and(|limit| entry.failures > limit)
         })
+    }
+
+    /// Other rules hold: what is dead and still here is judged by them.
+    pub(super) fn judge_again(&mut self, now: Now) {
+        for (entry, reason) in std::mem::take(&mut self.redelivery.dead) {
+            let is_dead = match reason {
+                Reason::Expired => true,
+                Reason::TooOften => self.is_given_up(&entry),
+                // It goes when there is still too much.
+                Reason::Full => false,
+            };
+            if is_dead {
+                self.leave(now, entry, reason);
+            } else {
+                self.put_back(entry);
+            }
+        }
     }
 
     /// A message is not delivered any more.
@@ -235,6 +258,7 @@ pub(super) fn obituary(entry: &Entry, reason: Reason, origin: &str, now: Now) ->
     let cause = match reason {
         Reason::Full => "it was the oldest when its destination was full".to_owned(),
         Reason::Expired => "it expired before a consumer took it".to_owned(),
+        Reason::TooOften if deliveries == 1 => "it was delivered once and not accepted".to_owned(),
         Reason::TooOften => format!("it was delivered {deliveries} times and never accepted"),
     };
     let headers = [

@@ -150,6 +150,22 @@ fn a_move_keeps_order_and_makes_the_queue_that_it_moves_to() {
 }
 
 #[test]
+fn nothing_is_moved_to_what_nobody_can_name() {
+    test(async {
+        let world = World::filled("a", 1).await;
+        for to in ["/quue/parked", "/temp-queue/x", "/queue/", "/topic/x", "/"] {
+            let moved = world.sweep(order("/queue/a", SweepWish::Move(to.to_owned())));
+            let refused = moved.await.unwrap_err().to_string();
+            assert!(
+                refused.contains("messages can be moved to a queue, /queue/NAME"),
+                "{to}: {refused}"
+            );
+        }
+        assert_eq!(world.depth("/queue/a"), 1);
+    });
+}
+
+#[test]
 fn what_a_consumer_holds_stays_and_what_it_does_not_hold_never_reaches_it() {
     test(async {
         let world = World::filled("a", 5).await;

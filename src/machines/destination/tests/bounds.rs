@@ -245,6 +245,8 @@ fn a_transaction_fits_whole_or_is_refused_whole_and_what_it_accepts_makes_room()
     arrive(&mut machine, &account, &[1, 2]);
     let effects = step(&mut machine, prepare(1, 2, &[]));
     assert!(effects[0].starts_with("refused"), "{effects:?}");
+    let brings = "it brings 2 messages";
+    assert!(effects[0].contains(brings), "{effects:?}");
     let effects = step(&mut machine, prepare(2, 2, &[1]));
     assert!(effects[0].starts_with("prepared ack(1)"), "{effects:?}");
     // Its room is taken until it is submitted or undone.
@@ -278,4 +280,86 @@ fn one_that_blocks_takes_what_comes_and_says_that_it_is_full() {
     assert!(account.holds_back());
     step(&mut machine, settled(1));
     assert!(!account.holds_back());
+}
+
+/// A queue that drops the oldest beyond a hundred bytes.
+fn bounded_in_bytes() -> (DestinationMachine, Rc<Account>) {
+    bounded(DestinationPolicy {
+        max_messages: None,
+        max_bytes: Some(100),
+        on_full: OnFull::DropOldest,
+        ..DestinationPolicy::default()
+    })
+}
+
+/// One message of this size is committed; the destination owes `bytes` with it.
+fn arrive_large(
+    machine: &mut DestinationMachine,
+    lsn: u64,
+    size: usize,
+    bytes: u64,
+) -> Vec<String> {
+    let change = Change {
+        entries: vec![large(lsn, size)],
+        bytes: Some(bytes),
+        ..Change::default()
+    };
+    let upto = Lsn(lsn);
+    step(machine, DestinationInput::Committed { change, upto })
+}
+
+fn large(lsn: u64, size: usize) -> Entry {
+    Entry::new(Lsn(lsn), Bytes::from(vec![b'x'; size]))
+}
+
+#[test]
+fn a_message_that_alone_is_over_the_bound_stays_until_a_newer_one_comes() {
+    let (mut machine, _) = bounded_in_bytes();
+    let effects = arrive_large(&mut machine, 1, 300, 300);
+    assert_eq!(effects, Vec::<String>::new(), "it is the newest");
+    let effects = arrive_large(&mut machine, 2, 400, 700);
+    assert!(
+        effects.contains(&"fetch all 0 16".to_owned()),
+        "{effects:?}"
+    );
+    let both = vec![large(1, 300), large(2, 400)];
+    let effects = step(&mut machine, answer(0, both, 2));
+    assert!(effects.contains(&"submit ack(1)".to_owned()), "{effects:?}");
+    assert_eq!(machine.figures().dropped, 1);
+}
+
+#[test]
+fn the_newest_stays_for_its_bytes_though_all_older_ones_are_held() {
+    let (mut machine, _) = bounded_in_bytes();
+    step(&mut machine, commands(vec![attach(ALICE, 1)]));
+    arrive_large(&mut machine, 1, 300, 300);
+    let effects = arrive_large(&mut machine, 2, 300, 600);
+    assert_eq!(effects, Vec::<String>::new(), "the first is held");
+    let effects = step(
+        &mut machine,
+        commands(vec![settle(ALICE, &[1], Outcome::Accepted, 0)]),
+    );
+    assert!(effects.contains(&"deliver 1 2".to_owned()), "{effects:?}");
+    assert_eq!(machine.figures().dropped, 0);
+}
+
+#[test]
+fn the_last_in_memory_stays_for_its_bytes() {
+    let (mut machine, _) = bounded_in_bytes();
+    let envelope = Envelope {
+        persistent: false,
+        ..Envelope::default()
+    };
+    let text = [b'x'; 300];
+    for n in 1..=2 {
+        let writer = MessageWriter::new(&envelope, &Properties::default(), text.len());
+        let messages = vec![(RequestNumber(n), writer.finish(&text).unwrap())];
+        let session = SessionKey(3);
+        step(
+            &mut machine,
+            commands(vec![DestinationCommand::Publish { session, messages }]),
+        );
+    }
+    let figures = machine.figures();
+    assert_eq!((figures.depth, figures.dropped), (1, 1));
 }

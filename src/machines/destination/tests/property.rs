@@ -705,7 +705,8 @@ impl World {
         };
         let held: usize = self.consumers.values().map(|(_, held)| held.len()).sum();
         if goes && held == 0 {
-            let excess = bounds.excess(self.machine.held());
+            let owed = self.machine.held();
+            let excess = bounds.excess(owed, owed.messages);
             assert_eq!(excess, Load::default(), "too much stays");
         }
     }

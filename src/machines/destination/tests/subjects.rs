@@ -200,6 +200,46 @@ fn a_refused_message_waits_and_goes_to_the_dead_ones_beyond_the_limit() {
 }
 
 #[test]
+fn dead_messages_are_judged_again_by_other_rules() {
+    let policy = |limit, dead_letter: Option<&str>| DestinationPolicy {
+        redelivery_limit: Some(limit),
+        dead_letter: dead_letter.map(str::to_owned),
+        ..DestinationPolicy::default()
+    };
+    let changed = |policy| DestinationInput::PolicyChanged(Arc::new(policy));
+    let dead = || {
+        let mut machine = with(policy(0, Some("DMQ")));
+        step(&mut machine, commands(vec![attach(ALICE, 9)]));
+        step(&mut machine, arrived(vec![priority(1, 4)]));
+        let refuse = commands(vec![settle(ALICE, &[1], Outcome::Released, 0)]);
+        assert_eq!(step(&mut machine, refuse), ["find DMQ"]);
+        machine
+    };
+    let mut machine = dead();
+    assert_eq!(
+        step(&mut machine, changed(policy(0, None))),
+        ["submit ack(1)"]
+    );
+    let mut machine = dead();
+    assert_eq!(
+        step(&mut machine, changed(policy(9, Some("DMQ")))),
+        ["deliver 1 1r"]
+    );
+    let mut machine = dead();
+    step(&mut machine, changed(policy(0, Some("other"))));
+    let queue = DeadLetterQueue {
+        id: DEAD,
+        definition: Bytes::from_static(b"qDMQ"),
+    };
+    let found = DestinationInput::DeadLetterFound(Some(queue));
+    assert_eq!(
+        step(&mut machine, found),
+        ["find other"],
+        "an answer to what was asked by the rules before"
+    );
+}
+
+#[test]
 fn a_dead_message_says_where_it_comes_from_and_why() {
     let mut dead = priority(17, 4);
     dead.failures = 3;
