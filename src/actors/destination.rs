@@ -102,6 +102,7 @@ impl Destination {
             };
             self.ports.report.set(report);
         }
+        self.ports.directory.spill_moved(self.id, &units);
         self.ports.directory.submit(units);
     }
 }

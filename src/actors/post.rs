@@ -81,6 +81,12 @@ impl<M: Send + 'static> Port<M> {
         self.gauge.depth.load(Ordering::Relaxed)
     }
 
+    /// Whether what is posted is dropped.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.gauge.ends.load(Ordering::Relaxed)
+    }
+
     /// The receiver stops in good order: what is posted from now on is dropped.
     pub fn retire(&self) {
         self.gauge.ends.store(true, Ordering::Relaxed);

@@ -435,6 +435,10 @@ impl Session {
             }
             SessionEffect::ReadParts { lsns } => self.context.directory.read_parts(self.key, lsns),
             SessionEffect::Close => {
+                if self.machine.is_within_message() {
+                    // What it waits for never comes: the connection ends within the MESSAGE.
+                    self.behind.clear();
+                }
                 let until = self.context.clock.now().after(self.context.config.linger);
                 self.phase = Phase::LastWords(until);
             }

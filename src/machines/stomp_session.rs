@@ -542,7 +542,6 @@ impl StompSession {
     fn detach_all(&mut self, effects: &mut Vec<SessionEffect>) {
         self.transactions.clear(effects);
         self.uploads.clear(effects);
-        self.download = None;
         let consumers = self.subscriptions.clear();
         effects.extend(consumers.map(|consumer| SessionEffect::Detach { consumer }));
     }

@@ -5,12 +5,17 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::definition::queue_name;
-use super::{Directory, Known, Presence, Term, administration, browse, temporary, topics};
+use super::{
+    Directory, Known, Presence, Term, Unavailable, administration, browse, temporary, topics,
+};
 use crate::actors::inbox::Order;
-use crate::machines::destination::{Activation, VolatilePool};
+use crate::actors::post::Port;
+use crate::machines::delivery::{DestinationCommand, SessionEvent};
+use crate::machines::destination::{Activation, DestinationInput, VolatilePool};
 use crate::machines::duplicates::DuplicateMachine;
 use crate::machines::subscriptions::{KIND_DURABLE, KIND_PASSING};
 use crate::machines::transaction::TransactionMachine;
+use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::DestId;
 use crate::storage::api::{Ticket, Unit};
 
@@ -115,6 +120,62 @@ impl Directory {
             }
             self.forget_bounds(id);
             self.end(id, known);
+        }
+    }
+
+    /// Commands of a session for a destination that was looked up before and may have gone since: each
+    /// that is to be answered is, by the destination or here.
+    pub fn command_or_answer(
+        &self,
+        name: &DestinationName,
+        port: &Port<DestinationInput>,
+        commands: Vec<DestinationCommand>,
+    ) {
+        if !port.is_retired() {
+            self.command(port, commands);
+            return;
+        }
+        for command in commands {
+            self.answer_for_one_gone(name, command);
+        }
+    }
+
+    fn answer_for_one_gone(&self, name: &DestinationName, command: DestinationCommand) {
+        let committed = |request| SessionEvent::Committed {
+            requests: vec![request],
+        };
+        match command {
+            DestinationCommand::Publish { session, messages } => {
+                for (request, _) in messages {
+                    let event = if name.kind() == DestinationKind::TemporaryQueue {
+                        // Nobody waits for the answer any more.
+                        committed(request)
+                    } else {
+                        let reason = Unavailable::Gone.to_string();
+                        SessionEvent::Refused { request, reason }
+                    };
+                    self.tell(session, event);
+                }
+            }
+            DestinationCommand::Attach { consumer, .. } => {
+                let event = SessionEvent::NotAttached {
+                    consumer: consumer.number,
+                    reason: Unavailable::Gone.to_string(),
+                };
+                self.tell(consumer.session, event);
+            }
+            DestinationCommand::Settle {
+                consumer, request, ..
+            } if request.0 != 0 => self.tell(consumer.session, committed(request)),
+            DestinationCommand::Settle { .. }
+            | DestinationCommand::Detach { .. }
+            | DestinationCommand::Prepare { .. }
+            | DestinationCommand::Finish { .. }
+            | DestinationCommand::Retire { .. }
+            | DestinationCommand::Remove { .. }
+            | DestinationCommand::Look { .. }
+            | DestinationCommand::Keep { .. }
+            | DestinationCommand::Show { .. } => {}
         }
     }
 

@@ -5,7 +5,7 @@ use crate::actors::testkit::{FakeStore, TestClock, local};
 use crate::machines::delivery::{ConsumerKey, ConsumerTraits, Outcome};
 use crate::machines::policy::DestinationPolicy;
 use crate::proto::pattern::NamePattern;
-use crate::storage::api::{LogStore, StoreEvent, StoreSink};
+use crate::storage::api::{LogStore, StoreEvent, StoreSink, Ticket};
 
 mod bounds;
 mod topics;
@@ -206,6 +206,63 @@ fn nothing_is_submitted_after_the_term_even_if_it_was_posted_before() {
         assert_eq!(inbox.ordered(), Order::Close("role changed".to_owned()));
         let (_, late) = world.directory.open_session();
         assert!(matches!(late.ordered(), Order::Close(_)));
+    });
+}
+
+#[test]
+fn what_a_session_has_for_a_destination_that_has_gone_is_answered() {
+    local(async {
+        let world = World::serving();
+        let (session, inbox) = world.directory.open_session();
+        let of_another = DestinationName::new(DestinationKind::TemporaryQueue, "x").unwrap();
+        world
+            .directory
+            .make_temporary(session, &of_another)
+            .unwrap();
+        let consumer = ConsumerKey { session, number: 1 };
+        let commands = || {
+            vec![
+                DestinationCommand::Publish {
+                    session,
+                    messages: vec![(RequestNumber(1), Bytes::from_static(b"body"))],
+                },
+                DestinationCommand::Attach {
+                    consumer,
+                    prefetch: 1,
+                    traits: ConsumerTraits::default(),
+                },
+                DestinationCommand::Settle {
+                    consumer,
+                    lsns: vec![Lsn(1)],
+                    outcome: Outcome::Accepted,
+                    request: RequestNumber(2),
+                },
+            ]
+        };
+        for (name, is_refused) in [(queue("orders"), true), (of_another, false)] {
+            let port = world.directory.resolve(&name).unwrap();
+            {
+                let mut term = world.directory.term.borrow_mut();
+                let term = term.as_mut().unwrap();
+                let id = term.by_name[&name];
+                world
+                    .directory
+                    .drop_destination(term, id, Ticket::default());
+            }
+            world.directory.command_or_answer(&name, &port, commands());
+            let refused =
+                |it: Option<SessionEvent>| matches!(it, Some(SessionEvent::Refused { .. }));
+            assert_eq!(refused(inbox.take_answer()), is_refused);
+            let event = inbox.take_answer();
+            assert!(matches!(
+                event,
+                Some(SessionEvent::NotAttached { consumer: 1, .. })
+            ));
+            let event = inbox.take_answer();
+            assert!(
+                matches!(event, Some(SessionEvent::Committed { requests }) if requests == [RequestNumber(2)])
+            );
+        }
     });
 }
 

@@ -44,7 +44,7 @@ impl Directory {
 
     /// A destination's answer to `Prepare`.
     pub fn prepared(
-        &self,
+        self: &Rc<Self>,
         transaction: TransactionKey,
         dest: DestId,
         answer: Result<Share, String>,
@@ -129,7 +129,7 @@ impl Directory {
         }
     }
 
-    fn transact(&self, input: TransactionInput) {
+    fn transact(self: &Rc<Self>, input: TransactionInput) {
         let mut effects = Vec::new();
         if let Some(term) = self.term.borrow_mut().as_mut() {
             term.transactions.step(input, &mut effects);

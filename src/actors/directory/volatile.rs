@@ -141,22 +141,40 @@ impl Directory {
     }
 
     /// A message goes to the store for these: those that could have kept it keep nothing more until it
-    /// is gone.
-    pub(super) fn spill(&self, targets: &[DestId], message: &[u8]) {
+    /// is gone. One that keeps all of its messages begins with that, if it was asleep.
+    pub(super) fn spill(self: &Rc<Self>, targets: &[DestId], message: &[u8]) {
         let is_volatile = !message::is_persistent(message);
-        let term = self.term.borrow();
-        let term = term.iter();
-        for (share, all) in term.flat_map(|term| targets.iter().filter_map(|id| term.share(*id))) {
-            if all || is_volatile {
+        let mut term = self.term.borrow_mut();
+        let Some(term) = term.as_mut() else {
+            return;
+        };
+        for dest in targets {
+            if term.is_all_volatile(*dest) && self.wake(term, *dest).is_none() {
+                continue;
+            }
+            if let Some((share, all)) = term.share(*dest)
+                && (all || is_volatile)
+            {
                 share.spill();
             }
         }
     }
 
     /// The same for all messages of a unit.
-    pub(super) fn spill_unit(&self, unit: &Unit) {
+    pub(super) fn spill_unit(self: &Rc<Self>, unit: &Unit) {
         for record in &unit.records {
             if let Draft::Put { targets, message } = record {
+                self.spill(targets, message);
+            }
+        }
+    }
+
+    /// The same for what a destination moves to others; of its own messages it has counted each.
+    pub(in crate::actors) fn spill_moved(self: &Rc<Self>, from: DestId, units: &[Unit]) {
+        for record in units.iter().flat_map(|unit| &unit.records) {
+            if let Draft::Put { targets, message } = record
+                && !targets.contains(&from)
+            {
                 self.spill(targets, message);
             }
         }

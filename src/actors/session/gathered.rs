@@ -104,7 +104,13 @@ impl Gathered {
 
     fn post_batches(&mut self) {
         for batch in self.batches.drain(..) {
-            self.directory.command(&batch.port, batch.commands);
+            let Batch {
+                name,
+                port,
+                commands,
+                ..
+            } = batch;
+            self.directory.command_or_answer(&name, &port, commands);
         }
     }
 

@@ -24,7 +24,8 @@ pub(super) struct Download {
 
 impl StompSession {
     /// A MESSAGE is not whole yet: what comes out of a step with anything but `PartsRead` belongs
-    /// behind it.
+    /// behind it. Still so when the session has closed: it never will be whole, and nothing more may be
+    /// written.
     #[must_use]
     pub fn is_within_message(&self) -> bool {
         self.download.is_some()
@@ -67,9 +68,8 @@ impl StompSession {
         download.left = left;
         parts.iter().for_each(|part| out.extend_from_slice(part));
         if !download.ask(effects) {
-            let whole = left == 0;
-            self.download = None;
-            if whole {
+            if left == 0 {
+                self.download = None;
                 out.extend_from_slice(b"\0");
             } else {
                 self.close(effects);

@@ -65,7 +65,9 @@ impl StompSession {
             ),
         };
         let problem = Problem::new(message, format!("{error}{advice}"));
-        self.fail(&problem, None, out, effects);
+        // If it is a large body that is, its SEND is what cannot be carried out.
+        let receipt = self.receipt_of_upload();
+        self.fail(&problem, receipt.as_ref().map(Receipt::raw), out, effects);
     }
 
     /// A large SEND that cannot be carried out ends the connection like any other.
@@ -81,6 +83,8 @@ impl StompSession {
         }
     }
 
+    /// Ends the connection with an ERROR; without a word within a MESSAGE, whose body it would become
+    /// part of.
     pub(super) fn fail(
         &mut self,
         problem: &Problem,
@@ -88,6 +92,10 @@ impl StompSession {
         out: &mut BytesMut,
         effects: &mut Vec<SessionEffect>,
     ) {
+        if self.is_within_message() {
+            self.close(effects);
+            return;
+        }
         let mut error = FrameWriter::new(out, self.version, ServerCommand::Error);
         if problem.message == UNSUPPORTED_VERSION {
             error.raw_header("version", Version::ALL.as_bytes());

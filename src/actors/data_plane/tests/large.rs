@@ -252,3 +252,34 @@ fn a_message_whose_parts_are_gone_ends_the_connection_and_not_the_server() {
         server.client().await;
     });
 }
+
+#[test]
+fn a_refusal_within_a_message_ends_the_connection_and_puts_nothing_into_the_body() {
+    real(async {
+        let mut config = config();
+        let mut stomp = (*config.session.stomp).clone();
+        stomp.limits.body_bytes = 64 << 20;
+        stomp.limits.frame_bytes = 65 << 20;
+        config.session.stomp = Arc::new(stomp);
+        let server = Server::start(config).await;
+        // More than the sockets hold.
+        let (mut client, body) = (server.client().await, body().repeat(60));
+        client.send(&send("q", "receipt:r\n", &body)).await;
+        client.expect("RECEIPT", &["receipt-id:r"]).await;
+        server.store.refuse_sends(true);
+        while !server.refuses(&mut server.client().await).await {}
+        client.subscribe("q", "client").await;
+        client.publish("q", "small", "refused").await;
+        server
+            .until("it has no consumer any more", |d| {
+                let of_queue = |it: &&DestinationDescription| it.name == "/queue/q";
+                let queue = d.destinations.iter().find(of_queue).unwrap();
+                queue.report.figures.consumers == 0
+            })
+            .await;
+        assert_eq!(client.next().await, None);
+        let text = std::str::from_utf8(&client.buffer).unwrap();
+        let (_, got) = text.split_once("\n\n").unwrap();
+        assert!(got.len() < body.len() && body.starts_with(got));
+    });
+}

@@ -2,10 +2,11 @@
 
 use super::topics::{anonymous, answers, durable, key};
 use super::*;
+use crate::machines::delivery::Removal;
 use crate::machines::policy::Policies;
 use crate::machines::subscriptions::Publisher;
-use crate::proto::message::{Envelope, MessageWriter, Properties};
-use crate::storage::api::GatePolicy;
+use crate::proto::message::{Envelope, MessageWriter, Parts, Properties};
+use crate::storage::api::{Draft, GatePolicy, Times};
 
 fn message(n: u32, persistent: bool) -> Bytes {
     let envelope = Envelope {
@@ -15,6 +16,15 @@ fn message(n: u32, persistent: bool) -> Bytes {
     let mut writer = MessageWriter::new(&envelope, &Properties::default(), 4);
     writer.header("n", &n.to_string());
     writer.finish(b"body").unwrap()
+}
+
+/// With its body in parts.
+fn large(n: u32) -> Bytes {
+    let mut writer = MessageWriter::new(&Envelope::default(), &Properties::default(), 4);
+    writer.header("n", &n.to_string());
+    let mut parts = Parts::default();
+    assert!(parts.push(Lsn(1), 4));
+    writer.finish_in_parts(&parts).unwrap()
 }
 
 /// With room in memory for so many messages.
@@ -151,6 +161,69 @@ fn what_memory_has_no_room_for_is_stored_once_for_all_and_comes_in_order() {
         world.sends(producer, "a", sends(6, 6));
         world.settle_down().await;
         assert_eq!(world.store.submits(), submits, "memory is used again");
+    });
+}
+
+#[test]
+fn a_large_message_comes_first_to_one_that_is_asleep_when_it_is_sent() {
+    local(async {
+        let world = World::serving();
+        let (passing, seen) = world.directory.open_session();
+        let (producer, _inbox) = world.directory.open_session();
+        world.store.hold(true);
+        world.subscribe(passing, anonymous("a"));
+        let sends = vec![(1, large(1)), (2, message(2, true))];
+        world.sends(producer, "a", sends);
+        world.store.hold(false);
+        world.settle_down().await;
+        assert_eq!(numbers(&seen), ["1", "2"], "none is in memory");
+    });
+}
+
+#[test]
+fn what_an_operator_moves_comes_before_what_is_sent_after_it() {
+    local(async {
+        let world = World::serving();
+        let (from, to) = (world.port("from"), world.port("to"));
+        let (producer, _inbox) = world.directory.open_session();
+        let send = |port, n, persistent| {
+            let publish = DestinationCommand::Publish {
+                session: producer,
+                messages: vec![(RequestNumber(n), message(n, persistent))],
+            };
+            world.directory.command(port, vec![publish]);
+        };
+        send(&to, 1, true);
+        send(&from, 2, false);
+        world.settle_down().await;
+        let id = |name| {
+            let term = world.directory.term.borrow();
+            term.as_ref().unwrap().by_name[&queue(name)]
+        };
+        let moved = message(2, false);
+        let removal = Removal {
+            lsn: world.directory.newest_volatile(id("from")).unwrap(),
+            times: Times::of(&moved),
+            records: vec![Draft::Put {
+                targets: vec![id("to")],
+                message: moved,
+            }],
+        };
+        let remove = DestinationCommand::Remove {
+            request: RequestNumber(1),
+            removals: vec![removal],
+            definitions: Vec::new(),
+        };
+        world.store.hold(true);
+        world.directory.command(&from, vec![remove]);
+        world.settle_down().await;
+        send(&to, 3, false);
+        world.settle_down().await;
+        world.store.hold(false);
+        let (consumer, seen) = world.directory.open_session();
+        world.attach(&to, consumer);
+        world.settle_down().await;
+        assert_eq!(numbers(&seen), ["1", "2", "3"], "none is in memory");
     });
 }
 

@@ -5,7 +5,7 @@ use crate::machines::delivery::{RequestNumber, SessionEvent};
 use crate::machines::stomp_session::{SessionEffect, SessionInput};
 use crate::proto::ids::Lsn;
 use crate::proto::message::{self, Envelope, Message, MessageWriter, Parts, Properties};
-use crate::proto::stomp::{ClientCommand, Decoder, Limits, Piece, PieceSizes};
+use crate::proto::stomp::{ClientCommand, DecodeError, Decoder, Limits, Piece, PieceSizes};
 use bytes::{Bytes, BytesMut};
 
 impl Rig {
@@ -177,6 +177,19 @@ fn a_large_send_that_cannot_be_is_refused_at_its_head_or_with_its_receipt() {
     assert_eq!(effects, [ended(1, 0), SessionEffect::Close]);
 }
 
+#[test]
+fn a_large_send_that_turns_out_to_be_malformed_is_refused_with_its_receipt() {
+    let mut rig = Rig::connected("1.2");
+    rig.read("SEND\ndestination:/queue/a\nreceipt:r\ncontent-length:6\n\nabcdef");
+    let error = DecodeError::NoNul { length: 6 };
+    rig.take();
+    rig.step(SessionInput::Malformed(error));
+    let (text, effects) = rig.take();
+    assert_eq!(error_of(&text).as_deref(), Some("the frame is malformed"));
+    assert!(text.contains("receipt-id:r\n"), "{text}");
+    assert_eq!(effects, [ended(1, 0), SessionEffect::Close]);
+}
+
 fn in_parts(lsns: &[u64]) -> Bytes {
     let writer = MessageWriter::new(&Envelope::default(), &Properties::default(), 0);
     writer.finish_in_parts(&list(lsns, 4)).unwrap()
@@ -221,6 +234,30 @@ fn a_message_whose_parts_are_gone_ends_the_connection_without_another_word() {
         assert!(!text.contains("ERROR") && !text.ends_with("^@"), "{text}");
         let detach = SessionEffect::Detach { consumer: 1 };
         assert_eq!(effects, [detach, SessionEffect::Close]);
+    }
+}
+
+#[test]
+fn a_session_that_ends_within_a_message_says_nothing_and_the_message_stays_broken_off() {
+    let refused = SessionEvent::Refused {
+        request: RequestNumber(1),
+        reason: "full".to_owned(),
+    };
+    let closing = SessionEvent::Closing {
+        reason: "stop".to_owned(),
+    };
+    for event in [refused, closing] {
+        let mut rig = Rig::subscribed("1.2", "client");
+        rig.say("SEND\ndestination:/queue/a\nreceipt:r\n\n\0");
+        rig.event(SessionEvent::Delivered {
+            consumer: 1,
+            deliveries: vec![delivery(20, in_parts(&[5, 6]))],
+        });
+        let (text, effects) = rig.event(event);
+        assert_eq!(text, "");
+        assert_eq!(effects.last(), Some(&SessionEffect::Close));
+        assert!(rig.session.is_within_message());
+        assert_eq!(rig.parts(&["abcd", "efgh"]), (String::new(), vec![]));
     }
 }
 
