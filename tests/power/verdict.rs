@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use twinmq::io::arbiter_file::read_record;
 use twinmq::proto::arbiter_codec::decode_record;
 use twinmq::proto::ids::{Lsn, NodeId, StoreId};
 use twinmq::proto::message::Message;
-use twinmq::proto::record::{ChunkHeader, Messages};
+use twinmq::proto::record::{ChunkHeader, DecodeError, Messages};
 use twinmq::storage::api::{StoreEvent, StoreSink};
 use twinmq::storage::backend::{Backend as _, Table, View, log_key};
 use twinmq::storage::check::check_view;
@@ -117,29 +118,41 @@ fn look_into<V: View>(view: &V) -> Result<FoundStore, String> {
     let index = recover(view, &meta, limits, Lsn(u64::MAX))
         .map_err(failed)?
         .index;
+    let bytes_of = |lsn: Lsn, is_part: bool| -> Result<Bytes, String> {
+        let place = index.ledger.place_of(lsn);
+        let place = place.ok_or_else(|| format!("{lsn} is in no chunk"))?;
+        let chunk = view
+            .get(Table::Log, &log_key(place.chunk))
+            .map_err(failed)?
+            .ok_or_else(|| format!("chunk {} is missing", place.chunk))?;
+        let wrong = |error: DecodeError| format!("chunk {}: {error}", place.chunk);
+        let header = ChunkHeader::decode(&chunk, chunk.len()).map_err(wrong)?;
+        let mut messages = Messages::new(&chunk, &header);
+        let found = if is_part {
+            messages.find_part(lsn)
+        } else {
+            messages.find(lsn)
+        };
+        let range = found.map_err(wrong)?;
+        let range = range.ok_or_else(|| format!("{lsn} is not in chunk {}", place.chunk))?;
+        Ok(chunk.slice(range))
+    };
     let mut owed = BTreeSet::new();
     for facts in index.facts() {
         let destination = index.destination(facts.id);
         let lanes = destination.iter().flat_map(|it| it.lanes());
         for lsn in lanes.flat_map(|lane| lane.runs.lsns()) {
-            let place = index.ledger.chunk_of(lsn);
-            let first = place
-                .ok_or_else(|| format!("message {lsn} is in no chunk"))?
-                .first;
-            let chunk = view
-                .get(Table::Log, &log_key(first))
-                .map_err(failed)?
-                .ok_or_else(|| format!("chunk {first} is missing"))?;
-            let header = ChunkHeader::decode(&chunk, chunk.len())
-                .map_err(|error| format!("chunk {first}: {error}"))?;
-            let range = Messages::new(&chunk, &header)
-                .find(lsn)
-                .map_err(|error| format!("chunk {first}: {error}"))?
-                .ok_or_else(|| format!("message {lsn} is not in chunk {first}"))?;
+            let head = bytes_of(lsn, false)?;
             let message =
-                Message::read(&chunk[range]).map_err(|error| format!("message {lsn}: {error}"))?;
-            let name =
-                name_in(message.body()).ok_or_else(|| format!("message {lsn} is not whole"))?;
+                Message::read(&head).map_err(|error| format!("message {lsn}: {error}"))?;
+            let name = match message.parts() {
+                None => name_in(message.body()),
+                Some(parts) => {
+                    let parts = parts.lsns().map(|part| bytes_of(part, true));
+                    name_in(&parts.collect::<Result<Vec<_>, String>>()?.concat())
+                }
+            };
+            let name = name.ok_or_else(|| format!("message {lsn} is not whole"))?;
             if !owed.insert(name.clone()) {
                 return Err(format!("{name} is owed twice"));
             }
