@@ -68,7 +68,8 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Compiles a text. One that is empty or blank takes every message, as JMS says.
+    /// Compiles a text. One that is empty or blank takes every message, as JMS says: see
+    /// [`Selector::wanted`].
     ///
     /// # Errors
     /// The text is no selector, or exceeds one of this module's bounds; the error says where.
@@ -88,6 +89,15 @@ impl Selector {
             names: compiled.names.into(),
             height: compiled.height,
         }))
+    }
+
+    /// The same, where one that is empty or blank is none.
+    ///
+    /// # Errors
+    /// As of [`Selector::parse`].
+    pub fn wanted(text: &str, dialect: Dialect) -> Result<Option<Arc<Self>>, SelectorError> {
+        let selector = Self::parse(text, dialect)?;
+        Ok((!selector.text.trim().is_empty()).then_some(selector))
     }
 
     /// Whether the message is wanted: the selector is true of it, neither false nor unknown.
@@ -138,10 +148,10 @@ impl Selector {
     }
 }
 
-/// Two selectors are the same if they were written the same.
+/// Two selectors are the same if they were written the same, apart from white space around them.
 impl PartialEq for Selector {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text && self.dialect == other.dialect
+        self.text.trim() == other.text.trim() && self.dialect == other.dialect
     }
 }
 

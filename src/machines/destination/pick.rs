@@ -166,28 +166,33 @@ impl DestinationMachine {
     /// Looks on, from the highest lane down to the first that has to be asked for or has enough.
     fn look_for(&mut self, picker: &mut Picker, effects: &mut Vec<DestinationEffect>) -> Sight {
         let judge = Arc::clone(&picker.judge);
+        let memory_first = self.volatile.has_spilled();
         let mut at = 0;
         while let Some(lane) = self.lanes.nth(at) {
             at += 1;
-            if picker.asked.is_some_and(|(asked, _)| asked == lane) {
-                return Sight::Waits(lane);
-            }
             let is_asking = picker.asked.is_some();
+            let is_asked = picker.asked.is_some_and(|(asked, _)| asked == lane);
             let look = picker.look(lane);
             let (upto, volatile_upto) = (look.upto, look.volatile_upto);
             let mut see = |entry: &Entry| {
                 if !judge.selector.matches_bytes(&entry.message) {
                     return true;
                 }
-                let has_room = !look.is_full();
+                let has_room = look.has_room(entry, memory_first);
                 if has_room {
                     look.insert(entry.clone());
                 }
                 has_room
             };
             let volatile = self.lanes.look_at_volatile(lane, volatile_upto, &mut see);
-            let stored = self.lanes.look(lane, upto, &mut see);
-            (look.volatile_upto, look.upto) = (volatile.0, stored.0);
+            // What the store was asked about is its to say.
+            let stored = if is_asked {
+                (upto, Seen::Gap)
+            } else {
+                self.lanes.look(lane, upto, &mut see)
+            };
+            let is_unseen = memory_first && matches!(volatile.1, Seen::Enough);
+            look.has_seen(stored.0, volatile.0, is_unseen);
             match (volatile.1, stored.1) {
                 (Seen::All, Seen::All) => {}
                 (Seen::Enough, _) | (_, Seen::Enough) => return Sight::Enough(lane),
@@ -218,6 +223,7 @@ impl DestinationMachine {
     /// Takes the first message that is still to be had.
     fn take_for(&mut self, now: Now, picker: &mut Picker, sight: Sight) -> bool {
         let limit = self.redelivery_limit();
+        let memory_first = self.volatile.has_spilled();
         while let Some(candidate) = next_candidate(picker, sight) {
             let (entry, waits) = match candidate {
                 Candidate::Due(place) => {
@@ -233,8 +239,9 @@ impl DestinationMachine {
                     (copy, false)
                 }
                 Candidate::InLane(lane) => {
-                    let Some(copy) = picker.look(lane).next() else {
-                        continue;
+                    let Some(copy) = picker.look(lane).next(memory_first) else {
+                        // Something is to be looked at first.
+                        return false;
                     };
                     let lsn = copy.lsn;
                     if !self.lanes.is_free(lane, lsn, &self.claims) {

@@ -54,6 +54,8 @@ pub(super) struct Look {
     /// Copies of what it takes. Others may have taken one meanwhile.
     pub(super) found: BTreeMap<Lsn, Entry>,
     bytes: usize,
+    /// Some volatile ones are not looked at, and go before what is stored.
+    volatile_unseen: bool,
     /// The last one that was taken was stored.
     volatile_turn: bool,
     /// The first that was passed over because its group has another owner: stored, volatile.
@@ -71,6 +73,7 @@ impl Look {
             volatile_upto: Lsn::ZERO,
             found: BTreeMap::new(),
             bytes: 0,
+            volatile_unseen: false,
             volatile_turn: false,
             missed: None,
             missed_volatile: None,
@@ -80,6 +83,24 @@ impl Look {
 
     pub(super) fn is_full(&self) -> bool {
         self.found.len() >= FOUND_MESSAGES || self.bytes >= FOUND_BYTES
+    }
+
+    /// There is room for a copy of this one. Where memory goes first, one volatile copy is always
+    /// possible: the stored ones may have to wait for it.
+    pub(super) fn has_room(&self, entry: &Entry, memory_first: bool) -> bool {
+        let goes_first = memory_first && entry.lsn.is_volatile();
+        !self.is_full() || (goes_first && self.first_volatile().is_none())
+    }
+
+    /// This far it has seen; volatile ones beyond that go first, if there are any.
+    pub(super) fn has_seen(&mut self, upto: Lsn, volatile_upto: Lsn, volatile_unseen: bool) {
+        (self.upto, self.volatile_upto) = (upto, volatile_upto);
+        self.volatile_unseen = volatile_unseen;
+    }
+
+    fn first_volatile(&self) -> Option<Lsn> {
+        let volatile = self.found.range(Lsn::volatile(0)..).next();
+        volatile.map(|(lsn, _)| *lsn)
     }
 
     pub(super) fn insert(&mut self, entry: Entry) {
@@ -94,12 +115,16 @@ impl Look {
         Some(entry)
     }
 
-    /// The copy whose turn it is: stored and volatile ones take turns.
-    pub(super) fn next(&mut self) -> Option<Entry> {
+    /// The copy whose turn it is: stored and volatile ones take turns, unless what is in memory goes
+    /// first. None when that was not looked at yet.
+    pub(super) fn next(&mut self, memory_first: bool) -> Option<Entry> {
         let first = *self.found.first_key_value()?.0;
-        let volatile = self.found.range(Lsn::volatile(0)..).next();
-        let volatile = volatile.map(|(lsn, _)| *lsn);
-        let lsn = volatile.filter(|_| self.volatile_turn).unwrap_or(first);
+        let is_turn = memory_first || self.volatile_turn;
+        let lsn = match self.first_volatile().filter(|_| is_turn) {
+            Some(volatile) => volatile,
+            None if self.volatile_unseen => return None,
+            None => first,
+        };
         self.volatile_turn = !lsn.is_volatile();
         self.drop(lsn)
     }

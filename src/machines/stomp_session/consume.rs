@@ -274,8 +274,7 @@ impl StompSession {
 fn traits(frame: &ClientFrame) -> Result<ConsumerTraits, Problem> {
     let mut traits = ConsumerTraits {
         exclusive: false,
-        // JMS: an empty text takes every message.
-        selector: selector(frame)?.filter(|selector| !selector.text().trim().is_empty()),
+        selector: selector(frame)?,
     };
     for name in ["exclusive", "activemq.exclusive"] {
         traits.exclusive |= match frame.headers.raw_value(name.as_bytes()) {

@@ -308,15 +308,13 @@ pub(super) fn is_browser(frame: &ClientFrame) -> bool {
     Asked(frame).is_true("browser")
 }
 
-/// What SUBSCRIBE says of the messages that are wanted.
+/// What SUBSCRIBE says of the messages that are wanted; none: all.
 pub(super) fn selector(frame: &ClientFrame) -> Result<Option<Arc<Selector>>, Problem> {
     let Some(text) = Asked(frame).text("selector") else {
         return Ok(None);
     };
-    Selector::parse(&text, Dialect::TextIsNumeric)
-        .map(Some)
-        .map_err(|error| {
-            let what = format!("{error}\n{}", error.marked());
-            Problem::new("the selector is not valid", what)
-        })
+    Selector::wanted(&text, Dialect::TextIsNumeric).map_err(|error| {
+        let what = format!("{error}\n{}", error.marked());
+        Problem::new("the selector is not valid", what)
+    })
 }

@@ -114,9 +114,11 @@ impl SubscriptionSpec {
         }
         Ok(Self {
             pattern: TopicPattern::parse(&pattern)?,
+            // Earlier versions kept blank ones.
             selector: selector
-                .map(|text| Selector::parse(&text, dialect))
-                .transpose()?,
+                .map(|text| Selector::wanted(&text, dialect))
+                .transpose()?
+                .flatten(),
             no_local: flags & NO_LOCAL != 0,
             shared: flags & SHARED != 0,
             identity: Identity::Named {

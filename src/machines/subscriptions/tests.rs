@@ -157,6 +157,36 @@ fn another_topic_selector_or_no_local_makes_it_anew() {
 }
 
 #[test]
+fn white_space_around_a_selector_makes_nothing_anew() {
+    let mut table = SubscriptionTable::default();
+    let spec = choosy(durable("a"), "colour = 'red'");
+    join(&mut table, 1, spec, 5).unwrap();
+    table.leave(consumer(1), DestId(5));
+    let same = choosy(durable("a"), " colour = 'red'\t");
+    let again = join(&mut table, 1, same, 6).unwrap();
+    assert_eq!((again.dest, again.dropped), (DestId(5), None));
+    table.leave(consumer(1), DestId(5));
+    // White space within a text is part of it.
+    let other = choosy(durable("a"), "colour = ' red'");
+    let joined = join(&mut table, 1, other, 6).unwrap();
+    assert_eq!((joined.dest, joined.dropped), (DestId(6), Some(DestId(5))));
+}
+
+#[test]
+fn a_stored_selector_that_is_blank_is_none() {
+    for text in ["", " ", "\t  "] {
+        let stored = choosy(durable("a"), text).definition();
+        let stored = SubscriptionSpec::read(&stored).unwrap();
+        assert_eq!(stored, durable("a"), "{text:?}");
+        // Whoever comes back without one finds what waits for it.
+        let mut table = SubscriptionTable::default();
+        table.restore(DestId(5), stored);
+        let again = join(&mut table, 1, durable("a"), 6).unwrap();
+        assert_eq!((again.dest, again.dropped), (DestId(5), None), "{text:?}");
+    }
+}
+
+#[test]
 fn shared_ones_are_joined_by_whoever_wants_the_same() {
     let mut table = SubscriptionTable::default();
     let work = || shared(named("a", false, None, "work"));

@@ -448,6 +448,86 @@ fn messages_in_memory_are_matched_and_expire_as_others_do() {
     assert_eq!(machine.figures().depth, 3);
 }
 
+fn passing(n: u64) -> DestinationInput {
+    let envelope = Envelope {
+        persistent: false,
+        ..Envelope::default()
+    };
+    commands(vec![DestinationCommand::Publish {
+        session: SessionKey(3),
+        messages: vec![(RequestNumber(1), message(n, envelope))],
+    }])
+}
+
+/// A queue with memory for two messages that are not persistent.
+fn cramped(activation: Activation) -> DestinationMachine {
+    let bytes = 2 * (message(1, Envelope::default()).len() + 128);
+    DestinationMachine::new(small(), QUEUE, activation, VolatilePool::new(bytes, 1))
+}
+
+#[test]
+fn what_is_in_memory_goes_before_what_was_spilled() {
+    let mut machine = cramped(Activation {
+        volatile: true,
+        lanes: vec![lane(0, 0, 5000)],
+        ..Activation::default()
+    });
+    step(&mut machine, commands(vec![picky(ALICE, 1, "n = 1")]));
+    for _ in 0..4 {
+        step(&mut machine, passing(1));
+    }
+    step(&mut machine, arrived(numbered(&[(10, 1), (11, 1)])));
+    let [one, two] = [Lsn::volatile(1), Lsn::volatile(2)];
+    let next = accept(&mut machine, ALICE, &[one.0]);
+    assert_eq!(next, [format!("deliver 1 {two}")]);
+    // What comes back is older still.
+    let back = commands(vec![settle(ALICE, &[two.0], Outcome::Released, 0)]);
+    let next = step(&mut machine, back);
+    assert_eq!(next, [format!("deliver 1 {two}r")]);
+    assert_eq!(accept(&mut machine, ALICE, &[two.0]), ["deliver 1 10"]);
+    let next = accept(&mut machine, ALICE, &[10]);
+    assert_eq!(next, ["deliver 1 11", "submit ack(10)"]);
+}
+
+#[test]
+fn after_a_spill_stored_copies_wait_for_all_that_is_in_memory() {
+    let mut machine = cramped(Activation {
+        lanes: vec![lane(100, 100, 0)],
+        horizon: Lsn(100),
+        ..Activation::default()
+    });
+    step(&mut machine, commands(vec![picky(ALICE, 1, "n > 0")]));
+    // As many copies as she may have, and the one that she has.
+    let found: Vec<(u64, u64)> = (1..=33).map(|lsn| (lsn, 3)).collect();
+    step(&mut machine, answer(0, numbered(&found), 33));
+    assert_eq!(step(&mut machine, marked(&[1])), ["deliver 1 1"]);
+    step(&mut machine, passing(1));
+    step(&mut machine, passing(2));
+    // This one is spilled.
+    step(&mut machine, passing(3));
+    // Of those in memory the first is another's.
+    let [one, two] = [Lsn::volatile(1), Lsn::volatile(2)];
+    let effects = step(&mut machine, commands(vec![picky(BOB, 1, "n = 1")]));
+    assert!(effects.contains(&format!("deliver 2 {one}")), "{effects:?}");
+    let effects = accept(&mut machine, ALICE, &[1]);
+    assert_eq!(
+        effects,
+        [format!("deliver 1 {two}"), "submit ack(1)".into()]
+    );
+    let effects = accept(&mut machine, ALICE, &[two.0]);
+    assert_eq!(effects, ["submit each(2)"]);
+}
+
+#[test]
+fn what_is_in_memory_does_not_wait_for_the_stores_answer() {
+    let mut machine = deep(100);
+    let effects = step(&mut machine, commands(vec![picky(ALICE, 5, "n = 1")]));
+    assert_eq!(effects[1..], ["seek 0"]);
+    let effects = step(&mut machine, passing(1));
+    let delivered = format!("deliver 1 {}", Lsn::volatile(1));
+    assert!(effects.contains(&delivered), "{effects:?}");
+}
+
 #[test]
 fn sixty_four_consumers_share_a_queue_that_nobody_else_takes_from() {
     let mut machine = machine();

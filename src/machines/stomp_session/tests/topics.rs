@@ -87,6 +87,20 @@ fn each_clients_spelling_of_a_subscription_means_what_it_says() {
 }
 
 #[test]
+fn a_blank_selector_is_none_for_a_subscription_and_a_browser() {
+    for header in ["selector:\n", "selector: \n", "selector: \\r \n"] {
+        assert_eq!(subscribed("", header), subscribed("", ""), "{header:?}");
+        let mut rig = rig("");
+        let frame = format!("SUBSCRIBE\nid:s\ndestination:/queue/a\nbrowser:true\n{header}\n\0");
+        let (_, effects) = rig.say(&frame);
+        assert!(
+            matches!(effects[..], [SessionEffect::Browse { selector: None, .. }]),
+            "{effects:?}"
+        );
+    }
+}
+
+#[test]
 fn what_cannot_be_subscribed_says_why() {
     let long = format!("shared:true\nsubscription-name:{}\n", "x".repeat(201));
     for (headers, message) in [
