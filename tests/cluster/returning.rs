@@ -98,8 +98,11 @@ fn those_that_would_not_come_back_are_named_and_after_a_kill_those_that_did_not(
     assert!(told.contains("poor at 127."), "{told}");
 
     // One goes by itself: nobody expects it. The peer knows of the others.
-    careful.disconnect();
     until(&pair.secondary, "the peer knows who is there", |clients| {
+        clients["at_peer"] == 5
+    });
+    careful.disconnect();
+    until(&pair.secondary, "the peer knows who has gone", |clients| {
         clients["at_peer"] == 4
     });
     pair.primary.kill();
