@@ -444,26 +444,28 @@ impl Directory {
         volatile: bool,
     ) {
         term.next = term.next.max(id.0.saturating_add(1));
-        let state = Presence::Asleep(Activation {
+        let activation = Activation {
             definition,
             horizon: self.upto.get(),
             volatile,
             ..Activation::default()
-        });
-        term.by_name.insert(name.clone(), id);
-        let account = None;
-        term.known.insert(
-            id,
-            Known {
-                name,
-                state,
-                account,
-            },
-        );
+        };
+        term.sleeps(id, name, activation);
     }
 }
 
 impl Term {
+    /// There is a destination that is not used in this term yet.
+    fn sleeps(&mut self, id: DestId, name: DestinationName, activation: Activation) {
+        self.by_name.insert(name.clone(), id);
+        let known = Known {
+            name,
+            state: Presence::Asleep(activation),
+            account: None,
+        };
+        self.known.insert(id, known);
+    }
+
     fn route(&mut self, id: DestId, change: Change, upto: Lsn) {
         let Some(known) = self.known.get_mut(&id) else {
             return;

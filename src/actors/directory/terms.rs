@@ -65,17 +65,7 @@ impl Directory {
             let id = facts.id;
             let activation = Activation::from_facts(facts, horizon);
             term.expires(activation.next_expiry_ms);
-            let state = Presence::Asleep(activation);
-            term.by_name.insert(name.clone(), id);
-            let account = None;
-            term.known.insert(
-                id,
-                Known {
-                    name,
-                    state,
-                    account,
-                },
-            );
+            term.sleeps(id, name, activation);
         }
         if !leftovers.is_empty() {
             self.store.submit(leftovers);

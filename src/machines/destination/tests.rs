@@ -110,6 +110,20 @@ fn step(machine: &mut DestinationMachine, input: DestinationInput) -> Vec<String
     effects.iter().map(show).collect()
 }
 
+/// A moment, by both clocks.
+fn at(ms: u64) -> Now {
+    Now {
+        moment: Moment(ms * 1_000_000),
+        wall_ms: ms,
+    }
+}
+
+fn step_at(machine: &mut DestinationMachine, ms: u64, input: DestinationInput) -> Vec<String> {
+    let mut effects = Vec::new();
+    machine.step(at(ms), input, &mut effects);
+    effects.iter().map(show).collect()
+}
+
 /// One line for each effect, so that a test reads as a list.
 fn show(effect: &DestinationEffect) -> String {
     match effect {

@@ -336,19 +336,6 @@ fn copies_are_bounded_and_the_cursor_waits_with_them() {
     );
 }
 
-fn at(ms: u64) -> Now {
-    Now {
-        moment: Moment(ms * 1_000_000),
-        wall_ms: ms,
-    }
-}
-
-fn step_at(machine: &mut DestinationMachine, ms: u64, input: DestinationInput) -> Vec<String> {
-    let mut effects = Vec::new();
-    machine.step(at(ms), input, &mut effects);
-    effects.iter().map(show).collect()
-}
-
 fn delayed(lsn: u64, n: u64, due: u64) -> Entry {
     let envelope = Envelope {
         due_ms: Some(due),

@@ -20,19 +20,6 @@ fn priority(lsn: u64, priority: u8) -> Entry {
     entry(lsn, envelope)
 }
 
-fn at(ms: u64) -> Now {
-    Now {
-        moment: Moment(ms * 1_000_000),
-        wall_ms: ms,
-    }
-}
-
-fn step_at(machine: &mut DestinationMachine, ms: u64, input: DestinationInput) -> Vec<String> {
-    let mut effects = Vec::new();
-    machine.step(at(ms), input, &mut effects);
-    effects.iter().map(show).collect()
-}
-
 fn with(policy: DestinationPolicy) -> DestinationMachine {
     begin(Activation {
         lanes: vec![lane(0, 0, 5000)],
