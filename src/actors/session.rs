@@ -561,6 +561,7 @@ impl Session {
             ready |= self.has_delivery();
             ready |= self.order_to_close().is_some();
             ready |= self.undecoded && self.may_go_on() && self.may_take_next();
+            ready |= self.is_newly_blocked();
             self.wait_for_room(cx);
         }
         let (read, write) = (self.wants_to_read(), !self.output.is_empty());

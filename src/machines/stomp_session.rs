@@ -330,16 +330,21 @@ impl StompSession {
     }
 
     /// Ends the connection with an ERROR for a reason from outside, e.g. that a SEND waited too long.
-    /// `message` is short, `detail` says what was wrong and what to do.
+    /// `message` is short, `detail` says what was wrong and what to do; `receipt` is that of the frame
+    /// that cannot be carried out, as it was spelled, if it is one that was not given to the machine. If
+    /// it is a large SEND whose body is being read, the machine knows its receipt.
     pub fn end(
         &mut self,
         message: &'static str,
         detail: &str,
+        receipt: Option<&[u8]>,
         out: &mut BytesMut,
         effects: &mut Vec<SessionEffect>,
     ) {
         if !self.is_closed() {
-            self.fail(&Problem::new(message, detail), None, out, effects);
+            let of_upload = self.receipt_of_upload();
+            let receipt = receipt.or_else(|| of_upload.as_ref().map(Receipt::raw));
+            self.fail(&Problem::new(message, detail), receipt, out, effects);
         }
     }
 

@@ -70,6 +70,12 @@ impl Session {
         self.input[ends..].starts_with(b"SEND")
     }
 
+    /// A SEND whose beginning is here has to wait since the last turn: its time begins now, also if the
+    /// rest of it is never read.
+    pub(super) fn is_newly_blocked(&self) -> bool {
+        self.blocked_since.is_none() && self.next_is_send() && !self.may_send()
+    }
+
     /// Gives up a connection whose next frame has waited for too long.
     pub(super) fn mind_the_block(&mut self, now: Moment) {
         let send_waits = self.next_is_send() && !self.may_send();
@@ -88,8 +94,20 @@ impl Session {
             let why = overload.why_held_back();
             let why = why.or_else(|| self.blocked_by.as_ref().map(Waiting::why));
             let why = why.unwrap_or_else(|| "too much waits to be stored".to_owned());
-            let reason = format!("the server could not take a SEND in time: {why}");
-            self.step(now, SessionInput::Event(SessionEvent::Closing { reason }));
+            let detail = format!("the server could not take a SEND in time: {why}");
+            let is_begun = self.decoder.is_within_body();
+            let receipt = if is_begun {
+                None
+            } else {
+                peek::send_receipt(&self.input)
+            };
+            self.machine.end(
+                "the SEND waited too long",
+                &detail,
+                receipt,
+                &mut self.output,
+                &mut self.effects,
+            );
         }
     }
 

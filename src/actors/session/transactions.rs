@@ -65,6 +65,7 @@ impl Session {
                 "the open transactions of all connections have reached \
                  limits.global_in_flight_bytes; this one was rolled back: commit more often, or \
                  raise the limit",
+                None,
                 &mut self.output,
                 &mut self.effects,
             );

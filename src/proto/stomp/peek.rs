@@ -8,6 +8,18 @@ use super::Headers;
 /// when so much of it has not come yet. Nothing is checked that the decoder checks.
 #[must_use]
 pub fn send_destination(input: &[u8]) -> Option<Cow<'_, [u8]>> {
+    send_header(input, b"destination").map(Headers::unescaped)
+}
+
+/// The receipt that the SEND that begins `input` asks for, as it is spelled there; none as above, or when
+/// it asks for none.
+#[must_use]
+pub fn send_receipt(input: &[u8]) -> Option<&[u8]> {
+    send_header(input, b"receipt")
+}
+
+/// The first header of that name.
+fn send_header<'a>(input: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let ends = |byte: &&u8| matches!(byte, b'\n' | b'\r');
     let start = input.iter().take_while(ends).count();
     let mut lines = input[start..].split_inclusive(|byte| *byte == b'\n');
@@ -20,8 +32,9 @@ pub fn send_destination(input: &[u8]) -> Option<Cow<'_, [u8]>> {
     }
     loop {
         let line = next().filter(|line| !line.is_empty())?;
-        if let Some(value) = line.strip_prefix(b"destination:") {
-            return Some(Headers::unescaped(value));
+        let value = line.strip_prefix(name);
+        if let Some(value) = value.and_then(|rest| rest.strip_prefix(b":")) {
+            return Some(value);
         }
     }
 }
@@ -55,6 +68,17 @@ mod tests {
                 found.map(str::as_bytes),
                 "{input:?}"
             );
+        }
+    }
+    #[test]
+    fn a_receipt_is_found_as_it_was_spelled() {
+        for (input, found) in [
+            ("SEND\nreceipt-id:x\nreceipt:a\\c1\r\n", Some("a\\c1")),
+            ("SEND\ndestination:/queue/a\n\nreceipt:1\n", None),
+            ("SUBSCRIBE\nreceipt:1\n", None),
+        ] {
+            let receipt = send_receipt(input.as_bytes());
+            assert_eq!(receipt, found.map(str::as_bytes), "{input:?}");
         }
     }
 }

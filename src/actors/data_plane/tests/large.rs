@@ -1,7 +1,9 @@
 //! Bodies in parts through the whole data thread.
 
 use super::*;
+use crate::actors::overload::Limit;
 use crate::proto::message::PART_BYTES;
+use crate::storage::api::RoomLevel;
 
 /// Of five parts, with letters that say where they stand.
 fn body() -> String {
@@ -223,6 +225,30 @@ fn a_large_send_is_refused_with_its_receipt() {
             .await;
         server.ended(1).await;
         assert_eq!(server.store.uploads().0, 0);
+    });
+}
+
+#[test]
+fn a_large_send_that_waits_too_long_within_its_body_is_refused_with_its_receipt() {
+    real(async {
+        let mut config = config();
+        config.session.block_timeout = Duration::from_millis(200);
+        let server = Server::start(config).await;
+        let (mut producer, body) = (server.client().await, body());
+        let all = send("q", "receipt:r\n", &body);
+        let (begun, rest) = all.split_at(PART_BYTES * 3);
+        producer.stream.write_all(begun.as_bytes()).await.unwrap();
+        server
+            .until("two parts are stored", |_| server.store.uploads().0 == 2)
+            .await;
+        server.store.fill(RoomLevel::Blocks);
+        server.await_met(Limit::StoreBlocks, 1).await;
+        producer.send(rest).await;
+        producer
+            .expect("ERROR", &["receipt-id:r", "almost full"])
+            .await;
+        server.ended(1).await;
+        assert_eq!(server.store.owed(), 0);
     });
 }
 

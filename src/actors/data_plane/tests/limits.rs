@@ -18,7 +18,7 @@ fn met(described: &DataPlaneDescription, limit: Limit) -> u64 {
 }
 
 impl Server {
-    async fn await_met(&self, limit: Limit, count: u64) {
+    pub(super) async fn await_met(&self, limit: Limit, count: u64) {
         self.until(limit.name(), |described| met(described, limit) == count)
             .await;
     }
@@ -65,7 +65,9 @@ fn a_send_that_waits_too_long_gets_an_error_with_the_reason() {
         server.store.fill(RoomLevel::Blocks);
         server.await_met(Limit::StoreBlocks, 1).await;
         producer.publish("q", "waits", "r").await;
-        producer.expect("ERROR", &["almost full"]).await;
+        producer
+            .expect("ERROR", &["receipt-id:r", "almost full"])
+            .await;
         server.await_met(Limit::BlockTimeout, 1).await;
         assert_eq!(server.store.owed(), 0);
     });

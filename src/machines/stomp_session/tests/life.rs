@@ -220,14 +220,15 @@ fn the_shell_can_end_a_session_once() {
         rig.session.end(
             "a SEND waited too long",
             "try again",
+            Some(b"a\\c1"),
             &mut out,
             &mut effects,
         );
     }
     assert_eq!(
         &out[..],
-        b"ERROR\nmessage:a SEND waited too long\ncontent-type:text/plain\ncontent-length:9\n\n\
-          try again\0"
+        b"ERROR\nmessage:a SEND waited too long\ncontent-type:text/plain\nreceipt-id:a\\c1\n\
+          content-length:9\n\ntry again\0"
     );
     assert_eq!(effects, [SessionEffect::Close]);
 }
