@@ -6,7 +6,7 @@
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 JOB=/job
-WORK=/work
+WORK=/lab
 declare -A HOLDER ADDRESS=([a]=10.0.0.1 [b]=10.0.0.2 [c]=10.0.0.20)
 declare -A ROLE=([a]=primary [b]=secondary) CLIENT_PORT=([a]=1856 [b]=1956) ADMIN=([a]=1858 [b]=1859)
 NFS_OPTIONS=rw,hard,vers=4.2,actimeo=0,lookupcache=none
@@ -117,6 +117,9 @@ nfs_begin() {
     rpc.nfsd 4
 }
 
+# Whether the NFS server delegates files to its clients: 1 or 0.
+delegations() { echo "$1" >/proc/sys/fs/leases-enable; }
+
 nfs_down() { rpc.nfsd 0; }
 nfs_up() { rpc.nfsd 4; }
 
@@ -185,7 +188,7 @@ start() {
         (
             while :; do
                 # Its own process, not a wrapper's, is what `kill_server` must find.
-                as "$machine" sh -c 'echo $$ >/work/run/$1.pid; shift; exec twinmq run -p /etc/twinmq/profile.toml "$@"' \
+                as "$machine" sh -c 'echo $$ >/lab/run/$1.pid; shift; exec twinmq run -p /etc/twinmq/profile.toml "$@"' \
                     sh "$machine" $RUN_WITH >>"$WORK/$machine.log" 2>&1
                 code=$?
                 echo "lab: ended with $code" >>"$WORK/$machine.log"

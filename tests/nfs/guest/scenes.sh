@@ -1,7 +1,9 @@
 # What is tried. Sourced by `main`; each scene leaves rows for the table.
 
-ALL=(mounts nfs42 nfs40 shared smb)
+ALL=(mounts nfs42 delegated nfs40 shared smb)
 ROWS=()
+# Faults to strike; empty: all.
+FAULTS=$(cat "$JOB/faults")
 
 # row WHAT VERDICT SEEN
 row() {
@@ -33,6 +35,7 @@ flowing_state() { case $(state "$1") in ACTIVE | STANDALONE) ;; *) return 1 ;; e
 # many seconds, FAULT_end ACTIVE. MOST: the longest time without a confirm, in seconds.
 strike() {
     local what=$1 most=$2 fault=$3 seconds=${4:-} target words verdict=ok gap
+    [ -z "$FAULTS" ] || [[ " $FAULTS " == *" $fault "* ]] || return
     in_sync a 120 || {
         row "$what" FAILED "the pair is not in sync before it: a $(state a), b $(state b)"
         return
@@ -145,7 +148,7 @@ scene_mounts() {
     tries_nfs "vers=4.1, as documented" "vers=4.1,$fresh" ""
     tries_nfs "vers=4.0, as documented" "vers=4.0,$fresh" ""
     tries_nfs "vers=4.2, cached" "vers=4.2" "may show an old listing"
-    tries_nfs "vers=4.2, lookups cached" "vers=4.2,actimeo=0" "lookupcache=none"
+    tries_nfs "vers=4.2, lookups cached" "vers=4.2,actimeo=0" ""
     tries_nfs "vers=4.2, local_lock=all" "vers=4.2,local_lock=all,$fresh" ""
     tries_nfs "vers=3" "vers=3,$fresh" "NFS before version 4"
     tries_nfs "vers=3, nolock" "vers=3,nolock,$fresh" "other machines do not see the lock"
@@ -157,6 +160,7 @@ scene_mounts() {
 # Both machines at once.
 checks_with_peer() {
     local machine verdict=ok pids=()
+    [ -z "$FAULTS" ] || [[ " $FAULTS " == *" check "* ]] || return
     for machine in a b; do
         as "$machine" timeout 200 twinmq check -p /etc/twinmq/profile.toml --with-peer >"$WORK/check.$machine" 2>&1 &
         pids+=($!)
@@ -186,6 +190,7 @@ faults_of_a_pair() {
 
 scene_nfs42() {
     nfs_begin n
+    delegations 0
     mount_nfs a "$NFS_OPTIONS"
     mount_nfs b "$NFS_OPTIONS"
     pair_init
@@ -198,9 +203,25 @@ scene_nfs42() {
     nfs_down
 }
 
+# What the file server does unless it is told otherwise: the lock file is delegated to its holder, and whoever
+# opens it then waits until the holder gives it back, or until its lease is over.
+scene_delegated() {
+    nfs_begin n
+    delegations 1
+    mount_nfs a "$NFS_OPTIONS"
+    mount_nfs b "$NFS_OPTIONS"
+    pair_init
+    pair_up
+    strike "delegated: kill -9 of the active" 5 kill
+    strike "delegated: active cut from everything" 40 dark 40
+    strike "delegated: active loses power" 40 power
+    nfs_down
+}
+
 scene_nfs40() {
     local NFS_OPTIONS=${NFS_OPTIONS/4.2/4.0}
     nfs_begin n
+    delegations 0
     mount_nfs a "$NFS_OPTIONS"
     mount_nfs b "$NFS_OPTIONS"
     pair_init
@@ -214,6 +235,7 @@ scene_nfs40() {
 # One store on the share, by lock only: who is cut off keeps it until the file server's lease is over.
 scene_shared() {
     nfs_begin n
+    delegations 0
     mount_nfs a "$NFS_OPTIONS"
     mount_nfs b "$NFS_OPTIONS"
     pair_init --mode shared --db-path /mnt/twinmq/store
