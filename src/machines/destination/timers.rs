@@ -347,9 +347,11 @@ impl Timers {
         }
     }
 
-    /// The volatile ones here that expire at or before now, and when the next one does.
+    /// The volatile ones here that expire at or before now, due or not, and when the next one does.
     pub(super) fn expire_volatile(&mut self, now_ms: u64, expired: &mut Vec<Entry>) -> Option<u64> {
-        volatile::expire(&mut self.volatile, now_ms, expired)
+        let sleeping = volatile::expire(&mut self.volatile, now_ms, expired);
+        let due = volatile::expire(&mut self.ready, now_ms, expired);
+        sleeping.into_iter().chain(due).min()
     }
 
     /// The oldest volatile message here, due or not.

@@ -175,7 +175,7 @@ impl VolatileShare {
 }
 
 /// Takes those of the volatile messages in `waiting` out that expire at or before `now_ms`, and tells when
-/// the next one does.
+/// the next one does. Stored ones are for the store to find.
 pub(super) fn expire<K: Ord>(
     waiting: &mut BTreeMap<K, Entry>,
     now_ms: u64,
@@ -183,7 +183,8 @@ pub(super) fn expire<K: Ord>(
 ) -> Option<u64> {
     let mut next: Option<u64> = None;
     let gone = waiting.extract_if(.., |_, entry| {
-        let at = Times::of(&entry.message).expiry_ms;
+        let in_memory = entry.lsn.is_volatile();
+        let at = Times::of(&entry.message).expiry_ms.filter(|_| in_memory);
         let over = at.is_some_and(|at| at <= now_ms);
         if !over {
             next = next.into_iter().chain(at).min();
