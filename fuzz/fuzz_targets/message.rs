@@ -12,7 +12,10 @@ fn parts_are_written_as_they_were_read(parts: &Parts) {
     let first = parts.first();
     let next = parts.after(first, 3);
     assert!(next.iter().all(|lsn| *lsn > first));
-    assert_eq!(u64::try_from(next.len()).expect("three"), (parts.len() - 1).min(3));
+    assert_eq!(
+        u64::try_from(next.len()).expect("three"),
+        (parts.len() - 1).min(3)
+    );
 }
 
 fuzz_target!(|bytes: &[u8]| {

@@ -38,7 +38,11 @@ fuzz_target!(|bytes: &[u8]| {
     let whole = frames(bytes, bytes.len().max(1));
     assert_eq!(frames(bytes, 1), whole);
     let mut roll = RollMachine::default();
-    for frame in whole.0.into_iter().chain(frames(&sealed(bytes), usize::MAX).0) {
+    for frame in whole
+        .0
+        .into_iter()
+        .chain(frames(&sealed(bytes), usize::MAX).0)
+    {
         let mut again = BytesMut::new();
         encode(&frame, &mut again).expect("no larger than its source");
         let read = decode(&mut again, FRAME_BYTES_MAX).expect("just written");

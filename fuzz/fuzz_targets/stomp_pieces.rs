@@ -98,6 +98,8 @@ fn config() -> Arc<StompSessionConfig> {
 struct Loopback {
     session: StompSession,
     out: BytesMut,
+    /// What waits until a large MESSAGE is whole.
+    behind: BytesMut,
     last: u64,
     parts: BTreeMap<Lsn, Bytes>,
     consumers: Vec<u32>,
@@ -114,8 +116,17 @@ impl Loopback {
 
     fn run(&mut self, input: SessionInput) {
         let mut effects = Vec::new();
-        self.session
-            .step(Moment(0), input, &mut self.out, &mut effects);
+        let is_part = matches!(input, SessionInput::Event(SessionEvent::PartsRead { .. }));
+        let waits = self.session.is_within_message() && !is_part;
+        let out = if waits {
+            &mut self.behind
+        } else {
+            &mut self.out
+        };
+        self.session.step(Moment(0), input, out, &mut effects);
+        if !self.session.is_within_message() {
+            self.out.unsplit(self.behind.split());
+        }
         for effect in effects {
             self.carry_out(effect);
         }
@@ -206,6 +217,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut server = Loopback {
         session: StompSession::new(config(), SessionKey(1), Moment(0)),
         out: BytesMut::new(),
+        behind: BytesMut::new(),
         last: 0,
         parts: BTreeMap::new(),
         consumers: Vec::new(),
@@ -223,7 +235,10 @@ fuzz_target!(|bytes: &[u8]| {
         server.step(SessionInput::Malformed(error));
     }
     let mut decoder = Decoder::<ServerCommand>::new(Limits::default());
-    while let Some(frame) = decoder.decode(&mut server.out).expect("the session writes frames") {
+    while let Some(frame) = decoder
+        .decode(&mut server.out)
+        .expect("the session writes frames")
+    {
         std::hint::black_box(frame);
     }
 });
