@@ -181,9 +181,7 @@ pub fn validate_lock_file(path: &Path) -> Result<(), LockFileError> {
         .truncate(true)
         .mode(0o600)
         .open(&probe)
-        // SMB removes no file that is open.
-        .map(drop)
-        .and_then(|()| std::fs::remove_file(&probe))
+        .and_then(|_| std::fs::remove_file(&probe))
         .map_err(|cause| LockFileError::FolderNotWritable {
             path: path.to_owned(),
             folder: folder.to_owned(),
