@@ -145,7 +145,6 @@ smb_begin() {
    posix locking = yes
    oplocks = no
    level2 oplocks = no
-   kernel share modes = yes
 CONF
     [ -f "$WORK/smb.extra" ] && cat "$WORK/smb.extra" >>/etc/samba/smb.conf
     install -d -o twinmq -g twinmq -m 0700 /srv/twinmq
