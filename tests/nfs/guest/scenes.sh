@@ -125,6 +125,8 @@ mount_says() {
         seen=${seen:-no fault}
     else
         grep -q -- "$2" "$WORK/check.out" || verdict=FAILED
+        # No other fault than the one that is named.
+        grep '^  BAD' "$WORK/check.out" | grep -qv -- "$2" && verdict=FAILED
     fi
     options_of a
     [ $verdict = ok ] || cat "$WORK/check.out"
