@@ -49,6 +49,7 @@ mod clients;
 mod definition;
 mod load;
 mod submit;
+mod takeover;
 mod temporary;
 mod terms;
 mod topics;
