@@ -89,8 +89,8 @@ impl World {
         found.map_or(0, |it| it.report.figures.depth)
     }
 
-    /// What the store owes here, by the header `n`.
-    async fn contents(&self, name: &str) -> Vec<String> {
+    /// What is owed here.
+    async fn entries(&self, name: &str) -> Vec<Entry> {
         let (reply, answer) = Answer::new();
         let query = BrowseQuery {
             name: name.to_owned(),
@@ -100,12 +100,27 @@ impl World {
         self.directory
             .administer(Administration::Browse(query, reply));
         self.settle_down().await;
+        answer.get().unwrap().entries
+    }
+
+    /// The same, by the header `n`.
+    async fn contents(&self, name: &str) -> Vec<String> {
         let number = |entry: &Entry| {
             let read = crate::proto::message::Message::read(&entry.message).unwrap();
             let (_, number) = read.headers().next().unwrap();
             number.to_owned()
         };
-        answer.get().unwrap().entries.iter().map(number).collect()
+        self.entries(name).await.iter().map(number).collect()
+    }
+
+    /// The headers of each message that is owed here.
+    async fn headers(&self, name: &str) -> Vec<Vec<(String, String)>> {
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let headers = |entry: &Entry| {
+            let read = crate::proto::message::Message::read(&entry.message).unwrap();
+            read.headers().map(owned).collect()
+        };
+        self.entries(name).await.iter().map(headers).collect()
     }
 
     async fn delete(&self, name: &str, messages: u64) -> Result<(), AdministrationError> {
@@ -256,6 +271,42 @@ fn dead_messages_go_back_to_where_they_came_from() {
         assert_eq!(world.contents("/queue/a").await, ["0", "4"]);
         assert_eq!(world.contents("/queue/b").await, ["1"]);
         assert_eq!(world.contents("/queue/dead").await, ["2", "3"]);
+    });
+}
+
+#[test]
+fn a_message_that_goes_back_says_no_more_that_it_was_dead() {
+    test(async {
+        let world = World::serving();
+        let written = [
+            ("own", "1"),
+            ("TMQ_DEAD_REASON", "redelivery-limit"),
+            (
+                "TMQ_DEAD_CAUSE",
+                "it was delivered 3 times and never accepted",
+            ),
+            ("TMQ_DEAD_TIME", "1234"),
+            ("TMQ_DELIVERY_COUNT", "3"),
+            ("TMQ_ORIGINAL_DESTINATION", "/queue/a"),
+            ("TMQ_ORIGINAL_MESSAGE_ID", "tm-17"),
+        ];
+        world.fill("dead", 1, vec![message(0, &written), message(1, &written)]);
+        world.settle_down().await;
+        let wanted = SweepOrder {
+            count: 1,
+            ..order("/queue/dead", SweepWish::Retry)
+        };
+        assert_eq!(world.sweep(wanted).await.unwrap().report.done, 1);
+        let back = world.headers("/queue/a").await;
+        let expected = [("n", "0"), ("own", "1")];
+        assert_eq!(
+            back,
+            [expected.map(|(name, value)| (name.to_owned(), value.to_owned()))]
+        );
+        // One that is moved stays what it is.
+        let wish = SweepWish::Move("/queue/other".to_owned());
+        world.sweep(order("/queue/dead", wish)).await.unwrap();
+        assert_eq!(world.headers("/queue/other").await[0].len(), 8);
     });
 }
 
