@@ -47,6 +47,9 @@ impl Waiting {
     /// Why, in words.
     #[must_use]
     pub fn why(&self) -> String {
+        if self.account.is_leaving() {
+            return format!("{} is being deleted by an operator: send again", self.name);
+        }
         let bounds = self.account.bounds();
         let bounds = bounds.map_or_else(|| "no bounds".to_owned(), |bounds| bounds.to_string());
         format!(
@@ -271,7 +274,11 @@ impl Directory {
         let known = full.iter().filter_map(|id| {
             let known = term.as_ref()?.known.get(id)?;
             let account = known.account.as_ref()?;
-            let said = format!("{} is full: {}", known.name, account.bounds()?);
+            let said = if account.is_leaving() {
+                format!("{} is being deleted", known.name)
+            } else {
+                format!("{} is full: {}", known.name, account.bounds()?)
+            };
             Some(match account.waiting() {
                 0 => said,
                 _ => format!("senders wait: {said}"),

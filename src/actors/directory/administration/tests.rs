@@ -123,12 +123,17 @@ impl World {
         self.entries(name).await.iter().map(headers).collect()
     }
 
-    async fn delete(&self, name: &str, messages: u64) -> Result<(), AdministrationError> {
+    async fn delete(&self, name: &str, messages: u64) -> Result<u64, AdministrationError> {
+        let answer = self.begin_to_delete(name, messages);
+        self.settle_down().await;
+        answer.get().map(|gone| gone.messages)
+    }
+
+    fn begin_to_delete(&self, name: &str, messages: u64) -> Answer<Deletion> {
         let (reply, answer) = Answer::new();
         let asked = Administration::Delete(name.to_owned(), messages, reply);
         self.directory.administer(asked);
-        self.settle_down().await;
-        answer.get()
+        answer
     }
 }
 
@@ -340,7 +345,7 @@ fn a_queue_goes_only_empty_or_with_as_many_messages_as_were_named() {
         let detach = DestinationCommand::Detach { consumer };
         world.directory.command(&world.port("a"), vec![detach]);
         world.settle_down().await;
-        world.delete("/queue/a", 3).await.unwrap();
+        assert_eq!(world.delete("/queue/a", 3).await.unwrap(), 3);
         assert_eq!(world.store.destinations().len(), 0);
         let unknown = world.delete("/queue/a", 3).await.unwrap_err();
         assert!(matches!(unknown, AdministrationError::Unknown(_)));
@@ -351,21 +356,68 @@ fn a_queue_goes_only_empty_or_with_as_many_messages_as_were_named() {
 }
 
 #[test]
-fn a_queue_does_not_go_while_a_message_is_on_its_way_to_it() {
+fn a_queue_in_use_goes_with_what_is_on_its_way_to_it_while_its_senders_wait() {
     test(async {
         let world = World::filled("a", 1).await;
-        let purged = world.sweep(order("/queue/a", SweepWish::Purge)).await;
-        assert_eq!(purged.unwrap().report.done, 1);
-        // The queue is empty for all that is committed, and its sender will be told that it is not.
+        // The queue holds one for all that is committed, and its sender will be told that it holds two.
         world.store.hold(true);
         world.fill("a", 5, vec![message(5, &[])]);
         world.settle_down().await;
-        let refused = world.delete("/queue/a", 0).await.unwrap_err();
-        assert!(refused.to_string().contains("try again"), "{refused}");
+        let answer = world.begin_to_delete("/queue/a", u64::MAX);
+        let name = name_of("a").unwrap();
+        assert!(world.directory.holds_back(&name));
+        let again = world.delete("/queue/a", u64::MAX).await.unwrap_err();
+        assert!(again.to_string().contains("already"), "{again}");
+        let sender = world.directory.held_back_by(&name);
+        let why = sender.as_ref().unwrap().why();
+        assert!(why.contains("being deleted"), "{why}");
+        let limited = world.directory.limited_now().concat();
+        assert!(limited.contains("/queue/a is being deleted"), "{limited}");
+        world.directory.look_at_deletions();
+        world.settle_down().await;
+        assert!(answer.0.lock().unwrap().is_none() && world.directory.holds_any_back());
         world.store.hold(false);
         world.settle_down().await;
-        assert_eq!(world.contents("/queue/a").await, ["5"]);
-        world.delete("/queue/a", 1).await.unwrap();
+        world.directory.look_at_deletions();
+        world.settle_down().await;
+        let (messages, senders) = (2, 1);
+        assert_eq!(answer.get().unwrap(), Deletion { messages, senders });
+        assert!(!world.directory.holds_any_back());
+        assert_eq!(world.store.destinations().len(), 0);
+        world.fill("a", 9, vec![message(9, &[])]);
+        world.settle_down().await;
+        assert_eq!(world.contents("/queue/a").await, ["9"]);
+    });
+}
+
+#[test]
+fn a_queue_that_is_in_use_for_too_long_stays_and_so_does_one_that_came_to_hold_more() {
+    test(async {
+        let world = World::filled("a", 1).await;
+        for (allowed, patient, expected) in [
+            (u64::MAX, false, "in use all the time"),
+            (2, true, "3 messages"),
+        ] {
+            world.store.hold(true);
+            world.fill("a", 5, vec![message(5, &[])]);
+            world.settle_down().await;
+            let answer = world.begin_to_delete("/queue/a", allowed);
+            assert!(world.directory.holds_any_back());
+            if patient {
+                world.store.hold(false);
+                world.settle_down().await;
+            } else {
+                tokio::time::advance(Duration::from_secs(2)).await;
+            }
+            world.directory.look_at_deletions();
+            world.settle_down().await;
+            let said = answer.get().unwrap_err().to_string();
+            assert!(said.contains(expected), "{said}");
+            assert!(!world.directory.holds_any_back());
+            world.store.hold(false);
+            world.settle_down().await;
+        }
+        assert_eq!(world.depth("/queue/a"), 3);
     });
 }
 
