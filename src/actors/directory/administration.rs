@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::{DestinationDescription, Directory, KIND_QUEUE, Term};
 use crate::machines::delivery::{DestinationCommand, Removal, RequestNumber};
+use crate::machines::destination::account::Load;
 use crate::machines::sweep::{
     PAGE_MESSAGES, SweepAction, SweepEffect, SweepInput, SweepMachine, SweepReport, SweepSpec,
     SweepTarget, Swept,
@@ -344,7 +345,7 @@ impl Directory {
         }
         let refused = targets_of(&removals)
             .into_iter()
-            .find_map(|(target, messages)| self.no_room_for(target, messages));
+            .find_map(|(target, (all, last))| self.no_room_for(target, all, last));
         if let Some(reason) = refused {
             self.removed(RequestNumber(number), Err(reason));
             return;
@@ -458,13 +459,15 @@ impl Directory {
     }
 }
 
-/// How many messages go where, by destination.
-fn targets_of(removals: &[Removal]) -> BTreeMap<DestId, u64> {
-    let mut all = BTreeMap::new();
+/// What goes where, by destination: all of it, and the last message of it.
+fn targets_of(removals: &[Removal]) -> BTreeMap<DestId, (Load, Load)> {
+    let mut all: BTreeMap<DestId, (Load, Load)> = BTreeMap::new();
     for record in removals.iter().flat_map(|removal| &removal.records) {
-        if let Draft::Put { targets, .. } = record {
+        if let Draft::Put { targets, message } = record {
+            let last = Load::of(message);
             for target in targets {
-                *all.entry(*target).or_default() += 1;
+                let before = all.get(target).map_or(Load::default(), |(sum, _)| *sum);
+                all.insert(*target, (before.plus(last), last));
             }
         }
     }

@@ -373,9 +373,15 @@ impl Directory {
         None
     }
 
-    /// Why so many messages cannot be brought to a destination by an operator, if they cannot: its bound
-    /// holds for them as for a sender, and nothing waits here.
-    pub(super) fn no_room_for(self: &Rc<Self>, target: DestId, messages: u64) -> Option<String> {
+    /// Why these messages, of which the last is named, cannot be brought to a destination by an operator, if
+    /// they cannot: its bound holds for them as for a sender, who may go over that of bytes by one message;
+    /// and nothing waits here.
+    pub(super) fn no_room_for(
+        self: &Rc<Self>,
+        target: DestId,
+        all: Load,
+        last: Load,
+    ) -> Option<String> {
         let mut term = self.term.borrow_mut();
         let term = term.as_mut()?;
         let account = self.account(term, target)?;
@@ -386,16 +392,19 @@ impl Directory {
         }
         let load = account.load();
         let room = bounds.most.minus(load);
-        (room.messages < messages || room.bytes == 0).then(|| {
+        let fits = all.messages <= room.messages && all.minus(last).bytes < room.bytes;
+        (!fits).then(|| {
             format!(
                 "{} holds {} messages of {} bytes in all, and its [[destination]] table says {bounds}: \
-                 there is no room for {messages} more; ask for fewer at once, receive messages from it, or \
-                 raise the bound",
+                 there is no room for {} more of {} bytes; ask for fewer at once, receive messages from it, \
+                 or raise the bound",
                 term.known
                     .get(&target)
                     .map_or("the destination", |known| known.name.spelling()),
                 load.messages,
-                load.bytes
+                load.bytes,
+                all.messages,
+                all.bytes
             )
         })
     }

@@ -487,6 +487,32 @@ fn a_move_does_not_go_beyond_the_bound_of_the_queue_that_it_goes_to() {
 }
 
 #[test]
+fn a_move_goes_over_a_bound_of_bytes_by_one_message_at_most() {
+    test(async {
+        let world = World::filled("a", 5).await;
+        let one = u64::try_from(message(1, &[]).len()).unwrap();
+        let pattern = NamePattern::parse("b").unwrap();
+        let policy = DestinationPolicy {
+            max_bytes: Some(one * 2 + 1),
+            ..DestinationPolicy::default()
+        };
+        let policies = Policies::new(vec![(pattern, policy)]);
+        world.directory.set_policies(Arc::new(policies));
+        let to_b = |count| SweepOrder {
+            count,
+            ..order("/queue/a", SweepWish::Move("/queue/b".to_owned()))
+        };
+        for count in [5, 4] {
+            let refused = world.sweep(to_b(count)).await.unwrap_err().to_string();
+            let said = format!("{count} more of {} bytes", one * count);
+            assert!(refused.contains(&said), "{refused}");
+        }
+        assert_eq!(world.sweep(to_b(3)).await.unwrap().report.done, 3);
+        assert_eq!(world.contents("/queue/b").await, ["0", "1", "2"]);
+    });
+}
+
+#[test]
 fn destinations_are_listed_in_pages_by_name() {
     test(async {
         let world = World::serving();
