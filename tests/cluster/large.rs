@@ -22,13 +22,13 @@ const QUEUE: &str = "/queue/large";
 const GROWTH_MAX_KIB: u64 = 32 * 1024;
 
 /// An unmodified stomp.py client.
-struct Client {
+pub(crate) struct Client {
     script: Script,
     facts: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Client {
-    fn start(hosts: &str) -> Self {
+    pub(crate) fn start(hosts: &str) -> Self {
         let facts = Arc::new(Mutex::new(Vec::new()));
         let entered = Arc::clone(&facts);
         let script = Script::start("large_driver.py", &[hosts], move |fact| {
@@ -40,7 +40,7 @@ impl Client {
         client
     }
 
-    fn say(&mut self, command: &str) {
+    pub(crate) fn say(&mut self, command: &str) {
         self.script.say(command);
     }
 
@@ -59,7 +59,7 @@ impl Client {
     }
 
     #[track_caller]
-    fn receipt(&self, id: &str) {
+    pub(crate) fn receipt(&self, id: &str) {
         self.until(&format!("the receipt {id}"), |fact| {
             fact["event"] == "receipt" && fact["id"] == id
         });
@@ -67,7 +67,7 @@ impl Client {
 
     /// It came, whole.
     #[track_caller]
-    fn received(&self, name: &str, bytes: usize) -> Value {
+    pub(crate) fn received(&self, name: &str, bytes: usize) -> Value {
         let fact = self.until(&format!("the message {name}"), |fact| {
             fact["event"] == "received" && fact["name"] == name
         });
