@@ -19,10 +19,10 @@ fn a_sender_that_waits_at_a_server_that_dies_goes_on_when_there_is_room_at_the_o
         let mut pair = Pair::in_sync_with(&test, &settings);
         let mut producer = Client::start(&pair.hosts());
         for name in ["a", "b"] {
-            producer.say(&format!("send {QUEUE} {name} {bytes}"));
-            producer.receipt(name);
+            producer.0.say(&format!("send {QUEUE} {name} {bytes}"));
+            producer.0.receipt(name);
         }
-        producer.say(&format!("send {QUEUE} c {bytes}"));
+        producer.0.say(&format!("send {QUEUE} c {bytes}"));
         let waits =
             |it: &serde_json::Value| it["bound"]["senders_waiting"] == 1 && it["depth"] == 2;
         let dead = pair.active();
@@ -33,11 +33,11 @@ fn a_sender_that_waits_at_a_server_that_dies_goes_on_when_there_is_room_at_the_o
         // It is full there too, and the sender has come.
         await_listed(pair.server(active), QUEUE, "it waits again", waits);
         let mut consumer = Client::start(&pair.hosts());
-        consumer.say(&format!("subscribe {QUEUE}"));
+        consumer.0.say(&format!("subscribe {QUEUE}"));
         for name in ["a", "b", "c"] {
             consumer.received(name, bytes);
         }
-        producer.receipt("c");
+        producer.0.receipt("c");
         await_listed(pair.server(active), QUEUE, "all is done", |it| {
             it["bound"]["senders_waiting"] == 0 && it["depth"] == 0
         });
