@@ -34,7 +34,7 @@ use definition::{KIND_QUEUE, definition};
 pub use bounds::Waiting;
 
 pub use administration::{
-    Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
+    Administration, AdministrationError, BrowseQuery, Deletion, DestinationPage, DestinationQuery,
     MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
 };
 pub use clients::{ClientAtRisk, ClientSigns, ClientsDescription};
@@ -49,6 +49,7 @@ mod clients;
 mod definition;
 mod load;
 mod submit;
+mod takeover;
 mod temporary;
 mod terms;
 mod topics;

@@ -9,6 +9,7 @@ use crate::storage::api::{LogStore, StoreEvent, StoreSink, Ticket};
 
 mod bounds;
 mod load;
+mod takeover;
 mod topics;
 mod volatile;
 

@@ -249,7 +249,7 @@ impl DestinationMachine {
 }
 
 /// A dead message as the dead message queue gets it: persistent, without expiry and due time, with
-/// headers that say where it comes from and why.
+/// headers that say where it comes from and why ([`DEATH_HEADERS`](crate::machines::sweep::DEATH_HEADERS)).
 pub(super) fn obituary(entry: &Entry, reason: Reason, origin: &str, now: Now) -> Bytes {
     let deliveries = match reason {
         Reason::Expired | Reason::Full => entry.failures,
