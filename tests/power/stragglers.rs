@@ -8,12 +8,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use nix::sys::signal::{Signal, raise};
 use twinmq::proto::ids::{DestId, Epoch, Lsn};
 use twinmq::proto::message::{Envelope, MessageWriter, Parts, Properties};
 use twinmq::proto::record::{Chunk, LogRecord};
@@ -27,6 +26,7 @@ use crate::load::FILL;
 use crate::recording::{Recorder, Recording};
 use crate::support::eventually::SOON;
 use crate::support::pair::Scene;
+use crate::support::server::FORKS;
 
 /// Says to the recorded process where its store is.
 const WHERE: &str = "TWINMQ_RECORDED_STORE";
@@ -43,7 +43,7 @@ const LOTS: usize = 30;
 const BODY: usize = 900;
 const DEST: DestId = DestId(1);
 
-/// Two lives of a store, the first of which ends without a word.
+/// Two lives of a store.
 pub(crate) fn strewn(test: &str) -> Recording {
     let scene = Scene::new(test);
     let dir = scene.path().join("data/recorded");
@@ -52,7 +52,8 @@ pub(crate) fn strewn(test: &str) -> Recording {
     let mut emptied = Vec::new();
     for _ in 0..2 {
         let words = recorder.wrapper(scene.path());
-        let output = Command::new(&words[0])
+        let forking = FORKS.write().unwrap_or_else(PoisonError::into_inner);
+        let child = Command::new(&words[0])
             .args(&words[1..])
             .arg(env::current_exe().expect("it runs"))
             .args([
@@ -62,8 +63,12 @@ pub(crate) fn strewn(test: &str) -> Recording {
             ])
             .env(WHERE, &dir)
             .current_dir(scene.path())
-            .output()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .expect("strace is there");
+        drop(forking);
+        let output = child.wait_with_output().expect("it is this one's child");
         let text = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);
         let count = text.lines().find_map(|line| {
@@ -82,7 +87,6 @@ fn this_process_is_recorded() {
     if let Some(dir) = env::var_os(WHERE) {
         let emptied = Life::begin(Path::new(&dir)).live();
         eprintln!("emptied: {emptied}");
-        raise(Signal::SIGKILL).expect("it may end itself");
     }
 }
 
@@ -152,6 +156,8 @@ impl Life {
                 self.until(|event| matches!(event, StoreEvent::Cut(_)).then_some(()));
             }
         }
+        // A call under way at the end could not be replayed.
+        self.store.close();
         self.emptied
     }
 
