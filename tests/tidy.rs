@@ -2,9 +2,16 @@
 //! long things may get. Each rule is a function from a text to its offences, so that each is shown
 //! to bite as well as to hold.
 
+#[cfg(test)]
+#[path = "tidy/each_rule_bites.rs"]
+mod each_rule_bites;
+#[path = "tidy/source.rs"]
+mod source;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use source::{Source, is_test_file, is_word, naming};
 use twinmq::exit::ExitCode;
 
 /// Which top-level modules a module may name besides itself. `cli`, `admin` and the binary show
@@ -82,133 +89,6 @@ const ACTOR_FIELDS_MAX: usize = 8;
 
 /// Structs of the configuration that are used as a whole, by their `Display`.
 const SHOWN_WHOLE: &[&str] = &["HostPort"];
-
-struct Source {
-    /// From the repository's root.
-    path: String,
-    text: String,
-    /// Without comments, texts and tests, line for line.
-    code: String,
-}
-
-impl Source {
-    fn new(path: &str, text: &str) -> Self {
-        let stripped = strip(text);
-        let code = if is_test_file(path) {
-            String::new()
-        } else {
-            without_tests(&stripped)
-        };
-        Self {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code,
-        }
-    }
-
-    /// The module under `src`; `main` and `lib` for these two.
-    fn module(&self) -> &str {
-        let below = self.path.strip_prefix("src/").unwrap_or(&self.path);
-        let first = below.split('/').next().unwrap_or(below);
-        first.strip_suffix(".rs").unwrap_or(first)
-    }
-
-    fn offence(&self, line: usize, what: &str) -> String {
-        format!("{}:{}: {what}", self.path, line + 1)
-    }
-}
-
-fn is_test_file(path: &str) -> bool {
-    path.ends_with("tests.rs")
-        || path.contains("/tests/")
-        || path.ends_with("/toy_server.rs")
-        || path.ends_with("/testkit.rs")
-}
-
-/// Blanks comments, string and character literals, keeping every line where it is.
-fn strip(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let bytes: Vec<char> = text.chars().collect();
-    let at = |index: usize| bytes.get(index).copied().unwrap_or('\0');
-    let mut index = 0;
-    while index < bytes.len() {
-        let end = match (at(index), at(index + 1)) {
-            ('/', '/') => find(&bytes, index, |i| at(i) == '\n'),
-            ('/', '*') => find(&bytes, index + 2, |i| at(i - 1) == '*' && at(i) == '/') + 1,
-            ('r', '"' | '#') if !is_word(at(index.wrapping_sub(1))) => raw_end(&bytes, index),
-            ('"', _) => text_end(&bytes, index),
-            ('\'', '\\') => find(&bytes, index + 3, |i| at(i) == '\'') + 1,
-            ('\'', _) if at(index + 2) == '\'' => index + 3,
-            _ => index,
-        };
-        if end == index {
-            out.push(at(index));
-            index += 1;
-            continue;
-        }
-        for skipped in &bytes[index..end.min(bytes.len())] {
-            out.push(if *skipped == '\n' { '\n' } else { ' ' });
-        }
-        index = end;
-    }
-    out
-}
-
-fn find(bytes: &[char], from: usize, found: impl Fn(usize) -> bool) -> usize {
-    (from..bytes.len())
-        .find(|index| found(*index))
-        .unwrap_or(bytes.len())
-}
-
-fn text_end(bytes: &[char], start: usize) -> usize {
-    let mut index = start + 1;
-    while index < bytes.len() && bytes[index] != '"' {
-        index += if bytes[index] == '\\' { 2 } else { 1 };
-    }
-    index + 1
-}
-
-/// The end of a raw string that begins at `start`; `start` if none does.
-fn raw_end(bytes: &[char], start: usize) -> usize {
-    let hashes = bytes[start + 1..].iter().take_while(|c| **c == '#').count();
-    if bytes.get(start + 1 + hashes) != Some(&'"') {
-        return start;
-    }
-    let closes = |index: usize| {
-        bytes[index] == '"'
-            && bytes[index + 1..].iter().take_while(|c| **c == '#').count() >= hashes
-    };
-    find(bytes, start + 2 + hashes, closes) + 1 + hashes
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// Blanks from the test module to the end.
-fn without_tests(code: &str) -> String {
-    let mut lines: Vec<&str> = code.lines().collect();
-    let tests = lines.windows(2).position(|pair| {
-        let module = pair[1].trim_start().trim_start_matches("pub(crate) ");
-        pair[0].trim() == "#[cfg(test)]" && module.starts_with("mod tests")
-    });
-    lines.truncate(tests.unwrap_or(lines.len()));
-    lines.join("\n")
-}
-
-/// Lines that name a path such as `tokio` or `std::fs`, as a word of its own.
-fn naming<'a>(code: &'a str, path: &'a str) -> impl Iterator<Item = usize> + 'a {
-    code.lines().enumerate().filter_map(move |(number, line)| {
-        let named = line.match_indices(path).any(|(at, _)| {
-            let before = line[..at].chars().next_back();
-            let after = line[at + path.len()..].chars().next();
-            !before.is_some_and(is_word) && !after.is_some_and(is_word)
-        });
-        named.then_some(number)
-    })
-}
-
-// The rules.
 
 fn wrong_directions(source: &Source) -> Vec<String> {
     let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == source.module()) else {
@@ -639,130 +519,4 @@ fn whoever_searches_for_a_refusal_finds_the_advice() {
         "docs/operations.md must hold, each in one line:\n{}",
         missing.join("\n")
     );
-}
-
-#[cfg(test)]
-mod each_rule_bites {
-    use super::*;
-
-    fn offences(rule: fn(&Source) -> Vec<String>, path: &str, text: &str) -> usize {
-        rule(&Source::new(path, text)).len()
-    }
-
-    #[test]
-    fn on_wrong_directions_but_not_on_comments_texts_and_tests() {
-        let rule = wrong_directions;
-        assert_eq!(
-            offences(rule, "src/proto/a.rs", "use crate::storage::x;"),
-            1
-        );
-        assert_eq!(offences(rule, "src/proto/a.rs", "use crate::proto::x;"), 0);
-        assert_eq!(
-            offences(rule, "src/storage/a.rs", "let x: crate::machines::Y;"),
-            1
-        );
-        assert_eq!(offences(rule, "src/cli/a.rs", "use crate::storage::x;"), 0);
-        let quoted = "// crate::io\nlet x = \"crate::io\";\nlet y = r#\"crate::io\"#;\n";
-        assert_eq!(offences(rule, "src/proto/a.rs", quoted), 0);
-        let tested = "fn f() {}\n#[cfg(test)]\nmod tests {\n use crate::io::x;\n}\n";
-        assert_eq!(offences(rule, "src/proto/a.rs", tested), 0);
-        assert_eq!(
-            offences(rule, "src/proto/a/tests.rs", "use crate::io::x;"),
-            0
-        );
-    }
-
-    #[test]
-    fn on_frameworks_in_the_wrong_place() {
-        let rule = foreign_names;
-        assert_eq!(offences(rule, "src/machines/ha.rs", "use std::fs;"), 1);
-        assert_eq!(offences(rule, "src/storage/a.rs", "tokio::spawn(x);"), 1);
-        assert_eq!(offences(rule, "src/storage/a.rs", "heed::Env"), 0);
-        assert_eq!(offences(rule, "src/io/a.rs", "use heed::Env;"), 1);
-        assert_eq!(offences(rule, "src/io/a.rs", "fn heeded() {}"), 0);
-    }
-
-    #[test]
-    fn on_unsafe_and_clocks_elsewhere() {
-        assert_eq!(offences(unsafe_code, "src/io/a.rs", "unsafe { x() }"), 1);
-        assert_eq!(
-            offences(unsafe_code, "src/storage/env.rs", "unsafe { x() }"),
-            0
-        );
-        assert_eq!(
-            offences(clocks, "src/io/a.rs", "let x = Instant::now();"),
-            1
-        );
-        assert_eq!(offences(clocks, "src/time.rs", "clock_gettime(x)"), 0);
-    }
-
-    #[test]
-    fn on_arms_that_take_everything() {
-        let rule = wildcards;
-        for arm in ["_ => {}", "(_, _) => x,", "_ if late => x,"] {
-            assert_eq!(offences(rule, "src/machines/a.rs", arm), 1, "{arm}");
-        }
-        for arm in [
-            "(_, Input::Lost) => x,",
-            "State::A { .. } => x,",
-            "Some(_) => x,",
-        ] {
-            assert_eq!(offences(rule, "src/machines/a.rs", arm), 0, "{arm}");
-        }
-        let excused = "// A byte: only a wildcard can end this.\n_ => x,";
-        assert_eq!(offences(rule, "src/machines/a.rs", excused), 0);
-        assert_eq!(offences(rule, "src/io/a.rs", "_ => x,"), 0);
-    }
-
-    #[test]
-    fn on_unwraps_long_files_and_big_actors() {
-        assert_eq!(offences(unwraps, "src/io/a.rs", "x.unwrap();"), 1);
-        assert_eq!(offences(unwraps, "src/io/a.rs", "x.unwrap_or(1);"), 0);
-        let long = "x\n".repeat(FILE_LINES_MAX + 1);
-        assert_eq!(offences(long_files, "src/io/a.rs", &long), 1);
-        assert_eq!(offences(long_files, "src/io/a/tests.rs", &long), 0);
-        let fields: String = (0..9).map(|n| format!(" f{n}: Map<a::B, C>,\n")).collect();
-        let actor = format!("pub struct Big {{\n{fields}}}\nimpl Actor for Big {{}}\n");
-        assert_eq!(offences(big_actors, "src/actors/big.rs", &actor), 1);
-        let fits = actor.replace(" f8: Map<a::B, C>,\n", "");
-        assert_eq!(offences(big_actors, "src/actors/big.rs", &fits), 0);
-    }
-
-    #[test]
-    fn on_fields_that_nobody_reads() {
-        let model = "pub struct A {\n    /// x\n    pub one: u32,\n    pub two: B,\n}\n\
-                     pub struct HostPort {\n    pub host: u32,\n}\n";
-        let fields = public_fields(model);
-        assert_eq!(fields, ["one", "two"]);
-        let unread = |code: &str| never_read(&fields, &[Source::new("src/io/a.rs", code)]);
-        assert!(unread("f(a.one, a.two.x)").is_empty());
-        assert_eq!(unread("f(a.one_more, a.two)"), ["one"]);
-        assert_eq!(unread("f(a.one(), a.two)"), ["one"]);
-        assert_eq!(unread("// a.one\nf(a.two)"), ["one"]);
-    }
-
-    #[test]
-    fn on_texts_of_errors() {
-        let source = "enum Other {\n    #[error(\"x\")]\n    X,\n}\npub enum Why {\n    \
-                      #[error(\"it is {0}: so\")]\n    A(u8),\n    #[error(\n        \"a \
-                      long \\\n         text\"\n    )]\n    B,\n}\n#[error(\"y\")]\n";
-        assert_eq!(fixed_texts(source, "Why"), ["it is", "a long text"]);
-        assert!(fixed_texts(source, "Wh").is_empty());
-    }
-
-    #[test]
-    fn on_names_of_machines() {
-        let path = format!("see {}x", concat!("/wo", "rk/"));
-        assert_eq!(local_names("a.md", &path).len(), 1);
-        assert!(local_names("a.md", "see /var/lib/twinmq").is_empty());
-    }
-
-    #[test]
-    fn and_literals_of_all_kinds_are_blanked() {
-        let code =
-            strip("a('\"', '\\'', \"x\\\"unsafe\", b'u') /* unsafe */ + r\"unsafe\" // unsafe");
-        assert!(!code.contains("unsafe"), "{code}");
-        assert!(code.starts_with("a(") && code.contains('+'));
-        assert!(strip("fn f<'a>(x: &'a str) {}").contains("'a str"));
-    }
 }

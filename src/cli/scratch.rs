@@ -463,7 +463,7 @@ mod tests {
 
     #[test]
     fn servers_start_with_the_signals_of_an_end_let_through() {
-        let folder = Scratch::make("test", None, false).unwrap();
+        let folder = Scratch::make("signals", None, false).unwrap();
         let path = folder.path().join("mask");
         let output = File::create(&path).unwrap();
         let mut process = thread::spawn(|| {
@@ -495,7 +495,8 @@ mod tests {
 
     #[test]
     fn the_six_ports_differ_and_are_free() {
-        let scratch = Scratch::make("test", None, false).unwrap();
+        // A name of its own for each test: two folders of one millisecond would be one.
+        let scratch = Scratch::make("ports", None, false).unwrap();
         let named = |name: &str| (format!("pair/{name}"), Profile::default());
         let pair = Pair::prepare(&scratch, [named("a"), named("b")]).unwrap();
         assert!(scratch.path().join("conf/profiles/pair/a.toml").is_file());

@@ -15,23 +15,13 @@ the body is what its name says), browsed, error.
 """
 
 import hashlib
-import json
 import os
 import sys
 import threading
 import time
 
-import stomp
-
-WRITING = threading.Lock()
-CONNECT_SECONDS = 2
-
-
-def emit(event, **facts):
-    line = json.dumps({"event": event, **facts}) + "\n"
-    with WRITING:
-        sys.stdout.write(line)
-        sys.stdout.flush()
+import lives
+from lives import addresses, emit
 
 
 def body_of(name, size):
@@ -39,30 +29,22 @@ def body_of(name, size):
     return (block * (size // len(block) + 1))[:size]
 
 
-class Life(stomp.ConnectionListener):
-    """One connection."""
-
+class Life(lives.Life):
     def __init__(self, client, hosts):
+        super().__init__(hosts, auto_decode=False)
         self.client = client
-        self.connected = threading.Event()
-        self.connection = stomp.Connection12(
-            hosts,
-            auto_decode=False,
-            reconnect_sleep_initial=0.05,
-            reconnect_sleep_increase=0.0,
-            reconnect_attempts_max=-1,
-            timeout=CONNECT_SECONDS,
-        )
-        self.connection.set_listener("large", self)
+        client.life = self
 
     def begin(self):
-        self.connection.connect(wait=False)
-        if not self.connected.wait(CONNECT_SECONDS):
-            raise TimeoutError("no CONNECTED")
-        for queue, headers, ack in self.client.queues:
-            self.connection.subscribe(queue, id=queue, ack=ack, headers=headers)
-        for queue, name, size in list(self.client.unconfirmed):
-            self.send(queue, name, size)
+        super().begin()
+        for queue in self.client.queues:
+            self.subscribe(queue)
+        for one in list(self.client.unconfirmed):
+            self.send(*one)
+
+    def subscribe(self, queue):
+        headers = {"prefetch-count": "2"}
+        self.connection.subscribe(queue, id=queue, ack="client-individual", headers=headers)
 
     def send(self, queue, name, size, transaction=None):
         emit("sending", name=name)
@@ -70,22 +52,6 @@ class Life(stomp.ConnectionListener):
         if transaction:
             headers["transaction"] = transaction
         self.connection.send(queue, body_of(name, size), headers=headers)
-
-    def give_up(self):
-        try:
-            self.connection.transport.stop()
-            self.connection.transport.disconnect_socket()
-        except Exception:
-            pass
-
-    def on_connected(self, frame):
-        emit("connected", host="%s:%d" % self.connection.transport.current_host_and_port)
-        self.connected.set()
-
-    def on_error(self, frame):
-        body = frame.body
-        detail = body.decode() if isinstance(body, bytes) else body
-        emit("error", message=frame.headers.get("message"), detail=detail)
 
     def on_receipt(self, frame):
         name = frame.headers["receipt-id"]
@@ -109,36 +75,23 @@ class Life(stomp.ConnectionListener):
         if "ack" in headers:
             self.connection.ack(headers["ack"])
 
-    def on_disconnected(self):
-        self.client.lost(self)
-
 
 class Client:
     def __init__(self, hosts):
-        self.hosts = hosts
+        self.hosts = addresses(hosts)
         self.queues = []
         self.unconfirmed = []
         self.life = None
-        self.changed = threading.Condition()
 
-    def lost(self, life):
-        with self.changed:
-            if self.life is life:
-                self.life = None
-                self.changed.notify_all()
+    def connect(self):
+        self.hosts = lives.live(self.hosts, lambda hosts: Life(self, hosts))
 
-    def run(self):
+    def stay_connected(self):
         while True:
-            life = Life(self, self.hosts)
-            try:
-                with self.changed:
-                    self.life = life
-                life.begin()
-                with self.changed:
-                    self.changed.wait_for(lambda: self.life is not life)
-            except Exception:
-                time.sleep(0.05)
-            life.give_up()
+            if not self.life.connection.is_connected():
+                self.life.give_up()
+                self.connect()
+            time.sleep(0.02)
 
     def obey(self, words):
         life = self.life
@@ -150,9 +103,8 @@ class Client:
             self.unconfirmed.append(one)
             life.send(*one)
         elif what == "subscribe":
-            one = (words[1], {"prefetch-count": "2"}, "client-individual")
-            self.queues.append(one)
-            life.connection.subscribe(one[0], id=one[0], ack=one[2], headers=one[1])
+            self.queues.append(words[1])
+            life.subscribe(words[1])
         elif what == "browse":
             life.connection.subscribe(words[1], id="look", ack="auto", headers={"browser": "true"})
         elif what in ("begin", "commit", "abort"):
@@ -162,18 +114,16 @@ class Client:
 
 
 def main():
-    hosts = []
-    for text in sys.argv[1].split(","):
-        host, port = text.rsplit(":", 1)
-        hosts.append((host, int(port)))
-    client = Client(hosts)
-    threading.Thread(target=client.run, daemon=True).start()
+    client = Client(sys.argv[1])
+    client.connect()
+    threading.Thread(target=client.stay_connected, daemon=True).start()
     for line in sys.stdin:
         try:
             client.obey(line.split())
         except Exception as error:
             # The connection was lost meanwhile: what is unconfirmed is sent again on the next.
-            emit("lost", detail=str(error))
+            emit("lost", message=repr(error))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -6,9 +6,9 @@ use serde_json::Value;
 use twinmq::cli::admin_client::AdminClient;
 
 use crate::support::eventually::{SOON, eventually};
-use crate::support::pair::{Pair, Scene};
+use crate::support::pair::Pair;
 use crate::support::server::Server;
-use crate::{connect, drain, test_name};
+use crate::{connect, drain, standalone, test_name};
 
 fn operate(server: &Server, words: &[&str]) -> Output {
     let mut command = server.operator(words);
@@ -75,10 +75,7 @@ fn depth(server: &Server, queue: &str) -> u64 {
 
 #[test]
 fn queues_are_looked_at_purged_moved_retried_and_deleted() {
-    let scene = Scene::new(test_name!());
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.start();
-    server.await_status("it serves", |status| status.serving);
+    let (_scene, mut server) = standalone(test_name!(), &[]);
     let hosts = server.client_address();
     fill(&hosts, "/queue/orders", 0..10, &[]);
     fill(
@@ -201,10 +198,7 @@ fn kill_9_in_the_middle_of_a_move_loses_nothing_and_doubles_nothing() {
 
 #[test]
 fn a_durable_subscription_is_listed_and_deleted() {
-    let scene = Scene::new(test_name!());
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.start();
-    server.await_status("it serves", |status| status.serving);
+    let (_scene, server) = standalone(test_name!(), &[]);
     let options = twinmq::cli::stomp_client::StompOptions::default();
     let mut connection =
         twinmq::cli::stomp_client::Connection::open(&server.client_address(), &options)

@@ -5,22 +5,11 @@ use serde_json::{Value, json};
 
 use crate::stomp_session::StompSession;
 use crate::support::eventually::{SOON, eventually};
-use crate::support::pair::{Pair, Scene};
+use crate::support::pair::Pair;
 use crate::support::server::Server;
-use crate::{drain, test_name};
+use crate::{drain, standalone, test_name};
 
 const QUEUE: &str = "/queue/q";
-
-fn standalone(test: &str, settings: &[(&str, &str)]) -> (Scene, Server) {
-    let scene = Scene::new(test);
-    let mut server = Server::standalone(scene.address, scene.path());
-    for (key, value) in settings {
-        server.set(key, value);
-    }
-    server.start();
-    server.await_state("STANDALONE");
-    (scene, server)
-}
 
 fn client(hosts: &str) -> StompSession {
     StompSession::connect(hosts, &[])

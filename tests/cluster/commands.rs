@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::support::eventually::{SOON, eventually};
 use crate::support::pair::{Pair, Scene};
 use crate::support::server::{Server, TWINMQ};
-use crate::test_name;
+use crate::{standalone, test_name};
 
 /// Runs a command in a folder with some standard input.
 fn twinmq(scene: &Scene, args: &[&str], input: &str) -> Output {
@@ -171,10 +171,7 @@ fn a_demo_that_is_killed_ends_its_servers_too() {
 
 #[test]
 fn messages_that_were_sent_are_received_also_after_a_restart() {
-    let scene = Scene::new(test_name!());
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.start();
-    server.await_status("it serves", |status| status.serving);
+    let (scene, mut server) = standalone(test_name!(), &[]);
     let address = server.client_address();
     let sent = succeeds(
         &scene,
@@ -206,10 +203,7 @@ fn messages_that_were_sent_are_received_also_after_a_restart() {
 
 #[test]
 fn bench_accounts_for_every_message() {
-    let scene = Scene::new(test_name!());
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.start();
-    server.await_status("it serves", |status| status.serving);
+    let (scene, server) = standalone(test_name!(), &[]);
     let address = server.client_address();
     let outcome = json(&succeeds(
         &scene,

@@ -134,16 +134,13 @@ fn await_refusing(server: &mut Server, refuses: bool) {
     });
 }
 
+/// It serves; a send waits a short time before it is refused.
 fn serving(scene: &Scene, settings: &[(&str, &str)]) -> Server {
-    let mut server = Server::standalone(scene.address, scene.path());
-    // A send waits before it is refused.
-    server.set("limits.block_timeout_ms", "200");
-    for (key, value) in settings {
-        server.set(key, value);
-    }
-    server.start();
-    server.await_status("it serves", |status| status.serving);
-    server
+    let impatient = ("limits.block_timeout_ms", "200");
+    let all: Vec<_> = std::iter::once(impatient)
+        .chain(settings.iter().copied())
+        .collect();
+    crate::serving(scene, &all)
 }
 
 #[test]

@@ -1,70 +1,31 @@
 //! Messages that are sent again with their ids: stored once, whatever happened to the server in between,
 //! for as long as the window lasts.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use serde_json::Value;
 use twinmq::cli::stomp_client::Connection;
 
 use crate::support::eventually::{SOON, eventually};
-use crate::support::pair::{Pair, Scene};
-use crate::support::script::Script;
+use crate::support::pair::Pair;
 use crate::support::server::Server;
-use crate::{connect, drain, test_name};
+use crate::support::told::Told;
+use crate::{connect, drain, standalone, test_name};
 
 const QUEUE: &str = "/queue/orders";
 
 /// The producer.
-struct Producer {
-    script: Script,
-    seen: Arc<Mutex<Seen>>,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    /// Each time one came.
-    receipts: usize,
-    connects: usize,
-    errors: Vec<String>,
-}
+struct Producer(Told);
 
 impl Producer {
     fn start(hosts: &str) -> Self {
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let entered = Arc::clone(&seen);
-        let script = Script::start("duplicate_driver.py", &[hosts, QUEUE], move |fact| {
-            let mut seen = entered.lock().unwrap_or_else(PoisonError::into_inner);
-            match fact["event"].as_str() {
-                Some("receipt") => seen.receipts += 1,
-                Some("connected") => seen.connects += 1,
-                Some("error") => seen.errors.push(fact.to_string()),
-                Some("lost") => {}
-                other => panic!("{other:?}"),
-            }
-        });
-        Self { script, seen }
+        Self(Told::start("duplicate_driver.py", &[hosts, QUEUE]))
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for so many more receipts than there were.
-    #[track_caller]
-    fn await_receipts(&self, before: usize, more: usize) {
-        eventually(SOON * 2, "receipts", || {
-            let seen = self.seen();
-            let enough = seen.receipts >= before + more;
-            enough.then_some(()).ok_or_else(|| format!("{seen:?}"))
-        });
-    }
-
-    /// Sends numbers again that were confirmed, and waits for their receipts.
+    /// Sends numbers again that were confirmed, and waits for as many more receipts.
     #[track_caller]
     fn again(&mut self, first: usize, end: usize) {
-        let before = self.seen().receipts;
-        self.script.say(&format!("again {first} {end}"));
-        self.await_receipts(before, end - first);
+        let before = self.0.count("receipt");
+        self.0.say(&format!("again {first} {end}"));
+        self.0.await_count("receipt", before + end - first);
     }
 }
 
@@ -101,21 +62,18 @@ fn a_producer_that_sends_again_after_kill_9_is_stored_exactly_once() {
     const COUNT: usize = 3000;
     let mut pair = Pair::in_sync_with(test_name!(), &[("store.checkpoint_mib", "1")]);
     let mut producer = Producer::start(&pair.hosts());
-    producer.script.say(&format!("send {COUNT}"));
+    producer.0.say(&format!("send {COUNT}"));
     // Killed while it sends.
     for kill in 1..=2 {
-        producer.await_receipts(0, COUNT / 4 * kill);
+        producer.0.await_count("receipt", COUNT / 4 * kill);
         let dead = pair.active();
         pair.server(dead).kill();
         assert_eq!(pair.active(), dead.other());
         pair.server(dead).start();
         pair.await_in_sync();
     }
-    eventually(SOON, "everything is confirmed", || {
-        let seen = producer.seen();
-        let done = seen.receipts >= COUNT && seen.connects >= 3;
-        done.then_some(()).ok_or_else(|| format!("{seen:?}"))
-    });
+    producer.0.await_count("receipt", COUNT);
+    producer.0.await_count("connected", 3);
     producer.again(0, COUNT);
 
     // A store that is filled by a snapshot knows the ids too.
@@ -137,7 +95,7 @@ fn a_producer_that_sends_again_after_kill_9_is_stored_exactly_once() {
     pair.server(passive).start();
     assert_eq!(pair.active(), passive);
     producer.again(0, COUNT);
-    assert_eq!(producer.seen().errors, Vec::<String>::new());
+    assert_eq!(producer.0.count("error"), 0, "{:?}", producer.0.facts());
 
     let mut numbers: Vec<usize> = drain(&pair.hosts(), QUEUE)
         .iter()
@@ -151,10 +109,7 @@ fn a_producer_that_sends_again_after_kill_9_is_stored_exactly_once() {
 
 #[test]
 fn beyond_the_window_an_id_is_new_again() {
-    let scene = Scene::new(test_name!());
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.set("limits.duplicate_ids", "3");
-    server.start_and_await();
+    let (_scene, mut server) = standalone(test_name!(), &[("limits.duplicate_ids", "3")]);
     let hosts = server.client_address();
     let mut connection = connect(&hosts);
     for id in ["a", "b", "c", "d"] {
@@ -181,10 +136,8 @@ fn beyond_the_window_an_id_is_new_again() {
 
 #[test]
 fn an_id_is_known_for_its_time_only() {
-    let scene = Scene::new(test_name!());
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.set("limits.duplicate_window_ms", "1");
-    server.start_and_await();
+    let window = ("limits.duplicate_window_ms", "1");
+    let (_scene, server) = standalone(test_name!(), &[window]);
     let mut connection = connect(&server.client_address());
     eventually(SOON, "it is stored again", || {
         send(&mut connection, "a");
@@ -199,9 +152,7 @@ fn an_id_is_known_for_its_time_only() {
 
 #[test]
 fn of_a_transaction_only_what_was_stored_before_is_left_out() {
-    let scene = Scene::new(test_name!());
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.start_and_await();
+    let (_scene, server) = standalone(test_name!(), &[]);
     let hosts = server.client_address();
     let mut connection = connect(&hosts);
     send(&mut connection, "a");

@@ -5,16 +5,15 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
 use crate::support::chance::number_from;
 use crate::support::eventually::{SOON, eventually, now};
-use crate::support::pair::{Pair, Scene};
-use crate::support::script::Script;
-use crate::support::server::Server;
-use crate::{connect, drain, test_name};
+use crate::support::memory::anonymous_kib;
+use crate::support::pair::Pair;
+use crate::support::told::Told;
+use crate::{connect, drain, standalone, test_name};
 
 const MIB: usize = 1 << 20;
 const QUEUE: &str = "/queue/large";
@@ -22,53 +21,17 @@ const QUEUE: &str = "/queue/large";
 const GROWTH_MAX_KIB: u64 = 32 * 1024;
 
 /// An unmodified stomp.py client.
-struct Client {
-    script: Script,
-    facts: Arc<Mutex<Vec<Value>>>,
-}
+struct Client(Told);
 
 impl Client {
     fn start(hosts: &str) -> Self {
-        let facts = Arc::new(Mutex::new(Vec::new()));
-        let entered = Arc::clone(&facts);
-        let script = Script::start("large_driver.py", &[hosts], move |fact| {
-            let mut facts = entered.lock().unwrap_or_else(PoisonError::into_inner);
-            facts.push(fact);
-        });
-        let client = Self { script, facts };
-        client.until("it is connected", |fact| fact["event"] == "connected");
-        client
-    }
-
-    fn say(&mut self, command: &str) {
-        self.script.say(command);
-    }
-
-    fn facts(&self) -> Vec<Value> {
-        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.clone()
-    }
-
-    #[track_caller]
-    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        eventually(SOON * 2, what, || {
-            let facts = self.facts();
-            let found = facts.iter().find(|fact| wanted(fact)).cloned();
-            found.ok_or_else(|| format!("{:?}", &facts[facts.len().saturating_sub(8)..]))
-        })
-    }
-
-    #[track_caller]
-    fn receipt(&self, id: &str) {
-        self.until(&format!("the receipt {id}"), |fact| {
-            fact["event"] == "receipt" && fact["id"] == id
-        });
+        Self(Told::connected("large_driver.py", &[hosts]))
     }
 
     /// It came, whole.
     #[track_caller]
     fn received(&self, name: &str, bytes: usize) -> Value {
-        let fact = self.until(&format!("the message {name}"), |fact| {
+        let fact = self.0.until(&format!("the message {name}"), |fact| {
             fact["event"] == "received" && fact["name"] == name
         });
         assert_eq!(fact["bytes"], bytes, "{fact}");
@@ -164,41 +127,26 @@ fn block(number: usize) -> Vec<u8> {
     bytes
 }
 
-fn standalone(test: &str) -> (Scene, Server) {
-    let scene = Scene::new(test);
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.start_and_await();
-    (scene, server)
-}
-
-/// Anonymous memory of a process, KiB.
-fn anonymous_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"));
-    let number = line.and_then(|rest| rest.split_whitespace().next());
-    number.and_then(|text| text.parse().ok()).expect("a number")
-}
-
 #[test]
 fn large_messages_are_sent_browsed_and_received_by_transactions_and_across_a_kill() {
-    let (_scene, mut server) = standalone(test_name!());
+    let (_scene, mut server) = standalone(test_name!(), &[]);
     let mut client = Client::start(&server.client_address());
-    client.say(&format!("send {QUEUE} one {MIB}"));
-    client.say(&format!("send {QUEUE} eight {}", 8 * MIB));
-    client.receipt("one");
-    client.receipt("eight");
-    client.say("begin t");
-    client.say(&format!("send {QUEUE} three {} t", 3 * MIB));
-    client.say("begin u");
-    client.say(&format!("send {QUEUE} never {} u", 3 * MIB));
-    client.say("abort u");
-    client.receipt("abort u");
-    client.say("commit t");
-    client.receipt("commit t");
-    client.say(&format!("browse {QUEUE}"));
-    client.until("all was seen", |fact| fact["event"] == "browsed");
+    client.0.say(&format!("send {QUEUE} one {MIB}"));
+    client.0.say(&format!("send {QUEUE} eight {}", 8 * MIB));
+    client.0.receipt("one");
+    client.0.receipt("eight");
+    client.0.say("begin t");
+    client.0.say(&format!("send {QUEUE} three {} t", 3 * MIB));
+    client.0.say("begin u");
+    client.0.say(&format!("send {QUEUE} never {} u", 3 * MIB));
+    client.0.say("abort u");
+    client.0.receipt("abort u");
+    client.0.say("commit t");
+    client.0.receipt("commit t");
+    client.0.say(&format!("browse {QUEUE}"));
+    client
+        .0
+        .until("all was seen", |fact| fact["event"] == "browsed");
     for (name, size) in [("one", 1), ("eight", 8), ("three", 3)] {
         client.received(name, size * MIB);
     }
@@ -207,7 +155,7 @@ fn large_messages_are_sent_browsed_and_received_by_transactions_and_across_a_kil
     server.assert_store_is_sound();
     server.start_and_await();
     let mut client = Client::start(&server.client_address());
-    client.say(&format!("subscribe {QUEUE}"));
+    client.0.say(&format!("subscribe {QUEUE}"));
     for (name, size) in [("one", 1), ("eight", 8), ("three", 3)] {
         client.received(name, size * MIB);
     }
@@ -219,7 +167,7 @@ fn large_messages_are_sent_browsed_and_received_by_transactions_and_across_a_kil
 
 #[test]
 fn half_an_upload_leaves_nothing_behind() {
-    let (_scene, mut server) = standalone(test_name!());
+    let (_scene, mut server) = standalone(test_name!(), &[]);
     let mut raw = Raw::connect(&server.client_address());
     raw.begin_send(8 * MIB, "never");
     for number in 0..64 {
@@ -245,15 +193,15 @@ fn a_kill_in_the_middle_of_uploads_loses_nothing_that_was_confirmed() {
     let size = 4 * MIB;
     let names: Vec<String> = (0..6).map(|number| format!("m{number}")).collect();
     for name in &names {
-        client.say(&format!("send {QUEUE} {name} {size}"));
+        client.0.say(&format!("send {QUEUE} {name} {size}"));
     }
-    client.receipt("m1");
+    client.0.receipt("m1");
     let active = pair.active();
     pair.server(active).kill();
     for name in &names {
-        client.receipt(name);
+        client.0.receipt(name);
     }
-    client.say(&format!("subscribe {QUEUE}"));
+    client.0.say(&format!("subscribe {QUEUE}"));
     for name in &names {
         client.received(name, size);
     }
@@ -271,8 +219,8 @@ fn a_kill_in_the_middle_of_a_delivery_gives_the_whole_message_to_another() {
     let mut pair = Pair::in_sync(test_name!());
     let mut client = Client::start(&pair.hosts());
     let size = 16 * MIB;
-    client.say(&format!("send {QUEUE} whole {size}"));
-    client.receipt("whole");
+    client.0.say(&format!("send {QUEUE} whole {size}"));
+    client.0.receipt("whole");
     let active = pair.active();
     let address = pair.server(active).client_address();
     let mut raw = Raw::connect(&address);
@@ -282,17 +230,17 @@ fn a_kill_in_the_middle_of_a_delivery_gives_the_whole_message_to_another() {
     raw.0.read_exact(&mut half).expect("a part of it comes");
     pair.server(active).kill();
     let mut other = Client::start(&pair.hosts());
-    other.say(&format!("subscribe {QUEUE}"));
+    other.0.say(&format!("subscribe {QUEUE}"));
     let fact = other.received("whole", size);
     assert_eq!(fact["redelivered"], true, "{fact}");
     // A copy of everything comes to the server that was down.
-    client.say(&format!("send /queue/kept copy {size}"));
-    client.receipt("copy");
+    client.0.say(&format!("send /queue/kept copy {size}"));
+    client.0.receipt("copy");
     pair.server(active).start();
     pair.await_in_sync();
     pair.server(active.other()).kill();
     let mut third = Client::start(&pair.hosts());
-    third.say("subscribe /queue/kept");
+    third.0.say("subscribe /queue/kept");
     third.received("copy", size);
 }
 
@@ -309,11 +257,12 @@ fn memory_does_not_grow_with_the_size_of_a_message() {
     drop(connect(&address));
     let mut raw = Raw::connect(&address);
     let pids = [&pair.primary, &pair.secondary].map(|server| server.pid().expect("it runs"));
-    let before = pids.map(anonymous_kib);
+    let memory = |pid| anonymous_kib(pid).expect("it runs");
+    let before = pids.map(memory);
     let mut most = before;
     let mut look = || {
         for (most, pid) in most.iter_mut().zip(pids) {
-            *most = anonymous_kib(pid).max(*most);
+            *most = memory(pid).max(*most);
         }
     };
     let begun = now();

@@ -12,7 +12,7 @@ use crate::support::eventually::{SOON, eventually};
 use crate::support::pair::{Pair, Scene};
 use crate::support::python;
 use crate::support::server::Server;
-use crate::{connect, test_name};
+use crate::{connect, serving, test_name};
 
 const QUEUE: &str = "/queue/q";
 const MIB: usize = 1 << 20;
@@ -20,16 +20,6 @@ const MIB: usize = 1 << 20;
 const WHOLE: usize = 60 << 10;
 /// So many of these are 40 MiB.
 const FILLING: usize = 680;
-
-fn serving(scene: &Scene, settings: &[(&str, &str)]) -> Server {
-    let mut server = Server::standalone(scene.address, scene.path());
-    for (key, value) in settings {
-        server.set(key, value);
-    }
-    server.start();
-    server.await_status("it serves", |status| status.serving);
-    server
-}
 
 fn send_to(server: &Server, queue: &str, bytes: usize) -> Result<(), StompError> {
     connect(&server.client_address())

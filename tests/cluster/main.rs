@@ -56,8 +56,10 @@ mod two_hosts;
 mod volatile;
 mod watchdog;
 
+use stomp_session::StompSession;
 use support::eventually::SOON;
-use support::pair::Pair;
+use support::pair::{Pair, Scene};
+use support::server::Server;
 use support::stomp_py::{Driver, StompPy};
 use twinmq::cli::stomp_client::{Connection, Hosts, StompOptions};
 
@@ -65,6 +67,41 @@ use twinmq::cli::stomp_client::{Connection, Hosts, StompOptions};
 /// servers have time for what is tested.
 fn load(pair: &Pair) -> StompPy {
     StompPy::start(&driver(pair))
+}
+
+/// A standalone server with these keys set, and its scene; it serves.
+#[track_caller]
+fn standalone(test: &str, settings: &[(&str, &str)]) -> (Scene, Server) {
+    let scene = Scene::new(test);
+    let server = serving(&scene, settings);
+    (scene, server)
+}
+
+/// The same in a scene that is there.
+#[track_caller]
+fn serving(scene: &Scene, settings: &[(&str, &str)]) -> Server {
+    let mut server = Server::standalone(scene.address, scene.path());
+    for (key, value) in settings {
+        server.set(key, value);
+    }
+    server.start();
+    server.await_state("STANDALONE");
+    server
+}
+
+/// What `twinmq` prints about a server, which must succeed.
+#[track_caller]
+fn printed(server: &Server, words: &[&str]) -> String {
+    let output = server.operator(words).output();
+    let output = output.expect("the binary under test starts");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{words:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A stomp.py client of a server.
+fn client(server: &Server) -> StompSession {
+    StompSession::connect(&server.client_address(), &[])
 }
 
 /// A connection of this project's own client.

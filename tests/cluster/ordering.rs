@@ -3,10 +3,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::support::pair::{Pair, Scene};
+use crate::support::pair::Pair;
 use crate::support::python::interpreter;
-use crate::support::server::Server;
-use crate::test_name;
+use crate::{standalone, test_name};
 
 /// Runs a scene of `tests/clients/stomp_scenes.py` and gives what it printed.
 fn scene(name: &str, hosts: &str, arguments: &[&str]) -> String {
@@ -25,24 +24,16 @@ fn scene(name: &str, hosts: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-fn standalone(test: &str) -> (Scene, Server) {
-    let place = Scene::new(test);
-    let mut server = Server::standalone(place.address, place.path());
-    server.start();
-    server.await_status("it serves", |status| status.serving);
-    (place, server)
-}
-
 #[test]
 fn the_highest_priority_comes_first() {
-    let (_place, server) = standalone(test_name!());
+    let (_place, server) = standalone(test_name!(), &[]);
     let got = scene("priority", &server.client_address(), &[]);
     assert_eq!(got, "9a 9b 4a 4b 4c 0a 0b");
 }
 
 #[test]
 fn what_has_expired_is_not_delivered_and_leaves_the_queue() {
-    let (_place, mut server) = standalone(test_name!());
+    let (_place, mut server) = standalone(test_name!(), &[]);
     let got = scene("expire", &server.client_address(), &[]);
     assert_eq!(got, "stays");
     server.await_status("nothing is owed", |status| status.store.messages == 0);
@@ -50,21 +41,21 @@ fn what_has_expired_is_not_delivered_and_leaves_the_queue() {
 
 #[test]
 fn groups_stay_with_their_consumer() {
-    let (_place, server) = standalone(test_name!());
+    let (_place, server) = standalone(test_name!(), &[]);
     let got = scene("groups", &server.client_address(), &[]);
     assert_eq!(got, "sticky");
 }
 
 #[test]
 fn the_first_exclusive_consumer_gets_everything_and_the_next_one_takes_over() {
-    let (_place, server) = standalone(test_name!());
+    let (_place, server) = standalone(test_name!(), &[]);
     let got = scene("exclusive", &server.client_address(), &[]);
     assert_eq!(got, "first:1,2,3 second:4,5,6");
 }
 
 #[test]
 fn a_refused_message_shows_how_often_it_was_delivered() {
-    let (_place, server) = standalone(test_name!());
+    let (_place, server) = standalone(test_name!(), &[]);
     let got = scene("refuse", &server.client_address(), &[]);
     assert_eq!(got, "None/None true/2 true/3 true/4");
 }

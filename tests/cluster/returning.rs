@@ -6,7 +6,7 @@ use crate::stomp_session::{Headers, StompSession};
 use crate::support::eventually::{SOON, eventually};
 use crate::support::pair::Pair;
 use crate::support::server::Server;
-use crate::test_name;
+use crate::{printed, test_name};
 
 fn client(server: &Server, headers: Headers<'_>) -> StompSession {
     StompSession::connect(&server.client_address(), headers)
@@ -16,10 +16,7 @@ fn client(server: &Server, headers: Headers<'_>) -> StompSession {
 #[track_caller]
 fn status(server: &Server, words: &[&str]) -> String {
     let all: Vec<&str> = ["status"].iter().chain(words).copied().collect();
-    let output = server.operator(&all).output().expect("it starts");
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    printed(server, &all)
 }
 
 fn clients(server: &Server) -> Value {

@@ -12,22 +12,9 @@ use twinmq::cli::stomp_client::{Connection, Frame};
 use crate::stomp_session::StompSession;
 use crate::support::chance::number_from;
 use crate::support::eventually::{SOON, eventually, now};
-use crate::support::pair::{Pair, Scene};
+use crate::support::pair::Pair;
 use crate::support::server::Server;
-use crate::{connect, drain, test_name};
-
-/// A standalone server that serves.
-fn standalone(test: &str) -> (Scene, Server) {
-    let scene = Scene::new(test);
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.start();
-    server.await_state("STANDALONE");
-    (scene, server)
-}
-
-fn client(server: &Server) -> StompSession {
-    StompSession::connect(&server.client_address(), &[])
-}
+use crate::{client, connect, drain, standalone, test_name};
 
 /// Sends these; the colours take turns.
 fn send_coloured(producer: &mut StompSession, range: std::ops::Range<usize>) {
@@ -57,7 +44,7 @@ fn is_flagged(message: &Value) -> bool {
 
 #[test]
 fn each_consumer_gets_what_its_selector_takes_and_the_rest_stays() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let mut producer = client(&server);
     send_coloured(&mut producer, 0..60);
     let (mut red, mut urgent) = (client(&server), client(&server));
@@ -92,7 +79,7 @@ fn each_consumer_gets_what_its_selector_takes_and_the_rest_stays() {
 
 #[test]
 fn one_for_everything_beside_it_gets_the_rest_and_nobody_gets_one_twice() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let (mut red, mut all) = (client(&server), client(&server));
     red.subscribe_individually(
         "r",
@@ -198,7 +185,7 @@ fn acknowledge(connection: &mut Connection, frame: &Frame) {
 fn a_deep_backlog_is_read_once_and_a_new_match_needs_no_old_entry() {
     let deep = number_from("TWINMQ_SELECTOR_DEPTH");
     let (depth, each) = deep.map_or((20_000, 500), |depth| (depth, 10_000));
-    let (_scene, mut server) = standalone(test_name!());
+    let (_scene, mut server) = standalone(test_name!(), &[]);
     let mut producer = connect(&server.client_address());
     for number in 1..=depth {
         let wanted = if number % each == 0 { "yes" } else { "no" };

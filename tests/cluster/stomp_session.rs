@@ -1,16 +1,13 @@
 //! One connection of an unmodified stomp.py client, in a process of its own, told what to do.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use serde_json::{Value, json};
 
 use crate::support::eventually::{SOON, eventually};
-use crate::support::script::Script;
+use crate::support::told::Told;
 
 /// The connection; cut on drop, by `kill -9` of its process.
 pub(crate) struct StompSession {
-    script: Script,
-    frames: Arc<Mutex<Vec<Value>>>,
+    told: Told,
     receipts: u32,
 }
 
@@ -27,16 +24,9 @@ fn object(headers: Headers<'_>) -> Value {
 impl StompSession {
     /// Connected to the first server of the list that serves.
     pub(crate) fn connect(hosts: &str, headers: Headers<'_>) -> Self {
-        let frames = Arc::new(Mutex::new(Vec::new()));
-        let entered = Arc::clone(&frames);
         let headers = object(headers).to_string();
-        let script = Script::start("session_driver.py", &[hosts, &headers], move |frame| {
-            let mut frames = entered.lock().unwrap_or_else(PoisonError::into_inner);
-            frames.push(frame);
-        });
         let session = Self {
-            script,
-            frames,
+            told: Told::start("session_driver.py", &[hosts, &headers]),
             receipts: 0,
         };
         session.until("it is connected", |frame| frame["frame"] == "CONNECTED");
@@ -45,29 +35,17 @@ impl StompSession {
 
     /// Every frame so far.
     pub(crate) fn frames(&self) -> Vec<Value> {
-        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        frames.clone()
+        self.told.facts()
     }
 
     #[track_caller]
     pub(crate) fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let mut found = Value::Null;
-        eventually(SOON, what, || {
-            let frames = self.frames();
-            match frames.iter().find(|frame| wanted(frame)) {
-                Some(frame) => {
-                    found = frame.clone();
-                    Ok(())
-                }
-                None => Err(format!("{:?}", frames.last())),
-            }
-        });
-        found
+        self.told.until(what, wanted)
     }
 
     /// Gives a command and waits for nothing.
     pub(crate) fn say(&mut self, command: &Value) {
-        self.script.say(&command.to_string());
+        self.told.say(&command.to_string());
     }
 
     /// Gives a command with a receipt and waits for that.

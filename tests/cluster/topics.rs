@@ -4,34 +4,12 @@ use serde_json::{Value, json};
 
 use crate::stomp_session::StompSession;
 use crate::support::eventually::{SOON, eventually};
-use crate::support::pair::{Pair, Scene};
+use crate::support::pair::Pair;
 use crate::support::server::Server;
-use crate::test_name;
-
-/// A standalone server that serves.
-fn standalone(test: &str) -> (Scene, Server) {
-    let scene = Scene::new(test);
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.start();
-    server.await_state("STANDALONE");
-    (scene, server)
-}
-
-fn client(server: &Server) -> StompSession {
-    StompSession::connect(&server.client_address(), &[])
-}
+use crate::{client, printed, standalone, test_name};
 
 fn client_named(server: &Server, id: &str) -> StompSession {
     StompSession::connect(&server.client_address(), &[("client-id", id)])
-}
-
-/// What `twinmq` prints, which must succeed.
-#[track_caller]
-fn printed(server: &Server, words: &[&str]) -> String {
-    let output = server.operator(words).output().expect("it starts");
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{words:?}: {errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// What `status` says of a destination.
@@ -59,7 +37,7 @@ fn publish(producer: &mut StompSession, topic: &str, bodies: &[String]) {
 
 #[test]
 fn every_subscriber_gets_what_is_published_while_it_is_subscribed() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let (mut one, mut other) = (client(&server), client(&server));
     let mut producer = client(&server);
     producer.send("/topic/news", "to nobody", &[]);
@@ -79,7 +57,7 @@ fn every_subscriber_gets_what_is_published_while_it_is_subscribed() {
 
 #[test]
 fn wildcards_and_selectors_choose() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let mut consumer = client(&server);
     consumer.subscribe("level", "/topic/price.*.usd", &[]);
     consumer.subscribe("rest", "/topic/price.>", &[]);
@@ -115,7 +93,7 @@ fn wildcards_and_selectors_choose() {
 
 #[test]
 fn a_durable_subscription_is_owed_what_comes_while_its_consumer_is_away() {
-    let (_scene, mut server) = standalone(test_name!());
+    let (_scene, mut server) = standalone(test_name!(), &[]);
     let durable = [("durable", "true"), ("subscription-name", "mail")];
     let mut consumer = client_named(&server, "ann");
     consumer.subscribe("s", "/topic/news", &durable);
@@ -155,7 +133,7 @@ fn a_durable_subscription_is_owed_what_comes_while_its_consumer_is_away() {
 
 #[test]
 fn another_topic_or_selector_makes_a_durable_subscription_anew() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let durable = [("durable", "true"), ("subscription-name", "mail")];
     let mut consumer = client_named(&server, "ann");
     let mut producer = client(&server);
@@ -174,7 +152,7 @@ fn another_topic_or_selector_makes_a_durable_subscription_anew() {
 
 #[test]
 fn a_shared_subscription_divides_its_messages() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let shared = [("shared", "true"), ("subscription-name", "work")];
     let (mut one, mut other) = (client(&server), client(&server));
     one.subscribe("a", "/topic/jobs", &shared);
@@ -196,7 +174,7 @@ fn a_shared_subscription_divides_its_messages() {
 
 #[test]
 fn what_is_ones_own_can_be_left_out() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let (mut own, mut other) = (client(&server), client(&server));
     own.subscribe("s", "/topic/chat", &[("no-local", "true")]);
     own.send("/topic/chat", "mine", &[]);
@@ -206,7 +184,7 @@ fn what_is_ones_own_can_be_left_out() {
 
 #[test]
 fn a_request_is_answered_to_a_temporary_queue() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let (mut asking, mut answering) = (client(&server), client(&server));
     answering.subscribe("work", "/queue/work", &[]);
     asking.subscribe("answers", "/temp-queue/answers", &[]);
@@ -238,7 +216,7 @@ fn a_request_is_answered_to_a_temporary_queue() {
 
 #[test]
 fn two_hundred_subscriptions_store_a_message_once() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let mut consumers = client_named(&server, "many");
     for number in 0..200 {
         let name = format!("s{number}");
@@ -313,7 +291,7 @@ fn durable_subscriptions_and_what_they_are_owed_survive_the_active() {
 
 #[test]
 fn a_browser_sees_everything_and_takes_nothing() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let mut producer = client(&server);
     let sent = numbers("m", 0..30);
     publish(&mut producer, "/queue/q", &sent);
@@ -351,7 +329,7 @@ fn a_browser_sees_everything_and_takes_nothing() {
 
 #[test]
 fn browse_prints_a_deep_queue_page_by_page_while_it_is_received_from() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let lines = numbers("line ", 0..5000).join("\n");
     let mut child = server
         .operator(&["send", "-q", "deep"])
@@ -385,7 +363,7 @@ fn browse_prints_a_deep_queue_page_by_page_while_it_is_received_from() {
 
 #[test]
 fn a_transaction_sends_to_topics_and_acknowledges_from_subscriptions() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let durable = [("durable", "true"), ("subscription-name", "mail")];
     let mut consumer = client_named(&server, "ann");
     consumer.subscribe_individually("d", "/topic/in", &durable);

@@ -1,15 +1,13 @@
 //! Transactions of an unmodified stomp.py client.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
 use crate::support::eventually::{SOON, eventually};
-use crate::support::pair::{Pair, Scene};
-use crate::support::script::Script;
-use crate::support::server::Server;
-use crate::{connect, drain, test_name};
+use crate::support::pair::Pair;
+use crate::support::told::Told;
+use crate::{connect, drain, standalone, test_name};
 
 /// Messages that each transaction of the load sends, to two queues.
 const SENDS: usize = 6;
@@ -17,58 +15,22 @@ const SENDS: usize = 6;
 const TOKENS: usize = 30;
 
 /// The client.
-struct Client {
-    script: Script,
-    facts: Arc<Mutex<Vec<Value>>>,
-}
+struct Client(Told);
 
 impl Client {
     fn start(hosts: &str) -> Self {
-        let facts = Arc::new(Mutex::new(Vec::new()));
-        let entered = Arc::clone(&facts);
-        let script = Script::start("transaction_driver.py", &[hosts], move |fact| {
-            let mut facts = entered.lock().unwrap_or_else(PoisonError::into_inner);
-            facts.push(fact);
-        });
-        let client = Self { script, facts };
-        client.until("it is connected", |fact| fact["event"] == "connected");
-        client
+        Self(Told::connected("transaction_driver.py", &[hosts]))
     }
 
     fn say(&mut self, commands: &[&str]) {
         for command in commands {
-            self.script.say(command);
+            self.0.say(command);
         }
-    }
-
-    fn facts(&self) -> Vec<Value> {
-        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.clone()
-    }
-
-    fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
-        self.facts().iter().filter(|fact| wanted(fact)).count()
-    }
-
-    #[track_caller]
-    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        eventually(SOON, what, || {
-            let facts = self.facts();
-            let found = facts.iter().find(|fact| wanted(fact)).cloned();
-            found.ok_or_else(|| format!("{:?}", &facts[facts.len().saturating_sub(8)..]))
-        })
-    }
-
-    #[track_caller]
-    fn receipt(&self, id: &str) {
-        self.until(&format!("the receipt {id}"), |fact| {
-            fact["event"] == "receipt" && fact["id"] == id
-        });
     }
 
     #[track_caller]
     fn received(&self, body: &str, redelivered: bool) {
-        self.until(&format!("the message {body}"), |fact| {
+        self.0.until(&format!("the message {body}"), |fact| {
             fact["event"] == "received"
                 && fact["body"] == body
                 && fact["redelivered"] == redelivered
@@ -77,22 +39,15 @@ impl Client {
 
     #[track_caller]
     fn error(&self) -> (String, String) {
-        let fact = self.until("an ERROR", |fact| fact["event"] == "error");
+        let fact = self.0.until("an ERROR", |fact| fact["event"] == "error");
         let text = |name: &str| fact[name].as_str().unwrap_or_default().to_owned();
         (text("message"), text("detail"))
     }
 }
 
-fn standalone(test: &str) -> (Scene, Server) {
-    let scene = Scene::new(test);
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.start_and_await();
-    (scene, server)
-}
-
 #[test]
 fn a_commit_shows_everything_at_once_and_an_abort_nothing() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let hosts = server.client_address();
     let mut client = Client::start(&hosts);
     client.say(&[
@@ -112,30 +67,30 @@ fn a_commit_shows_everything_at_once_and_an_abort_nothing() {
         "ack two u",
         "send /queue/b between",
     ]);
-    client.receipt("between");
+    client.0.receipt("between");
     assert_eq!(
         drain(&hosts, "/queue/b"),
         ["between"],
         "nothing is seen yet"
     );
     client.say(&["commit t", "abort u"]);
-    client.receipt("commit t");
-    client.receipt("abort u");
+    client.0.receipt("commit t");
+    client.0.receipt("abort u");
     assert_eq!(drain(&hosts, "/queue/a"), ["a1"]);
     assert_eq!(drain(&hosts, "/queue/b"), ["b1"]);
     // What the aborted one had acknowledged still waits for it.
     client.say(&["begin v", "nack two v", "commit v"]);
-    client.receipt("commit v");
+    client.0.receipt("commit v");
     client.received("two", true);
     client.say(&["begin w", "ack two w", "unsubscribe /queue/in", "commit w"]);
-    client.receipt("commit w");
+    client.0.receipt("commit w");
     assert_eq!(drain(&hosts, "/queue/in"), Vec::<String>::new());
-    assert_eq!(client.count(|fact| fact["event"] == "error"), 0);
+    assert_eq!(client.0.count("error"), 0);
 }
 
 #[test]
 fn a_client_that_dies_before_its_commit_leaves_nothing_behind() {
-    let (_scene, server) = standalone(test_name!());
+    let (_scene, server) = standalone(test_name!(), &[]);
     let hosts = server.client_address();
     let mut client = Client::start(&hosts);
     client.say(&["send /queue/in one", "subscribe /queue/in"]);
@@ -146,7 +101,7 @@ fn a_client_that_dies_before_its_commit_leaves_nothing_behind() {
         "ack one t",
         "send /queue/b done",
     ]);
-    client.receipt("done");
+    client.0.receipt("done");
     client.say(&["die"]);
     let mut other = Client::start(&hosts);
     other.say(&["subscribe /queue/in"]);
@@ -156,11 +111,11 @@ fn a_client_that_dies_before_its_commit_leaves_nothing_behind() {
 
 #[test]
 fn a_transaction_over_its_limits_or_without_a_begin_gets_an_error_that_says_so() {
-    let scene = Scene::new(test_name!());
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.set("limits.transaction_messages", "2");
-    server.set("limits.transactions", "1");
-    server.start_and_await();
+    let settings = [
+        ("limits.transaction_messages", "2"),
+        ("limits.transactions", "1"),
+    ];
+    let (_scene, server) = standalone(test_name!(), &settings);
     let hosts = server.client_address();
     for (commands, message, detail) in [
         (
@@ -201,7 +156,7 @@ fn hop_of(body: &str) -> (&str, u64) {
 
 /// What the queues say after everything, against what the client was told.
 fn judge(client: &Client, left: &[String], right: &[String], tokens: &[String]) {
-    let facts = client.facts();
+    let facts = client.0.facts();
     let of = |event: &'static str| facts.iter().filter(move |fact| fact["event"] == event);
     let token_of: BTreeMap<u64, &str> = of("moved")
         .map(|fact| {
@@ -284,7 +239,7 @@ fn kill_9_of_the_active_around_commits_leaves_each_transaction_whole_or_not_at_a
     let mut client = Client::start(&pair.hosts());
     client.say(&[&format!("moves {SENDS}"), "subscribe /queue/tokens"]);
     let confirmed = |client: &Client| {
-        client.count(|fact| {
+        client.0.count_of(|fact| {
             fact["event"] == "receipt"
                 && fact["id"]
                     .as_str()
@@ -312,13 +267,13 @@ fn kill_9_of_the_active_around_commits_leaves_each_transaction_whole_or_not_at_a
     }
     await_more(&client);
     client.say(&["rest"]);
-    client.until("it rests", |fact| fact["event"] == "rests");
+    client.0.until("it rests", |fact| fact["event"] == "rests");
     client.say(&["unsubscribe /queue/tokens", "send /queue/farewell bye"]);
-    client.receipt("bye");
+    client.0.receipt("bye");
     client.say(&["quit"]);
-    client.until("it ends", |fact| fact["event"] == "end");
+    client.0.until("it ends", |fact| fact["event"] == "end");
     let is_error = |fact: &&Value| fact["event"] == "error";
-    let errors: Vec<Value> = client.facts().iter().filter(is_error).cloned().collect();
+    let errors: Vec<Value> = client.0.facts().iter().filter(is_error).cloned().collect();
     assert!(errors.is_empty(), "{errors:?}");
 
     let hosts = pair.hosts();

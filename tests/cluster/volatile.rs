@@ -3,24 +3,10 @@
 
 use serde_json::Value;
 
-use crate::stomp_session::StompSession;
-use crate::support::pair::{Pair, Scene};
-use crate::support::server::Server;
-use crate::test_name;
+use crate::support::pair::Pair;
+use crate::{client, printed, standalone, test_name};
 
 const PASSING: (&str, &str) = ("persistent", "false");
-
-#[track_caller]
-fn printed(server: &Server, words: &[&str]) -> String {
-    let output = server.operator(words).output().expect("it starts");
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{words:?}: {errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn client(server: &Server) -> StompSession {
-    StompSession::connect(&server.client_address(), &[])
-}
 
 #[test]
 fn what_is_in_memory_is_seen_moved_and_lost_with_the_active() {
@@ -67,11 +53,7 @@ fn what_is_in_memory_is_seen_moved_and_lost_with_the_active() {
 
 #[test]
 fn a_subscriber_gets_what_memory_has_no_room_for_and_in_order() {
-    let scene = Scene::new(test_name!());
-    let mut server = Server::standalone(scene.address, scene.path());
-    server.set("limits.volatile_mib", "1");
-    server.start();
-    server.await_state("STANDALONE");
+    let (_scene, server) = standalone(test_name!(), &[("limits.volatile_mib", "1")]);
     let mut slow = client(&server);
     slow.subscribe_individually("s", "/topic/big", &[("prefetch-count", "1")]);
     let mut producer = client(&server);

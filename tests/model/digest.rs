@@ -37,11 +37,13 @@ impl Hasher for Digest {
         self.write_u64(u64::from(word));
     }
 
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "both halves are taken, and not by slices: unoptimized, those took a third of a search"
+    )]
     fn write_u64(&mut self, word: u64) {
         let product = u128::from(self.0 ^ word) * u128::from(FACTOR);
-        let bytes = product.to_le_bytes();
-        let (halves, _) = bytes.as_chunks::<8>();
-        let folded = u64::from_le_bytes(halves[0]) ^ u64::from_le_bytes(halves[1]);
+        let folded = (product as u64) ^ ((product >> 64) as u64);
         // Two words that are changed for each other must not be the same.
         self.0 = folded.rotate_left(23).wrapping_add(FIRST);
     }
@@ -51,7 +53,7 @@ impl Hasher for Digest {
     }
 
     fn write_isize(&mut self, word: isize) {
-        self.write(&word.to_le_bytes());
+        self.write_usize(word.cast_unsigned());
     }
 
     fn finish(&self) -> u64 {

@@ -4,10 +4,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook};
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::clock::open;
 use crate::course::Course;
@@ -161,6 +161,29 @@ fn run_tests(tests: &[Test], asked: &Asked) -> bool {
         tests.len() - wanted.len()
     );
     failed == 0
+}
+
+/// Does each of these, several at a time. The panic of one is this one's panic, when all have ended that
+/// run beside it.
+pub(crate) fn beside<T: Copy + Sync>(all: &[T], work: impl Fn(T) + Sync) {
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let rest = || all.get(next.fetch_add(1, Ordering::Relaxed));
+        while let Some(one) = rest() {
+            work(*one);
+        }
+    };
+    let run = || catch_unwind(AssertUnwindSafe(run)).map_err(|panic| (panic, PANICKED.take()));
+    std::thread::scope(|scope| {
+        let threads = [(); THREADS].map(|()| scope.spawn(run));
+        for thread in threads {
+            let ended = thread.join().expect("its panics are caught");
+            if let Err((panic, place)) = ended {
+                PANICKED.set(place);
+                resume_unwind(panic);
+            }
+        }
+    });
 }
 
 /// Plays all of these seeds; tells what failed, and figures of the rest. False: some failed.

@@ -27,11 +27,15 @@ mod server;
 mod sessions;
 mod sink;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use clock::open;
 use course::{Broken, Course};
-use harness::{Test, schedules};
-use play::play;
+use harness::{Test, beside, schedules};
+use play::{Outcome, play};
 use scenarios::{deaths, departures, interruptions, simulate};
 
 /// Schedules that run without being asked for.
@@ -45,7 +49,9 @@ const SCENARIO_SEEDS: std::ops::Range<u64> = 1..9;
 /// Among so many schedules the checker finds what is broken on purpose.
 const FOUND_AMONG: u64 = 100;
 /// So many seeds with jumps of wall clocks are played with and without.
-const JUMPED: u64 = 8;
+const JUMPED: usize = 8;
+/// Each of these is played twice.
+const ONE_COURSE_SEEDS: std::ops::Range<u64> = 1..8;
 
 const TESTS: &[Test] = &[
     (
@@ -93,34 +99,47 @@ fn main() -> ExitCode {
     harness::run(TESTS)
 }
 
-fn scenario(scenario: impl AsyncFn(&mut pair::Pair)) {
-    for seed in SCENARIO_SEEDS {
+fn scenario(scenario: impl AsyncFn(&mut pair::Pair) + Sync) {
+    let seeds: Vec<u64> = SCENARIO_SEEDS.collect();
+    beside(&seeds, |seed| {
         println!("seed {seed}");
         simulate(seed, async |pair| scenario(pair).await);
-    }
+    });
 }
 
 /// Seeds in `seeds.txt`, one a line, those of shared mode with that word before them.
 fn seeds_that_failed_once() {
+    let mut courses = Vec::new();
     for line in include_str!("seeds.txt").lines() {
         let seed = line.split('#').next().unwrap_or_default().trim();
         let number = |text: &str| text.trim().parse().expect("a number");
-        let course = match seed.strip_prefix("shared") {
+        courses.push(match seed.strip_prefix("shared") {
             _ if seed.is_empty() => continue,
             Some(seed) => Course::shared(number(seed)),
             None => Course::of(number(seed)),
-        };
+        });
+    }
+    beside(&courses, |course| {
         if let Err(failure) = play(&course) {
             panic!("{failure}");
         }
-    }
+    });
 }
 
 fn one_seed_gives_one_course() {
-    for seed in 1..7 {
-        let course = |seed| play(&Course::of(seed)).expect("it holds");
-        assert_eq!(course(seed), course(seed), "seed {seed}");
-        assert_ne!(course(seed), course(seed + 1), "the seed matters");
+    let seeds: Vec<u64> = ONE_COURSE_SEEDS.collect();
+    let outcomes: Mutex<BTreeMap<u64, Outcome>> = Mutex::default();
+    beside(&seeds, |seed| {
+        let course = || play(&Course::of(seed)).expect("it holds");
+        let (one, other) = (course(), course());
+        assert_eq!(one, other, "seed {seed}");
+        open(&outcomes).insert(seed, one);
+    });
+    let outcomes = std::mem::take(&mut *open(&outcomes));
+    let outcomes: Vec<Outcome> = outcomes.into_values().collect();
+    assert_eq!(outcomes.len(), seeds.len());
+    for two in outcomes.windows(2) {
+        assert_ne!(two[0], two[1], "the seed matters");
     }
 }
 
@@ -140,39 +159,44 @@ fn what_is_left_is_appended_again() {
 }
 
 fn wall_clocks_decide_nothing() {
-    let mut jumped = 0;
-    for seed in 1..60 {
-        if jumped == JUMPED {
-            break;
-        }
-        let course = Course::of(seed);
-        let still = Course {
-            wall_jumps: false,
-            ..course
-        };
-        let jumps = course.faults().len() - still.faults().len();
-        if jumps > 0 {
-            jumped += 1;
-            let confirms = |course| play(course).expect("it holds").confirms;
-            assert_eq!(confirms(&course), confirms(&still), "seed {seed}");
-        }
-    }
-    assert_eq!(jumped, JUMPED, "seeds with jumps");
+    let still = |course| Course {
+        wall_jumps: false,
+        ..course
+    };
+    let jumps = |course: &Course| course.faults().len() > still(*course).faults().len();
+    let jumped: Vec<Course> = (1..60).map(Course::of).filter(jumps).take(JUMPED).collect();
+    assert_eq!(jumped.len(), JUMPED, "seeds with jumps");
+    beside(&jumped, |course| {
+        let confirms = |course| play(&course).expect("it holds").confirms;
+        let (with, without) = (confirms(course), confirms(still(course)));
+        assert_eq!(with, without, "seed {}", course.seed);
+    });
 }
 
 /// The checker bites: what the fault leads to is found, and not only that something is wrong.
 fn finds(broken: Broken, consequence: &str) {
-    let mut others = 0;
-    let found = (1..=FOUND_AMONG).find_map(|seed| {
+    let seeds: Vec<u64> = (1..=FOUND_AMONG).collect();
+    let found: Mutex<Option<String>> = Mutex::default();
+    let others = AtomicU64::new(0);
+    beside(&seeds, |seed| {
+        if open(&found).is_some() {
+            return;
+        }
         let course = Course {
             broken: Some(broken),
             ..Course::of(seed)
         };
-        let failure = play(&course).err()?;
-        let found = failure.lines().next().unwrap_or_default().to_owned();
-        others += u64::from(!found.contains(consequence));
-        found.contains(consequence).then_some(found)
+        let Err(failure) = play(&course) else {
+            return;
+        };
+        let first = failure.lines().next().unwrap_or_default();
+        if first.contains(consequence) {
+            *open(&found) = Some(first.to_owned());
+        } else {
+            others.fetch_add(1, Ordering::Relaxed);
+        }
     });
+    let found = std::mem::take(&mut *open(&found));
     let found = found.unwrap_or_else(|| panic!("of {broken:?} it was not found: {consequence}"));
-    println!("{found}\n({others} other failures before)");
+    println!("{found}\n({others:?} other failures before)");
 }

@@ -11,3 +11,4 @@ pub(crate) mod script;
 pub(crate) mod server;
 pub(crate) mod stomp_py;
 pub(crate) mod strace;
+pub(crate) mod told;

@@ -24,7 +24,7 @@ fn tell(keeper: &mut FileKeeper, positions: &[(StoreId, Position)]) -> ArbiterAn
 }
 
 fn lock_of(keeper: &mut FileKeeper) -> LockFacts {
-    match keeper.answer(ArbiterCall::TryLock) {
+    match take(keeper) {
         ArbiterAnswer::Locked { lock, .. } => lock,
         other => panic!("{other:?}"),
     }
