@@ -629,7 +629,9 @@ impl World {
                     dest: destination(queue),
                     answer,
                 }),
-                DestinationEffect::Removed { .. } | DestinationEffect::Shown { .. } => {
+                DestinationEffect::Removed { .. }
+                | DestinationEffect::Shown { .. }
+                | DestinationEffect::Rest(_) => {
                     panic!("no operator works here")
                 }
             }
