@@ -30,6 +30,8 @@ const LONG: Duration = Duration::from_secs(600);
 const CONNECTION_KIB_MAX: u64 = 32;
 /// Anonymous memory that a queue with one message may take.
 const DESTINATION_KIB_MAX: u64 = 8;
+/// The same of one that nobody uses any more.
+const SLEEPER_KIB_MAX: u64 = 3;
 /// Anonymous memory that a backlog may take, however deep it is: its window and what is kept of the log.
 const BACKLOG_KIB_MAX: u64 = 64 * 1024;
 /// What a server may gain for other reasons while it does something.
@@ -141,6 +143,34 @@ fn scale_many_destinations_take_little_memory_and_are_all_there_after_a_kill() {
         assert!(taken <= most, "{taken} KiB");
     };
     within(&mut pair, active, before[0], "active");
+    let server = pair.server(active);
+    let most_asleep = count * SLEEPER_KIB_MAX + SLACK_KIB;
+    eventually(LONG, "they take little memory", || {
+        let taken = memory(server).saturating_sub(before[0]);
+        let is_little = taken <= most_asleep;
+        is_little.then_some(()).ok_or(format!("{taken} KiB"))
+    });
+    eventually(
+        LONG,
+        "all sleep: their messages are the store's alone",
+        || {
+            let clients = server.status()?.clients.ok_or("it does not serve")?;
+            match clients.limits.memory_bytes {
+                0 => Ok(()),
+                kept => Err(format!("{kept} bytes of messages in memory")),
+            }
+        },
+    );
+    let asleep = memory(server).saturating_sub(before[0]);
+    print("active, asleep", asleep, count, "queues");
+    let mut client = connect(&pair.hosts());
+    let one = client.subscribe("0", &queue(count / 2), "client", 1, SOON);
+    let one = one.expect("it serves").into_iter().next();
+    let one = one.map_or_else(|| client.next(SOON).expect("it serves"), Some);
+    let one = one.expect("it has one");
+    assert_eq!(one.body, (count / 2).to_string().as_bytes());
+    assert_eq!(one.header("redelivered").as_deref(), None, "it is new");
+    drop(client);
     within(&mut pair, active.other(), before[1], "passive");
     pair.server(active).kill();
     let started = now();

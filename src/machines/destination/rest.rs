@@ -30,9 +30,10 @@ impl DestinationMachine {
             && self.lanes.is_at_rest()
             && self.excess().is_none();
         // Where nothing is owed, nothing is suspected.
-        let horizon = match self.stored {
-            0 => self.upto,
-            _ => self.lanes.suspected_upto()?,
+        let horizon = if self.stored == 0 {
+            self.upto
+        } else {
+            self.lanes.suspected_upto()?
         };
         is_at_rest.then(|| Activation {
             definition: self.definition.clone(),
