@@ -1,17 +1,10 @@
-//! Bytes from a client, in pieces and whole: both must give the same frames, and the session must
-//! take whatever comes out.
+//! Bytes from a client, in pieces and whole: both must give the same frames. How a session reads them is
+//! in `stomp_pieces`.
 #![no_main]
-
-use std::sync::Arc;
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use twinmq::machines::delivery::SessionKey;
-use twinmq::machines::stomp_session::{
-    HeartBeatOffer, SessionInput, StompSession, StompSessionConfig,
-};
 use twinmq::proto::stomp::{ClientFrame, DecodeError, Decoder, Limits};
-use twinmq::time::Moment;
 
 const LIMITS: Limits = Limits {
     frame_bytes: 2048,
@@ -37,36 +30,7 @@ fn decode(bytes: &[u8], piece: usize) -> (Vec<ClientFrame>, Option<DecodeError>)
     (frames, None)
 }
 
-fn config() -> Arc<StompSessionConfig> {
-    Arc::new(StompSessionConfig {
-        limits: LIMITS,
-        heart_beat_ms: HeartBeatOffer {
-            send: 1000,
-            receive: 1000,
-        },
-        default_prefetch: 10,
-        max_prefetch: 100,
-        max_subscriptions: 4,
-        max_unsettled_requests: 100,
-        transactions: twinmq::machines::stomp_session::TransactionLimits {
-            open: 3,
-            messages: 5,
-            bytes: 1000,
-            connection_bytes: 1500,
-        },
-        server_name: "TwinMQ".into(),
-        connect_timeout_ms: 1000,
-    })
-}
-
 fuzz_target!(|bytes: &[u8]| {
-    let (frames, error) = decode(bytes, bytes.len().max(1));
-    assert_eq!(decode(bytes, 1), (frames.clone(), error.clone()));
-
-    let mut session = StompSession::new(config(), SessionKey(1), Moment(0));
-    let (mut out, mut effects) = (BytesMut::new(), Vec::new());
-    let inputs = frames.into_iter().map(SessionInput::Frame);
-    for input in inputs.chain(error.map(SessionInput::Malformed)) {
-        session.step(Moment(0), input, &mut out, &mut effects);
-    }
+    let whole = decode(bytes, bytes.len().max(1));
+    assert_eq!(decode(bytes, 1), whole);
 });

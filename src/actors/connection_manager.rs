@@ -195,14 +195,14 @@ impl ConnectionManager {
         view.connected = false;
         view.trouble = Some(cause.to_string());
         drop(view);
-        let end = if cause.is_ended() {
-            LinkEnd::Ended
-        } else {
-            LinkEnd::Silent
+        let end = match cause.is_ended() {
+            true => LinkEnd::Ended,
+            false => LinkEnd::Silent,
         };
         self.tell(LinkEvent::Down {
             session,
             end,
+            why: cause.to_string(),
             last_heard,
         });
     }

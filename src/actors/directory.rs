@@ -115,6 +115,7 @@ pub struct Directory {
     pool: Rc<PermitPool>,
     policies: RefCell<Arc<Policies>>,
     overload: Overload,
+    shed: Cell<Option<load::Shed>>,
     brake: bounds::Brake,
     /// Sends that are confirmed only when both servers hold them.
     both: RefCell<HashSet<(SessionKey, RequestNumber)>>,
@@ -148,6 +149,7 @@ impl Directory {
             pool: PermitPool::new(config.permits),
             policies: RefCell::default(),
             overload: Overload::new(config.memory),
+            shed: Cell::new(None),
             brake: bounds::Brake::default(),
             both: RefCell::default(),
             term: RefCell::new(None),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::actors::ha_manager::HaManager;
 use crate::io::history::History;
-use crate::machines::ha::{Announcement, Explanation, LinkEnd, Source};
+use crate::machines::ha::{Announcement, Explanation, Source};
 use crate::machines::lock::LockReport;
 use crate::proto::history::{Event, EventKind};
 use crate::proto::peer::ServerState;
@@ -89,14 +89,6 @@ impl HaManager {
         let text = format!("the other server is {new}");
         let event = Event::new(EventKind::Peer, self.machine.epoch(), text).between(old, new);
         self.ports().history.tell(event);
-    }
-
-    pub(super) fn note_link_down(&self, end: LinkEnd) {
-        let text = match end {
-            LinkEnd::Ended => "the channel ended (closed, reset, or its process is gone)",
-            LinkEnd::Silent => "nothing was heard for too long",
-        };
-        self.note(EventKind::LinkDown, text);
     }
 
     pub(super) fn note_lock(&self, report: &LockReport) {

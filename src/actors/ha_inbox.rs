@@ -77,6 +77,8 @@ pub enum LinkEvent {
         session: SessionId,
         /// How it ended.
         end: LinkEnd,
+        /// Why, in words.
+        why: String,
         /// When the peer was heard last.
         last_heard: Moment,
     },

@@ -24,10 +24,11 @@ impl HaManager {
             LinkEvent::Down {
                 session,
                 end,
+                why,
                 last_heard,
             } => {
                 self.timing.peer_heard(last_heard);
-                self.note_link_down(end);
+                self.note(EventKind::LinkDown, why);
                 Some(HaInput::LinkDown {
                     session,
                     cause: end,
@@ -35,7 +36,10 @@ impl HaManager {
             }
             LinkEvent::Facts { session, facts } => Some(HaInput::PeerFacts { session, facts }),
             LinkEvent::Goodbye { session, epoch } => {
-                self.note(EventKind::Peer, "the other server was stopped in order");
+                self.note(
+                    EventKind::Peer,
+                    "the other server ended its service in order",
+                );
                 Some(HaInput::PeerGoodbye { session, epoch })
             }
             LinkEvent::Answered { ping_sent_at } => {

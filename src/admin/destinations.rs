@@ -13,6 +13,7 @@ use crate::actors::directory::{
     DestinationQuery, MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
 };
 use crate::machines::selector::{Dialect, Selector};
+use crate::proto::destination::DestinationName;
 use crate::proto::ids::Lsn;
 use crate::proto::message::{self, Message, PropertyValue};
 use crate::storage::api::Entry;
@@ -177,7 +178,7 @@ pub(super) async fn get_destination(
     if let Some(refusal) = reading_refusal_of(&request, &state) {
         return refusal;
     }
-    let name = query.into_inner().name;
+    let name = DestinationName::in_full(&query.into_inner().name);
     let asked = DestinationQuery {
         after: None,
         pattern: Some(name.clone()),

@@ -31,6 +31,7 @@ pub mod stomp_client;
 pub mod stop;
 pub mod store_check;
 pub mod switchover;
+mod typed;
 pub mod wait;
 pub mod watchdog;
 

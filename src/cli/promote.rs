@@ -2,7 +2,6 @@
 //! epoch typed back, and waits for the outcome.
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use serde_json::json;
 use super::admin_client::{AdminClient, AdminError, Status};
 use super::args::{PromoteArgs, ServerArgs};
 use super::switchover::{Found, list, reasons};
+use super::typed::typed;
 use super::{CliError, print, print_json};
 use crate::exit::ExitCode;
 use crate::machines::ha::NOT_OVERRULED;
@@ -188,20 +188,11 @@ fn ask(server: &AdminClient, what: &str) -> Result<Answer, CliError> {
 }
 
 fn have_typed(epoch: u64) -> Result<String, PromoteError> {
-    let input = std::io::stdin();
-    if !input.is_terminal() {
-        return Err(PromoteError::NobodyTypes);
-    }
-    let mut out = std::io::stderr();
-    write!(out, "Type the epoch that this ends ({epoch}) to go on: ")
-        .and_then(|()| out.flush())
-        .map_err(PromoteError::Terminal)?;
-    let mut line = String::new();
-    input
-        .lock()
-        .read_line(&mut line)
-        .map_err(PromoteError::Terminal)?;
-    Ok(line.trim().to_owned())
+    typed(&format!(
+        "Type the epoch that this ends ({epoch}) to go on: "
+    ))
+    .map_err(PromoteError::Terminal)?
+    .ok_or(PromoteError::NobodyTypes)
 }
 
 fn await_service(

@@ -2,7 +2,6 @@
 //! Work on many messages is asked for in stretches, each of which says how far it came.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, IsTerminal, Write};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,8 +11,10 @@ use super::args::{
     DeleteArgs, ListArgs, QueueArgs, QueueBrowseArgs, QueueCommand, ServerArgs,
     SubscriptionCommand, TopicCommand, WhichArgs,
 };
+use super::typed::typed;
 use super::{CliError, complain, print, print_json};
 use crate::exit::ExitCode;
+use crate::proto::destination::DestinationName;
 
 /// Destinations asked for at a time.
 const PAGE: usize = 1000;
@@ -89,7 +90,7 @@ pub fn run(command: &QueueCommand) -> Result<ExitCode, CliError> {
         QueueCommand::Show(args) => show(args),
         QueueCommand::Browse(args) => browse(args),
         QueueCommand::Purge(args) => {
-            let name = spelled(&args.which.queue.queue);
+            let name = DestinationName::in_full(&args.which.queue.queue);
             let what = match (&args.which.selector, args.which.count) {
                 (None, None) => format!("every message in {name} is thrown away"),
                 _ => format!("the messages meant in {name} are thrown away"),
@@ -99,7 +100,7 @@ pub fn run(command: &QueueCommand) -> Result<ExitCode, CliError> {
         }
         QueueCommand::Move(args) => work(&args.which, "move", Some(&args.to)),
         QueueCommand::Retry(args) => work(&args.which, "retry", None),
-        QueueCommand::Delete(args) => delete(args, &spelled(&args.name)),
+        QueueCommand::Delete(args) => delete(args, &DestinationName::in_full(&args.name)),
     }
 }
 
@@ -178,15 +179,6 @@ pub fn run_subscription(command: &SubscriptionCommand) -> Result<ExitCode, CliEr
 
 fn client(server: &ServerArgs) -> Result<AdminClient, CliError> {
     server.admin()?.authorized()
-}
-
-/// A bare name is a queue's.
-fn spelled(name: &str) -> String {
-    if name.starts_with('/') {
-        name.to_owned()
-    } else {
-        format!("/queue/{name}")
-    }
 }
 
 /// As a query's value.
@@ -359,7 +351,7 @@ fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
 
 fn show(args: &QueueArgs) -> Result<ExitCode, CliError> {
     let client = client(&args.server)?;
-    let name = spelled(&args.queue);
+    let name = DestinationName::in_full(&args.queue);
     let path = format!("destination?name={}", encoded(&name));
     let sent = client.get(&path).map_err(plainly)?;
     if args.json {
@@ -377,7 +369,7 @@ fn show(args: &QueueArgs) -> Result<ExitCode, CliError> {
 
 fn browse(args: &QueueBrowseArgs) -> Result<ExitCode, CliError> {
     let client = client(&args.queue.server)?;
-    let name = spelled(&args.queue.queue);
+    let name = DestinationName::in_full(&args.queue.queue);
     let (mut messages, mut after) = (Vec::new(), args.after);
     let mut more = None;
     while messages.len() < args.count {
@@ -455,10 +447,10 @@ fn message_text(message: &Value) -> String {
 /// Asks for stretches of work until it is complete.
 fn work(which: &WhichArgs, what: &str, to: Option<&str>) -> Result<ExitCode, CliError> {
     let client = client(&which.queue.server)?;
-    let name = spelled(&which.queue.queue);
+    let name = DestinationName::in_full(&which.queue.queue);
     let mut asked = format!("{what}?name={}", encoded(&name));
     if let Some(to) = to {
-        asked.push_str(&format!("&to={}", encoded(&spelled(to))));
+        asked.push_str(&format!("&to={}", encoded(&DestinationName::in_full(to))));
     }
     if let Some(selector) = &which.selector {
         asked.push_str(&format!("&selector={}", encoded(selector)));
@@ -507,7 +499,7 @@ fn work(which: &WhichArgs, what: &str, to: Option<&str>) -> Result<ExitCode, Cli
         "move" => format!(
             "{name}: {} messages moved to {}",
             all.done,
-            spelled(to.unwrap_or_default())
+            DestinationName::in_full(to.unwrap_or_default())
         ),
         _ => format!(
             "{name}: {} messages sent back to where they came from",
@@ -549,21 +541,10 @@ fn confirm(yes: bool, name: &str, what: &str) -> Result<(), QueueError> {
     if yes {
         return Ok(());
     }
-    let input = std::io::stdin();
-    if !input.is_terminal() {
-        return Err(QueueError::NobodyTypes);
-    }
-    let mut out = std::io::stderr();
-    write!(out, "When you go on, {what}. Type {name} to go on: ")
-        .and_then(|()| out.flush())
-        .map_err(QueueError::Terminal)?;
-    let mut line = String::new();
-    input
-        .lock()
-        .read_line(&mut line)
-        .map_err(QueueError::Terminal)?;
-    let typed = line.trim().to_owned();
-    if typed == name || spelled(&typed) == name {
+    let typed = typed(&format!("When you go on, {what}. Type {name} to go on: "))
+        .map_err(QueueError::Terminal)?
+        .ok_or(QueueError::NobodyTypes)?;
+    if typed == name || DestinationName::in_full(&typed) == name {
         Ok(())
     } else {
         let name = name.to_owned();

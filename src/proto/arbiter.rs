@@ -95,6 +95,14 @@ pub struct LockIdentity {
 }
 
 impl LockFacts {
+    /// What this store has confirmed at least (A1), as far as the last holder has told.
+    #[must_use]
+    pub fn confirmed(&self, store: StoreId) -> Option<Position> {
+        let told = self.last.iter().flat_map(|beat| &beat.positions);
+        let own = told.filter(|(other, _)| *other == store);
+        own.map(|(_, position)| *position).max()
+    }
+
     /// What is exchanged in hello.
     #[must_use]
     pub fn identity(&self) -> LockIdentity {

@@ -93,6 +93,16 @@ impl DestinationName {
         })
     }
 
+    /// A spelling as people type it, in full: a bare name is a queue's.
+    #[must_use]
+    pub fn in_full(typed: &str) -> String {
+        if typed.starts_with('/') {
+            typed.to_owned()
+        } else {
+            [DestinationKind::Queue.prefix(), typed].concat()
+        }
+    }
+
     /// Reads `/queue/NAME`, `/topic/NAME` or `/remote-temp-queue/NAME`.
     ///
     /// # Errors

@@ -97,6 +97,8 @@ fn queues_are_looked_at_purged_moved_retried_and_deleted() {
     assert!(table.starts_with("QUEUE"), "{table}");
     assert!(table.contains("orders"), "{table}");
     assert!(done(&server, &["queue", "show", "orders"]).contains("10"));
+    assert_eq!(depth(&server, "/queue/orders"), 10);
+    assert_eq!(depth(&server, "orders"), 10, "a bare name is a queue's");
 
     // A look takes nothing.
     let words = ["queue", "browse", "orders", "-n", "3", "--json"];

@@ -60,6 +60,21 @@ fn switchovers_forth_and_back_under_load_lose_nothing() {
     assert!(report.holds(), "{report:?}");
 }
 
+#[test]
+fn the_history_says_why_the_channel_ended_at_a_switchover() {
+    let mut pair = Pair::in_sync(test_name!());
+    let active = pair.active();
+    switch_over(&mut pair);
+    let history = operate(pair.server(active.other()), &["history"]);
+    let history = text_of(&history);
+    // Either server may be the first to close it.
+    let down = history.lines().find(|line| line.contains("link down"));
+    assert!(
+        down.is_some_and(|line| line.contains("closed by ")),
+        "{history}"
+    );
+}
+
 /// The outage as a client sees it: printed, not judged. `TWINMQ_OUTAGES` says how many.
 #[test]
 fn outage_of_switchovers_as_a_stomp_py_client_sees_it() {

@@ -545,9 +545,9 @@ fn targets_of(removals: &[Removal]) -> BTreeMap<DestId, u64> {
     all
 }
 
-/// Any destination's name, as the server spells it; a bare name is a queue's, unless it begins as if it
-/// had a prefix.
+/// Any destination's name, as the server spells it or bare.
 fn name_of(spelling: &str) -> Option<DestinationName> {
+    let spelling = DestinationName::in_full(spelling);
     for kind in [
         DestinationKind::Queue,
         DestinationKind::Topic,
@@ -558,10 +558,7 @@ fn name_of(spelling: &str) -> Option<DestinationName> {
             return DestinationName::new(kind, name).ok();
         }
     }
-    if spelling.starts_with('/') {
-        return None;
-    }
-    DestinationName::new(DestinationKind::Queue, spelling).ok()
+    None
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! that demand two copies.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::{Directory, Unavailable};
 use crate::actors::inbox::Inbox;
@@ -11,13 +12,35 @@ use crate::machines::delivery::{RequestNumber, SessionEvent, SessionKey};
 use crate::machines::destination::request_of;
 use crate::proto::destination::DestinationName;
 use crate::storage::api::{GatePolicy, StoreFacts, Ticket};
+use crate::time::Moment;
 
 /// A connection with less than this is not to blame for what all hold.
 const OFFENCE_BYTES: usize = 1 << 20;
 
+/// What a closed connection held comes back once its destinations have heard of it. Who holds less is
+/// not closed for that until so much later.
+const COMES_BACK: Duration = Duration::from_secs(1);
+
 const UNCONFIRMED: &str = "its destination demands two copies (copies = 2), and the other server went \
     away before it had this message: it is stored on this server alone and will be delivered, but it is \
     NOT confirmed; sent again it may come twice";
+
+/// The connection that was closed last for what all hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shed {
+    /// What all held then, in bytes.
+    total: usize,
+    /// What it held of that.
+    held: usize,
+    at: Moment,
+}
+
+impl Shed {
+    /// Most of what it held has not come back yet.
+    fn is_awaited(&self, total: usize, now: Moment) -> bool {
+        total > self.total.saturating_sub(self.held / 2) && now.since(self.at) < COMES_BACK
+    }
+}
 
 impl Directory {
     /// Sessions that are open or wait for their last answer.
@@ -73,7 +96,12 @@ impl Directory {
             }
         }
         // Those that go already free what they hold in a moment.
-        if total.saturating_sub(going) > bounds.critical {
+        let now = self.clock.now();
+        let awaited = self
+            .shed
+            .get()
+            .is_some_and(|shed| shed.is_awaited(total, now));
+        if total.saturating_sub(going) > bounds.critical && !awaited {
             let offender = staying
                 .iter()
                 .filter(|(held, _, inbox)| *held >= OFFENCE_BYTES && !inbox.is_shed())
@@ -82,6 +110,12 @@ impl Directory {
                 let limit = Limit::MemoryCritical;
                 let name = "limits.memory_critical_mib";
                 self.shed(*key, inbox, *held, (limit, name, bounds.critical));
+                let held = *held;
+                self.shed.set(Some(Shed {
+                    total,
+                    held,
+                    at: now,
+                }));
             }
         }
     }

@@ -8,6 +8,7 @@ use crate::proto::pattern::NamePattern;
 use crate::storage::api::{LogStore, StoreEvent, StoreSink, Ticket};
 
 mod bounds;
+mod load;
 mod topics;
 mod volatile;
 

@@ -14,8 +14,9 @@ use std::ops::Bound;
 use super::backlog::{Backlog, Seen};
 use super::claims::{Claims, Question};
 use super::vocabulary::{Activation, DestinationEffect, Room};
+use super::volatile;
 use crate::proto::ids::{DestId, Lsn};
-use crate::storage::api::{Draft, Entry, Lane, LaneFacts, Seek, Times};
+use crate::storage::api::{Draft, Entry, Lane, LaneFacts, Seek};
 
 /// Bounds of how far a mark reaches beyond its record, in LSNs.
 const AHEAD_MIN: u64 = 1024;
@@ -373,19 +374,9 @@ impl Lanes {
     /// Takes out the volatile messages that expire at or before `now_ms`, of all lanes, and tells
     /// when the next one does.
     pub(super) fn expire_volatile(&mut self, now_ms: u64, expired: &mut Vec<Entry>) -> Option<u64> {
-        let mut next: Option<u64> = None;
-        for state in &mut self.all {
-            let gone = state.volatile.extract_if(.., |_, entry| {
-                let at = Times::of(&entry.message).expiry_ms;
-                let over = at.is_some_and(|at| at <= now_ms);
-                if !over {
-                    next = next.into_iter().chain(at).min();
-                }
-                over
-            });
-            expired.extend(gone.map(|(_, entry)| entry));
-        }
-        next
+        let all = self.all.iter_mut();
+        all.filter_map(|state| volatile::expire(&mut state.volatile, now_ms, expired))
+            .min()
     }
 
     /// The oldest volatile message that waits here.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::claims::{Claims, Question};
 use super::vocabulary::{Activation, DestinationEffect, Now, Room};
+use super::volatile;
 use crate::proto::ids::Lsn;
 use crate::storage::api::{Entry, Fetched, Lane, Seek, Times};
 use crate::time::Moment;
@@ -369,19 +370,11 @@ impl Timers {
         }
     }
 
-    /// The volatile ones here that expire at or before now, and when the next one does.
+    /// The volatile ones here that expire at or before now, due or not, and when the next one does.
     pub(super) fn expire_volatile(&mut self, now_ms: u64, expired: &mut Vec<Entry>) -> Option<u64> {
-        let mut next: Option<u64> = None;
-        let gone = self.volatile.extract_if(.., |_, entry| {
-            let at = Times::of(&entry.message).expiry_ms;
-            let over = at.is_some_and(|at| at <= now_ms);
-            if !over {
-                next = next.into_iter().chain(at).min();
-            }
-            over
-        });
-        expired.extend(gone.map(|(_, entry)| entry));
-        next
+        let sleeping = volatile::expire(&mut self.volatile, now_ms, expired);
+        let due = volatile::expire(&mut self.ready, now_ms, expired);
+        sleeping.into_iter().chain(due).min()
     }
 
     /// The oldest volatile message here, due or not.

@@ -8,10 +8,12 @@
 //! the share is told of what goes to the store (`spill`), and of what has come from there (`arrived`).
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::account::Load;
 use crate::proto::ids::Lsn;
+use crate::storage::api::{Entry, Times};
 
 /// The memory, shared by the destinations of a term.
 #[derive(Debug)]
@@ -176,6 +178,27 @@ impl VolatileShare {
             self.spilled.set(true);
         }
     }
+}
+
+/// Takes those of the volatile messages in `waiting` out that expire at or before `now_ms`, and tells when
+/// the next one does. Stored ones are for the store to find.
+pub(super) fn expire<K: Ord>(
+    waiting: &mut BTreeMap<K, Entry>,
+    now_ms: u64,
+    expired: &mut Vec<Entry>,
+) -> Option<u64> {
+    let mut next: Option<u64> = None;
+    let gone = waiting.extract_if(.., |_, entry| {
+        let in_memory = entry.lsn.is_volatile();
+        let at = Times::of(&entry.message).expiry_ms.filter(|_| in_memory);
+        let over = at.is_some_and(|at| at <= now_ms);
+        if !over {
+            next = next.into_iter().chain(at).min();
+        }
+        over
+    });
+    expired.extend(gone.map(|(_, entry)| entry));
+    next
 }
 
 /// What a message costs besides its bytes.

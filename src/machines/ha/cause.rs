@@ -94,9 +94,9 @@ impl Told {
                 return format!("a channel to the other server came up, which is {state}");
             }
             Self::ChannelEnded => "the channel to the other server ended",
-            Self::ChannelSilent => "the other server fell silent",
+            Self::ChannelSilent => "the channel to the other server was lost",
             Self::PeerSaid(state) => return format!("the other server said that it is {state}"),
-            Self::Goodbye => "the other server was stopped in order",
+            Self::Goodbye => "the other server ended its service in order",
             Self::Mismatch => "the other server does not fit this one",
             Self::LockObtained => "the lock was obtained",
             Self::LockRefused => "the lock is held by another",

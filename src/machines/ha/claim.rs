@@ -5,6 +5,7 @@ use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockHeart
 use crate::proto::ids::{Epoch, RecordSeq, SessionId};
 use crate::storage::api::GatePolicy;
 
+use super::arbitration::{self, STRANGE_LOOKS_MAX, SetOutcome};
 use super::eligibility::{ArbiterView, Eligible, Refusal};
 use super::explain::Truth;
 use super::guards::Guard;
@@ -13,9 +14,6 @@ use super::overrule::NOT_OVERRULED;
 use super::{
     CallPurpose, Claim, HaEffect, HaMachine, HaMode, HaState, HaTimer, HeldLock, Peer, Takeover,
 };
-
-/// So many looks at a record that cannot be the active's, before it is called another one.
-const STRANGE_LOOKS_MAX: u32 = 3;
 
 impl HaMachine {
     /// Begins a claim when the state and the peer allow it.
@@ -100,44 +98,28 @@ impl HaMachine {
             }
             CallPurpose::LookToFence => self.on_looked_to_fence(&answer, effects),
             CallPurpose::Create => self.on_created(answer, effects),
-            CallPurpose::Set(next) => match answer {
-                ArbiterAnswer::Set(_) => self.on_set_known(&next, true, effects),
-                ArbiterAnswer::Conflict(_) => self.on_set_known(&next, false, effects),
-                ArbiterAnswer::Read { .. }
-                | ArbiterAnswer::Created(_)
-                | ArbiterAnswer::Locked { .. }
-                | ArbiterAnswer::Refused { .. }
-                | ArbiterAnswer::Unlocked
-                | ArbiterAnswer::Held { .. }
-                | ArbiterAnswer::Lost(_)
-                | ArbiterAnswer::Failed(_) => self.resolve_later(next, &answer, effects),
-            },
-            CallPurpose::Resolve(next) => match answer {
-                ArbiterAnswer::Read {
-                    record: Some(found),
-                    ..
-                } => {
-                    if found == next {
-                        self.on_set_known(&next, true, effects);
-                    } else if found.seq < next.seq {
-                        // Not there. Asked again rather than given up: an old request may still land,
-                        // and then this one conflicts and is looked into once more (Z5).
-                        self.compare_and_set(next, effects);
-                    } else {
-                        self.on_set_known(&next, false, effects);
-                    }
-                }
-                ArbiterAnswer::Read { record: None, .. }
-                | ArbiterAnswer::Created(_)
-                | ArbiterAnswer::Set(_)
-                | ArbiterAnswer::Conflict(_)
-                | ArbiterAnswer::Locked { .. }
-                | ArbiterAnswer::Refused { .. }
-                | ArbiterAnswer::Unlocked
-                | ArbiterAnswer::Held { .. }
-                | ArbiterAnswer::Lost(_)
-                | ArbiterAnswer::Failed(_) => self.resolve_later(next, &answer, effects),
-            },
+            CallPurpose::Set(next) => {
+                self.on_set_outcome(SetOutcome::answered(&answer), next, &answer, effects);
+            }
+            CallPurpose::Resolve(next) => {
+                let outcome = SetOutcome::looked_for(&next, &answer);
+                self.on_set_outcome(outcome, next, &answer, effects);
+            }
+        }
+    }
+
+    fn on_set_outcome(
+        &mut self,
+        outcome: SetOutcome,
+        next: ArbiterRecord,
+        answer: &ArbiterAnswer,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        match outcome {
+            SetOutcome::Applied => self.on_set_known(&next, true, effects),
+            SetOutcome::Beaten => self.on_set_known(&next, false, effects),
+            SetOutcome::Missing => self.compare_and_set(next, effects),
+            SetOutcome::Unknown => self.resolve_later(next, answer, effects),
         }
     }
 
@@ -203,14 +185,8 @@ impl HaMachine {
             if self.strange_looks < STRANGE_LOOKS_MAX {
                 effects.push(HaEffect::Arm(HaTimer::Retry));
             } else {
-                let found = self.record().map_or(RecordSeq::ZERO, |record| record.seq);
-                self.on_mismatch(
-                    format!(
-                        "the active serves by another arbiter record than the one found here (number \
-                         {found}): do both servers use the same lock file?"
-                    ),
-                    effects,
-                );
+                let why = arbitration::not_the_active_s(self.record());
+                self.on_mismatch(why, effects);
             }
         } else if self.holds(Guard::RecordDropsCopy) {
             // The active went on alone: this copy may lack what it has confirmed since.
@@ -220,8 +196,7 @@ impl HaMachine {
             .to_string();
             self.drop_lock(effects);
             effects.push(HaEffect::Gate(GatePolicy::Closed));
-            self.claims.refused = self.claims.refused.saturating_add(1);
-            self.claims.reason = Some(why.clone());
+            self.claims.refuse(why.clone());
             effects.push(HaEffect::ClaimRefused {
                 reason: why.clone(),
             });
@@ -253,10 +228,7 @@ impl HaMachine {
 
     /// The linked peer remembers a newer record of this arbiter than the one found here.
     pub(super) fn record_is_behind_the_peer(&self) -> bool {
-        let known = self.record().map_or(RecordSeq::ZERO, |record| record.seq);
-        self.peer
-            .as_ref()
-            .is_some_and(|peer| peer.facts.last_record > known)
+        arbitration::is_behind_the_peer(self.record(), self.peer.as_ref())
     }
 
     fn decide_claim(&mut self, effects: &mut Vec<HaEffect>) {
@@ -286,16 +258,7 @@ impl HaMachine {
         last: Option<&ArbiterRecord>,
         effects: &mut Vec<HaEffect>,
     ) {
-        let record = ArbiterRecord {
-            arbiter: last.map_or(self.config.new_arbiter, |last| last.arbiter),
-            cluster: self.config.cluster.clone(),
-            seq,
-            epoch,
-            owner: self.config.node,
-            isr: vec![self.own.store],
-            // Re-formed: whoever may still hold the lock that counted keeps it.
-            generation: last.map_or(Epoch::ZERO, |last| last.generation),
-        };
+        let record = self.config.record(self.own.store, seq, epoch, last);
         self.state = HaState::Waiting(Claim::Creating);
         self.call(CallPurpose::Create, ArbiterCall::Create(record), effects);
     }
@@ -304,20 +267,12 @@ impl HaMachine {
         if self.state != HaState::Waiting(Claim::Creating) {
             return;
         }
-        match answer {
-            ArbiterAnswer::Created(_) => {
+        match arbitration::created(answer) {
+            Ok(()) => {
                 self.state = HaState::Waiting(Claim::Locking);
                 self.seek_lock(effects);
             }
-            ArbiterAnswer::Failed(why) => self.refuse(&Refusal::Unreadable(why), effects),
-            ArbiterAnswer::Read { .. }
-            | ArbiterAnswer::Locked { .. }
-            | ArbiterAnswer::Refused { .. }
-            | ArbiterAnswer::Unlocked
-            | ArbiterAnswer::Held { .. }
-            | ArbiterAnswer::Lost(_)
-            | ArbiterAnswer::Set(_)
-            | ArbiterAnswer::Conflict(_) => self.refuse(&Refusal::Conflict, effects),
+            Err(refusal) => self.refuse(&refusal, effects),
         }
     }
 
@@ -414,9 +369,8 @@ impl HaMachine {
             return;
         }
         let reason = refusal.to_string();
-        self.claims.refused = self.claims.refused.saturating_add(1);
         self.reason = Some(reason.clone());
-        self.claims.reason = Some(reason);
+        self.claims.refuse(reason);
         if passive && self.call.is_none() && !self.fence_due() {
             self.read_record(effects);
         }
@@ -428,8 +382,7 @@ impl HaMachine {
         } else if matches!(self.state, HaState::Waiting(_) | HaState::Passive { .. }) {
             self.lock_denied = true;
             let reason = Refusal::Unreadable(reason).to_string();
-            self.claims.refused = self.claims.refused.saturating_add(1);
-            self.claims.reason = Some(reason.clone());
+            self.claims.refuse(reason.clone());
             self.reason = Some(reason);
         }
     }
@@ -483,8 +436,7 @@ impl HaMachine {
             Some(_) => format!("{NOT_OVERRULED}: {refusal}"),
             None => refusal.to_string(),
         };
-        self.claims.refused = self.claims.refused.saturating_add(1);
-        self.claims.reason = Some(reason.clone());
+        self.claims.refuse(reason.clone());
         self.reason = Some(reason.clone());
         self.drop_lock(effects);
         self.resting = true;

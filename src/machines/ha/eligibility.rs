@@ -5,6 +5,8 @@ use crate::proto::arbiter::{ArbiterAnswer, ArbiterRecord, LockFacts};
 use crate::proto::ids::{ArbiterId, Epoch, Position, RecordSeq, StoreId};
 use crate::storage::api::LogFacts;
 
+use super::{HaConfig, Peer};
+
 /// This server's own copy, as its store describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OwnStore {
@@ -251,6 +253,31 @@ pub(super) struct Evidence<'a> {
     pub(super) arbiter: &'a ArbiterView,
 }
 
+impl<'a> Evidence<'a> {
+    /// What a server of this configuration has to go by.
+    pub(super) fn new(
+        config: &HaConfig,
+        own: OwnStore,
+        peer: Option<&Peer>,
+        last_record: Option<&'a ArbiterRecord>,
+        arbiter: &'a ArbiterView,
+    ) -> Self {
+        let mine = last_record.map(|record| (record.arbiter, record.seq));
+        let theirs = peer.map(|peer| {
+            let arbiter = peer.facts.arbiter;
+            arbiter.map(|arbiter| (arbiter, peer.facts.last_record))
+        });
+        Self {
+            primary: config.primary,
+            peer_agrees: theirs.map(|theirs| mine == theirs),
+            peer_record: theirs.flatten(),
+            own,
+            last_record,
+            arbiter,
+        }
+    }
+}
+
 /// R1, R4, A1 and A4 in one place: may this store be promoted?
 pub(super) fn judge(evidence: Evidence<'_>) -> Result<Eligible, Refusal> {
     let (record, lock) = match evidence.arbiter {
@@ -350,14 +377,7 @@ fn judge_record(
             Err(Refusal::LockFileMissing)
         };
     };
-    let confirmed = lock
-        .last
-        .iter()
-        .flat_map(|beat| &beat.positions)
-        .filter(|(store, _)| *store == own.store)
-        .map(|(_, position)| *position)
-        .max();
-    match confirmed {
+    match lock.confirmed(own.store) {
         Some(confirmed) if own.position < confirmed => Err(Refusal::OlderThanConfirmed),
         Some(_) | None => Ok(()),
     }

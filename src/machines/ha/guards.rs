@@ -377,11 +377,7 @@ impl HaMachine {
         else {
             return None;
         };
-        let beat = lock.last.as_ref()?;
-        let (_, position) = beat
-            .positions
-            .iter()
-            .find(|(store, _)| *store == self.own.store)?;
+        let position = lock.confirmed(self.own.store)?;
         let text = format!(
             "the lock file says that this copy has confirmed up to epoch {}, position {}",
             position.epoch, position.lsn

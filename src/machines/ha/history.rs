@@ -29,8 +29,8 @@ impl HaMachine {
         self.reason = None;
         self.cause = None;
         self.lock_refused = None;
-        self.previous = self.shown();
-        if let Some(last) = &mut self.announced {
+        self.herald.previous = self.shown();
+        if let Some(last) = &mut self.herald.said {
             last.previous = last.state;
         }
         self.next_call = 1;
@@ -126,7 +126,7 @@ impl HaMachine {
         if let Some((_, lock)) = &mut self.peer_lock {
             visit(Counted::LockFile(&mut lock.inode));
         }
-        if let Some(said) = &mut self.announced {
+        if let Some(said) = &mut self.herald.said {
             visit(Counted::Epoch(&mut said.epoch));
         }
     }

@@ -6,7 +6,34 @@ use crate::proto::peer::{Hello, PeerFacts, ServerState};
 use crate::storage::api::GatePolicy;
 
 use super::guards::Guard;
-use super::{Claim, HaEffect, HaMachine, HaState, HaTimer, LinkEnd, Peer};
+use super::{Claim, HaConfig, HaEffect, HaMachine, HaState, HaTimer, LinkEnd, Peer};
+
+impl Peer {
+    /// As it said hello, with an alarm where its configuration does not go with this server's.
+    pub(super) fn linked(
+        session: SessionId,
+        hello: &Hello,
+        config: &HaConfig,
+        effects: &mut Vec<HaEffect>,
+    ) -> Self {
+        let flag = config.primary;
+        if hello.primary == flag {
+            // H14: the server's identity breaks the tie; the configuration is wrong all the same.
+            effects.push(HaEffect::Alarmed {
+                reason: format!(
+                    "ha.primary is {flag} on both servers: set it to true on one of them"
+                ),
+            });
+        }
+        Self {
+            session,
+            node: hello.node,
+            primary: hello.primary,
+            name: hello.name.clone(),
+            facts: hello.facts.clone(),
+        }
+    }
+}
 
 impl HaMachine {
     pub(super) fn on_link_up(
@@ -18,22 +45,7 @@ impl HaMachine {
         // It lives again: what was said of its dead process is for no epoch that it may serve now.
         self.peer_died.take_if(|(node, _)| *node == hello.node);
         self.see_peer_lock(hello.node, &hello.facts);
-        self.peer = Some(Peer {
-            session,
-            node: hello.node,
-            primary: hello.primary,
-            name: hello.name.clone(),
-            facts: hello.facts.clone(),
-        });
-        if hello.primary == self.config.primary {
-            // H14: the server's identity breaks the tie; the configuration is wrong all the same.
-            let flag = self.config.primary;
-            effects.push(HaEffect::Alarmed {
-                reason: format!(
-                    "ha.primary is {flag} on both servers: set it to true on one of them"
-                ),
-            });
-        }
+        self.peer = Some(Peer::linked(session, hello, &self.config, effects));
         self.patience_over = false;
         self.peer_wait_over = false;
         self.silent = false;

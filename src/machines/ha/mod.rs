@@ -17,6 +17,7 @@
 //! (R5). The lock and the timers detect failures and keep deliveries from overlapping.
 
 mod advice;
+mod arbitration;
 mod cause;
 mod claim;
 mod eligibility;
@@ -25,6 +26,7 @@ mod fence;
 mod forecast;
 mod guards;
 mod handover;
+mod herald;
 mod history;
 mod link;
 mod overrule;
@@ -55,29 +57,26 @@ pub use types::*;
 
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockIdentity};
 use crate::proto::ids::{Epoch, NodeId, Position, SessionId, StoreId};
-use crate::proto::peer::{PeerFacts, ServerState};
+use crate::proto::peer::PeerFacts;
 use crate::storage::api::GatePolicy;
 
 use cause::Told;
 use eligibility::{Eligible, Evidence};
+use herald::Herald;
 
 /// The machine. One for each server, for the life of the process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HaMachine {
     config: HaConfig,
     state: HaState,
-    /// The state shown before the present one.
-    previous: ServerState,
-    /// What was announced last; announced again when it differs.
-    announced: Option<Announcement>,
+    /// What others were told last.
+    herald: Herald,
     own: OwnStore,
     /// The last record that named this store, as persisted in `node/`.
     last_record: Option<ArbiterRecord>,
     arbiter: ArbiterView,
     /// The linked peer.
     peer: Option<Peer>,
-    /// What the peer was shown as last (`DEAD` while there is no link).
-    peer_shown: ServerState,
     /// The lock file as some peer of this process's life saw it (A3: certain death).
     peer_lock: Option<(NodeId, LockIdentity)>,
     /// The last goodbye: who ended in order, and in which epoch.
@@ -135,13 +134,11 @@ impl HaMachine {
         Self {
             config,
             state: HaState::Waiting(Claim::Idle),
-            previous: ServerState::Dead,
-            announced: None,
+            herald: Herald::new(),
             own,
             last_record,
             arbiter: ArbiterView::Unread,
             peer: None,
-            peer_shown: ServerState::Dead,
             peer_lock: None,
             goodbye: None,
             gateway_unreachable: false,
@@ -361,29 +358,13 @@ impl HaMachine {
     }
 
     fn judge(&self) -> Result<Eligible, Refusal> {
-        let peer_agrees = self.peer.as_ref().map(|peer| {
-            let mine = self
-                .last_record
-                .as_ref()
-                .map(|record| (record.arbiter, record.seq));
-            let theirs = peer
-                .facts
-                .arbiter
-                .map(|arbiter| (arbiter, peer.facts.last_record));
-            mine == theirs
-        });
-        eligibility::judge(Evidence {
-            primary: self.config.primary,
-            peer_agrees,
-            peer_record: self.peer.as_ref().and_then(|peer| {
-                peer.facts
-                    .arbiter
-                    .map(|arbiter| (arbiter, peer.facts.last_record))
-            }),
-            own: self.own,
-            last_record: self.last_record.as_ref(),
-            arbiter: &self.arbiter,
-        })
+        eligibility::judge(Evidence::new(
+            &self.config,
+            self.own,
+            self.peer.as_ref(),
+            self.last_record.as_ref(),
+            &self.arbiter,
+        ))
     }
 
     fn read_record(&mut self, effects: &mut Vec<HaEffect>) {
@@ -398,12 +379,8 @@ impl HaMachine {
     }
 
     fn on_answer(&mut self, id: u64, answer: ArbiterAnswer, effects: &mut Vec<HaEffect>) {
-        match self.call.take() {
-            Some((awaited, purpose)) if awaited == id => {
-                self.on_awaited(purpose, answer, effects);
-            }
-            // The answer to a call that was given up: the world has moved on.
-            other => self.call = other,
+        if let Some(purpose) = arbitration::awaited(&mut self.call, id) {
+            self.on_awaited(purpose, answer, effects);
         }
     }
 
@@ -450,45 +427,27 @@ impl HaMachine {
         self.consider_claim(effects);
         self.consider_fence(effects);
         self.note_cause(before, told);
-        let shown = self.state.shown();
         let says_why = matches!(self.state, HaState::Waiting(_) | HaState::Shrinking { .. });
         if !says_why {
             self.reason = None;
         }
-        let announcement = Announcement {
-            state: shown,
-            previous: match &self.announced {
-                Some(last) if last.state == shown => last.previous,
-                Some(last) => last.state,
-                None => ServerState::Dead,
-            },
-            claiming: self.state.claiming(),
-            epoch: self.epoch(),
-            looked: self.looked(),
-            eligible: self.eligible(),
-            cause: None,
-        };
         // A server that has ended has nothing more to say than its goodbye.
-        let ended = self.state == HaState::Stopped;
-        if self.announced.as_ref() != Some(&announcement) && !ended {
-            self.previous = announcement.previous;
-            self.announced = Some(announcement.clone());
-            effects.push(HaEffect::Announce(Announcement {
-                cause: self.cause.clone(),
-                ..announcement
-            }));
+        if self.state != HaState::Stopped {
+            let now = Announcement {
+                state: self.state.shown(),
+                previous: self.herald.previous,
+                claiming: self.state.claiming(),
+                epoch: self.epoch(),
+                looked: self.looked(),
+                eligible: self.eligible(),
+                cause: None,
+            };
+            if let Some(news) = self.herald.news(now) {
+                let cause = self.cause.clone();
+                effects.push(HaEffect::Announce(Announcement { cause, ..news }));
+            }
         }
-        let peer_shown = self
-            .peer
-            .as_ref()
-            .map_or(ServerState::Dead, |peer| peer.facts.state);
-        if peer_shown != self.peer_shown {
-            effects.push(HaEffect::PeerChanged {
-                old: self.peer_shown,
-                new: peer_shown,
-            });
-            self.peer_shown = peer_shown;
-        }
+        self.herald.show_peer(self.peer.as_ref(), effects);
     }
 
     fn assert_invariants(&self) {

@@ -254,18 +254,12 @@ impl HaMachine {
         } else {
             let remembered = self.last_record.as_ref().map(|record| record.arbiter);
             let peer = self.peer.as_ref().and_then(|peer| peer.facts.arbiter);
+            // Above this server's own epochs as well, so that the claim waits for whoever may serve.
+            let (seq, epoch) = (self.highest_seq().next(), self.highest_epoch().next());
+            let last = self.last_record.as_ref();
             let record = ArbiterRecord {
                 arbiter: remembered.or(peer).unwrap_or(self.config.new_arbiter),
-                cluster: self.config.cluster.clone(),
-                seq: self.highest_seq().next(),
-                // Above this server's own epochs as well, so that the claim waits for whoever may serve.
-                epoch: self.highest_epoch().next(),
-                owner: self.config.node,
-                isr: vec![self.own.store],
-                generation: self
-                    .last_record
-                    .as_ref()
-                    .map_or(Epoch::ZERO, |last| last.generation),
+                ..self.config.record(self.own.store, seq, epoch, last)
             };
             self.state = HaState::Waiting(Claim::Creating);
             self.call(CallPurpose::Create, ArbiterCall::Create(record), effects);
@@ -274,8 +268,7 @@ impl HaMachine {
 
     /// For whoever waits for the outcome: it counts as a claim that was refused.
     pub(super) fn not_promoted(&mut self, why: String) {
-        self.claims.refused = self.claims.refused.saturating_add(1);
-        self.claims.reason = Some(format!("{NOT_OVERRULED}: {why}"));
+        self.claims.refuse(format!("{NOT_OVERRULED}: {why}"));
     }
 
     /// Under the lock: the record that is overruled and the epoch to raise it to, if all is as it was

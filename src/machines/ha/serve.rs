@@ -5,14 +5,10 @@ use crate::proto::ids::{SessionId, StoreId};
 use crate::proto::peer::ServerState;
 use crate::storage::api::GatePolicy;
 
+use super::arbitration::RecordCheck;
 use super::guards::Guard;
 use super::handover::Handover;
 use super::{CallPurpose, Claim, HaEffect, HaMachine, HaState, HaTimer, LinkEnd, SyncStep};
-
-/// A record that was there is not found any more.
-pub(super) const RECORD_MISSED: &str = "the arbiter record beside the lock file is gone: this server goes on, but after the loss of either \
-     server nobody may serve; see who removed it, and restore it from a backup of the share, or restart \
-     both servers, which make it anew from their last known one";
 
 impl HaMachine {
     /// The linked peer says that it is WAITING while this server serves.
@@ -248,31 +244,17 @@ impl HaMachine {
         if !serving {
             return;
         }
-        // A record that cannot be found now does not end service: nothing can change in it either.
-        let Some(found) = record else {
-            if !std::mem::replace(&mut self.record_missed, true) {
-                effects.push(HaEffect::Alarmed {
-                    reason: RECORD_MISSED.to_owned(),
-                });
+        let known = self.arbiter.record();
+        match RecordCheck::of(record, known, &mut self.record_missed, effects) {
+            RecordCheck::WentBack(why, found) => {
+                self.see_record(Some(found));
+                self.give_way(&why, effects);
             }
-            return;
-        };
-        self.record_missed = false;
-        let known = self.known_seq();
-        let moved_on = self.moved_on(&found);
-        let replaced = found.seq == known && self.record() != Some(&found);
-        if found.seq < known || replaced {
-            // Another server could claim on what is there now without what was confirmed since.
-            let why = format!(
-                "the arbiter record went back or was replaced (number {known} was known, {} is there): \
-                 restore the newest one",
-                found.seq
-            );
-            self.see_record(Some(found));
-            self.give_way(&why, effects);
-        } else if found.seq > known && moved_on {
-            self.see_record(Some(found));
-            self.give_way("another server claimed the arbiter record", effects);
+            RecordCheck::Newer(found) if self.moved_on(&found) => {
+                self.see_record(Some(found));
+                self.give_way("another server claimed the arbiter record", effects);
+            }
+            RecordCheck::Newer(_) | RecordCheck::Same => {}
         }
     }
 
@@ -298,11 +280,6 @@ impl HaMachine {
             | HaState::Shrinking { .. }
             | HaState::Standalone => self.step_down(why, effects),
         }
-    }
-
-    fn known_seq(&self) -> crate::proto::ids::RecordSeq {
-        self.record()
-            .map_or(crate::proto::ids::RecordSeq::ZERO, |record| record.seq)
     }
 
     pub(super) fn on_lock_lost(&mut self, why: &str, effects: &mut Vec<HaEffect>) {

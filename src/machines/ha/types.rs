@@ -490,6 +490,14 @@ pub struct Claims {
     pub reason: Option<String>,
 }
 
+impl Claims {
+    /// One more was refused, for this reason.
+    pub(super) fn refuse(&mut self, reason: String) {
+        self.refused = self.refused.saturating_add(1);
+        self.reason = Some(reason);
+    }
+}
+
 impl HaState {
     /// As the reference names it.
     #[must_use]

@@ -16,7 +16,7 @@ impl HaMachine {
     /// The state shown before the present one.
     #[must_use]
     pub fn previous(&self) -> ServerState {
-        self.previous
+        self.herald.previous
     }
 
     /// The state with its inner phase, for logs and tests.

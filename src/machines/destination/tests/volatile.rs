@@ -269,3 +269,35 @@ fn what_is_not_persistent_stays_in_memory_while_there_is_some() {
     drop(machine);
     assert_eq!(pool.used(), 0);
 }
+
+#[test]
+fn what_expires_in_memory_goes_although_it_was_due_and_nobody_took_it() {
+    let mut machine = temporary(9);
+    let times = |due_ms, expiry_ms| {
+        let envelope = Envelope {
+            persistent: false,
+            due_ms,
+            expiry_ms: Some(expiry_ms),
+            ..Envelope::default()
+        };
+        message(envelope, "t")
+    };
+    let sent = [
+        times(None, 500),
+        times(None, 900),
+        times(Some(100), 500),
+        times(Some(200), 900),
+        times(Some(700), 900),
+    ];
+    step(&mut machine, publish(&sent));
+    let at = |wall_ms| Now {
+        moment: Moment(wall_ms * 1_000_000),
+        wall_ms,
+    };
+    for (wall_ms, left) in [(300, 5), (500, 3), (2_000, 0)] {
+        let mut effects = Vec::new();
+        machine.step(at(wall_ms), DestinationInput::Deadline, &mut effects);
+        assert_eq!(machine.figures().depth, left, "at {wall_ms}");
+    }
+    assert_eq!(machine.next_deadline(), None);
+}

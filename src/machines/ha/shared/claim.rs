@@ -1,7 +1,8 @@
 //! From PASSIVE to service: look, lock, take the data file, compare-and-set, persist, fence, open.
 
+use super::super::arbitration::{self, SetOutcome};
 use super::super::eligibility::Eligible;
-use super::super::{ArbiterView, CallPurpose, HaEffect, HaTimer, HeldLock, Refusal};
+use super::super::{ArbiterView, CallPurpose, HaEffect, HaTimer, HeldLock, Refusal, holder_text};
 use super::{Attempt, SharedMachine, SharedState, Step, StoreView};
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterCall, ArbiterRecord, LockHeartbeat};
 use crate::proto::ids::{Epoch, RecordSeq};
@@ -43,44 +44,27 @@ impl SharedMachine {
                 self.on_looked(effects);
             }
             CallPurpose::Create => self.on_created(answer, effects),
-            CallPurpose::Set(next) => match answer {
-                ArbiterAnswer::Set(_) => self.on_set_known(true, effects),
-                ArbiterAnswer::Conflict(_) => self.on_set_known(false, effects),
-                ArbiterAnswer::Read { .. }
-                | ArbiterAnswer::Created(_)
-                | ArbiterAnswer::Locked { .. }
-                | ArbiterAnswer::Refused { .. }
-                | ArbiterAnswer::Unlocked
-                | ArbiterAnswer::Held { .. }
-                | ArbiterAnswer::Lost(_)
-                | ArbiterAnswer::Failed(_) => self.resolve_later(next, effects),
-            },
-            CallPurpose::Resolve(next) => match answer {
-                ArbiterAnswer::Read {
-                    record: Some(found),
-                    ..
-                } => {
-                    if found == next {
-                        self.on_set_known(true, effects);
-                    } else if found.seq < next.seq {
-                        // Not there. Asked again rather than given up: an old request may still land,
-                        // and then this one conflicts and is looked into once more (Z5).
-                        self.compare_and_set(next, effects);
-                    } else {
-                        self.on_set_known(false, effects);
-                    }
-                }
-                ArbiterAnswer::Read { record: None, .. }
-                | ArbiterAnswer::Created(_)
-                | ArbiterAnswer::Set(_)
-                | ArbiterAnswer::Conflict(_)
-                | ArbiterAnswer::Locked { .. }
-                | ArbiterAnswer::Refused { .. }
-                | ArbiterAnswer::Unlocked
-                | ArbiterAnswer::Held { .. }
-                | ArbiterAnswer::Lost(_)
-                | ArbiterAnswer::Failed(_) => self.resolve_later(next, effects),
-            },
+            CallPurpose::Set(next) => {
+                self.on_set_outcome(SetOutcome::answered(&answer), next, effects);
+            }
+            CallPurpose::Resolve(next) => {
+                let outcome = SetOutcome::looked_for(&next, &answer);
+                self.on_set_outcome(outcome, next, effects);
+            }
+        }
+    }
+
+    fn on_set_outcome(
+        &mut self,
+        outcome: SetOutcome,
+        next: ArbiterRecord,
+        effects: &mut Vec<HaEffect>,
+    ) {
+        match outcome {
+            SetOutcome::Applied => self.on_set_known(true, effects),
+            SetOutcome::Beaten => self.on_set_known(false, effects),
+            SetOutcome::Missing => self.compare_and_set(next, effects),
+            SetOutcome::Unknown => self.resolve_later(next, effects),
         }
     }
 
@@ -142,15 +126,7 @@ impl SharedMachine {
         last: Option<&ArbiterRecord>,
         effects: &mut Vec<HaEffect>,
     ) {
-        let record = ArbiterRecord {
-            arbiter: last.map_or(self.config.new_arbiter, |last| last.arbiter),
-            cluster: self.config.cluster.clone(),
-            seq,
-            epoch,
-            owner: self.config.node,
-            isr: vec![self.own.store],
-            generation: last.map_or(Epoch::ZERO, |last| last.generation),
-        };
+        let record = self.config.record(self.own.store, seq, epoch, last);
         self.state = SharedState::Passive(Attempt::Creating);
         self.call(CallPurpose::Create, ArbiterCall::Create(record), effects);
     }
@@ -159,17 +135,9 @@ impl SharedMachine {
         if self.state != SharedState::Passive(Attempt::Creating) {
             return;
         }
-        match answer {
-            ArbiterAnswer::Created(_) => self.seek_lock(effects),
-            ArbiterAnswer::Failed(why) => self.refuse(&Refusal::Unreadable(why), effects),
-            ArbiterAnswer::Read { .. }
-            | ArbiterAnswer::Locked { .. }
-            | ArbiterAnswer::Refused { .. }
-            | ArbiterAnswer::Unlocked
-            | ArbiterAnswer::Held { .. }
-            | ArbiterAnswer::Lost(_)
-            | ArbiterAnswer::Set(_)
-            | ArbiterAnswer::Conflict(_) => self.refuse(&Refusal::Conflict, effects),
+        match arbitration::created(answer) {
+            Ok(()) => self.seek_lock(effects),
+            Err(refusal) => self.refuse(&refusal, effects),
         }
     }
 
@@ -209,10 +177,7 @@ impl SharedMachine {
         if self.state != SharedState::Passive(Attempt::Locking) {
             return;
         }
-        let holder = holder.map_or_else(
-            || "another process".to_owned(),
-            |beat| format!("server {} in epoch {}", beat.owner, beat.epoch),
-        );
+        let holder = holder_text(holder.as_ref());
         self.note(Refusal::LockHeld { holder }.to_string());
     }
 
@@ -223,8 +188,7 @@ impl SharedMachine {
     }
 
     fn note(&mut self, reason: String) {
-        self.claims.refused = self.claims.refused.saturating_add(1);
-        self.claims.reason = Some(reason.clone());
+        self.claims.refuse(reason.clone());
         self.reason = Some(reason);
     }
 

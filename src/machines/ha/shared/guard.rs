@@ -41,15 +41,7 @@ impl SharedMachine {
         let mut evidence = self.evidence(self.own, &found);
         (evidence.last_record, evidence.peer_record) = (None, None);
         judge(evidence).map(drop).map_err(|refusal| {
-            let confirmed = held
-                .lock
-                .last
-                .iter()
-                .flat_map(|beat| &beat.positions)
-                .filter(|(store, _)| *store == self.own.store)
-                .map(|(_, position)| *position)
-                .max();
-            match (refusal, confirmed) {
+            match (refusal, held.lock.confirmed(self.own.store)) {
                 (Refusal::OlderThanConfirmed, Some(confirmed)) if from.holds(self.own.store) => {
                     Refusal::StoreBehind {
                         found: self.own.position,
@@ -62,29 +54,8 @@ impl SharedMachine {
     }
 
     fn evidence<'a>(&'a self, own: OwnStore, arbiter: &'a ArbiterView) -> Evidence<'a> {
-        let peer = self.peer.as_ref();
-        Evidence {
-            primary: self.config.primary,
-            peer_agrees: peer.map(|peer| {
-                let mine = self
-                    .last_record
-                    .as_ref()
-                    .map(|record| (record.arbiter, record.seq));
-                let theirs = peer
-                    .facts
-                    .arbiter
-                    .map(|arbiter| (arbiter, peer.facts.last_record));
-                mine == theirs
-            }),
-            peer_record: peer.and_then(|peer| {
-                peer.facts
-                    .arbiter
-                    .map(|arbiter| (arbiter, peer.facts.last_record))
-            }),
-            own,
-            last_record: self.last_record.as_ref(),
-            arbiter,
-        }
+        let (peer, last) = (self.peer.as_ref(), self.last_record.as_ref());
+        Evidence::new(&self.config, own, peer, last, arbiter)
     }
 
     /// With one store, one that the record does not name is not a copy that fell behind, but another.

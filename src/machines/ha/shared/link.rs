@@ -1,12 +1,10 @@
 //! What comes over the channel. It carries who is where, and nothing of the store.
 
+use super::super::arbitration::{self, STRANGE_LOOKS_MAX};
 use super::super::{HaEffect, HaTimer, LinkEnd, Peer};
 use super::{Attempt, SharedMachine, SharedState, Step};
-use crate::proto::ids::{Epoch, NodeId, RecordSeq, SessionId};
+use crate::proto::ids::{Epoch, NodeId, SessionId};
 use crate::proto::peer::{Hello, PeerFacts};
-
-/// So many looks at a record that cannot be the active's, before it is called another one.
-const STRANGE_LOOKS_MAX: u32 = 3;
 
 impl SharedMachine {
     pub(super) fn on_link_up(
@@ -15,21 +13,7 @@ impl SharedMachine {
         hello: &Hello,
         effects: &mut Vec<HaEffect>,
     ) {
-        self.peer = Some(Peer {
-            session,
-            node: hello.node,
-            primary: hello.primary,
-            name: hello.name.clone(),
-            facts: hello.facts.clone(),
-        });
-        if hello.primary == self.config.primary {
-            let flag = self.config.primary;
-            effects.push(HaEffect::Alarmed {
-                reason: format!(
-                    "ha.primary is {flag} on both servers: set it to true on one of them"
-                ),
-            });
-        }
+        self.peer = Some(Peer::linked(session, hello, &self.config, effects));
         self.peer_silent = false;
         self.strange_looks = 0;
         effects.push(HaEffect::Disarm(HaTimer::PeerWait));
@@ -146,10 +130,7 @@ impl SharedMachine {
     }
 
     fn record_is_behind_the_peer(&self) -> bool {
-        let known = self.record().map_or(RecordSeq::ZERO, |record| record.seq);
-        self.peer
-            .as_ref()
-            .is_some_and(|peer| peer.facts.last_record > known)
+        arbitration::is_behind_the_peer(self.record(), self.peer.as_ref())
     }
 
     /// The active serves by a record that is not found here: a share may be slow to show it, but not
@@ -164,13 +145,7 @@ impl SharedMachine {
             effects.push(HaEffect::Arm(HaTimer::Retry));
             return;
         }
-        let found = self.record().map_or(RecordSeq::ZERO, |record| record.seq);
-        self.on_mismatch(
-            format!(
-                "the active serves by another arbiter record than the one found here (number {found}): \
-                 do both servers use the same lock file?"
-            ),
-            effects,
-        );
+        let why = arbitration::not_the_active_s(self.record());
+        self.on_mismatch(why, effects);
     }
 }

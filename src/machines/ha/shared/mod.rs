@@ -30,9 +30,10 @@ use crate::proto::ids::{Epoch, NodeId};
 use crate::proto::peer::ServerState;
 use crate::storage::api::{GatePolicy, StoreCall};
 
+use super::herald::Herald;
 use super::{
     Announcement, ArbiterView, CallPurpose, Claims, ExitCause, HaConfig, HaEffect, HaInput,
-    HaTimer, HeldLock, OwnStore, Peer,
+    HaTimer, HeldLock, OwnStore, Peer, arbitration,
 };
 
 /// The state, with the phase inside it.
@@ -102,10 +103,8 @@ pub(super) enum StoreView {
 pub struct SharedMachine {
     config: HaConfig,
     state: SharedState,
-    /// The state shown before the present one.
-    previous: ServerState,
-    /// What was announced last; announced again when it differs.
-    announced: Option<Announcement>,
+    /// What others were told last.
+    herald: Herald,
     own: OwnStore,
     /// The newest record seen that names the store, as persisted in `node/`.
     last_record: Option<ArbiterRecord>,
@@ -121,8 +120,6 @@ pub struct SharedMachine {
     sole: bool,
     /// The linked peer.
     peer: Option<Peer>,
-    /// What the peer was shown as last (`DEAD` while there is no link).
-    peer_shown: ServerState,
     /// The last goodbye: who ended in order, and in which epoch.
     goodbye: Option<(NodeId, Epoch)>,
     /// A process of the peer's that is known to have ended, and the epoch that it knew last.
@@ -161,8 +158,7 @@ impl SharedMachine {
         Self {
             config,
             state: SharedState::Passive(Attempt::Idle),
-            previous: ServerState::Dead,
-            announced: None,
+            herald: Herald::new(),
             own,
             last_record,
             arbiter: ArbiterView::Unread,
@@ -171,7 +167,6 @@ impl SharedMachine {
             asked: None,
             taken: false,
             peer: None,
-            peer_shown: ServerState::Dead,
             goodbye: None,
             peer_died: None,
             sole: false,
@@ -243,7 +238,7 @@ impl SharedMachine {
     /// The state shown before the present one.
     #[must_use]
     pub fn previous(&self) -> ServerState {
-        self.previous
+        self.herald.previous
     }
 
     /// The state with its inner phase, for logs and tests.
@@ -363,12 +358,8 @@ impl SharedMachine {
     }
 
     fn on_answer(&mut self, id: u64, answer: ArbiterAnswer, effects: &mut Vec<HaEffect>) {
-        match self.call.take() {
-            Some((awaited, purpose)) if awaited == id => {
-                self.on_awaited(purpose, answer, effects);
-            }
-            // The answer to a call that was given up: the world has moved on.
-            other => self.call = other,
+        if let Some(purpose) = arbitration::awaited(&mut self.call, id) {
+            self.on_awaited(purpose, answer, effects);
         }
     }
 
@@ -416,40 +407,22 @@ impl SharedMachine {
     fn maintain(&mut self, effects: &mut Vec<HaEffect>) {
         self.consider_attempt(effects);
         self.give_reason();
-        let shown = self.state.shown();
-        let announcement = Announcement {
-            state: shown,
-            previous: match &self.announced {
-                Some(last) if last.state == shown => last.previous,
-                Some(last) => last.state,
-                None => ServerState::Dead,
-            },
-            claiming: self.state.claiming(),
-            epoch: self.epoch(),
-            looked: self.looked(),
-            eligible: self.eligible(),
-            cause: None,
-        };
-        let ended = self.state == SharedState::Stopped;
-        if self.announced.as_ref() != Some(&announcement) && !ended {
-            self.previous = announcement.previous;
-            self.announced = Some(announcement.clone());
-            effects.push(HaEffect::Announce(Announcement {
-                cause: self.cause(),
-                ..announcement
-            }));
+        if self.state != SharedState::Stopped {
+            let now = Announcement {
+                state: self.state.shown(),
+                previous: self.herald.previous,
+                claiming: self.state.claiming(),
+                epoch: self.epoch(),
+                looked: self.looked(),
+                eligible: self.eligible(),
+                cause: None,
+            };
+            if let Some(news) = self.herald.news(now) {
+                let cause = self.cause();
+                effects.push(HaEffect::Announce(Announcement { cause, ..news }));
+            }
         }
-        let peer_shown = self
-            .peer
-            .as_ref()
-            .map_or(ServerState::Dead, |peer| peer.facts.state);
-        if peer_shown != self.peer_shown {
-            effects.push(HaEffect::PeerChanged {
-                old: self.peer_shown,
-                new: peer_shown,
-            });
-            self.peer_shown = peer_shown;
-        }
+        self.herald.show_peer(self.peer.as_ref(), effects);
     }
 
     fn assert_invariants(&self) {

@@ -1,10 +1,10 @@
 //! While this server holds the lock, and the end of that.
 
-use super::super::serve::RECORD_MISSED;
+use super::super::arbitration::RecordCheck;
 use super::super::{ExitCause, HaEffect, HaTimer};
 use super::{SharedMachine, SharedState};
 use crate::proto::arbiter::ArbiterRecord;
-use crate::proto::ids::{Position, RecordSeq, StoreId};
+use crate::proto::ids::{Position, StoreId};
 use crate::storage::api::{GatePolicy, StoreCall};
 
 impl SharedMachine {
@@ -33,27 +33,13 @@ impl SharedMachine {
         if !self.owns() {
             return;
         }
-        // A record that cannot be found now does not end service: nothing can change in it either.
-        let Some(found) = record else {
-            if !std::mem::replace(&mut self.record_missed, true) {
-                effects.push(HaEffect::Alarmed {
-                    reason: RECORD_MISSED.to_owned(),
-                });
+        let known = self.arbiter.record();
+        match RecordCheck::of(record, known, &mut self.record_missed, effects) {
+            RecordCheck::WentBack(why, _) => self.step_down(&why, effects),
+            RecordCheck::Newer(_) => {
+                self.step_down("another server changed the arbiter record", effects);
             }
-            return;
-        };
-        self.record_missed = false;
-        let known = self.record().map_or(RecordSeq::ZERO, |record| record.seq);
-        let replaced = found.seq == known && self.record() != Some(&found);
-        if found.seq < known || replaced {
-            let why = format!(
-                "the arbiter record went back or was replaced (number {known} was known, {} is there): \
-                 restore the newest one",
-                found.seq
-            );
-            self.step_down(&why, effects);
-        } else if found.seq > known {
-            self.step_down("another server changed the arbiter record", effects);
+            RecordCheck::Same => {}
         }
     }
 

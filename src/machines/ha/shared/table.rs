@@ -1,5 +1,6 @@
 //! The shared mode's part of `docs/ha-states.md`, generated like the other.
 
+use super::super::table::inputs::of_the_lock;
 use super::super::table::{
     ME, MY_STORE, PEER, SESSION, hello, line, lock_file, name_of, own, peer, record,
 };
@@ -264,32 +265,9 @@ pub(super) fn inputs(machine: &SharedMachine) -> Vec<(&'static str, HaInput)> {
                 epoch: Epoch(5),
             },
         ),
-        (
-            "peer does not fit",
-            HaInput::PeerMismatch {
-                reason: "it does not fit".into(),
-            },
-        ),
-        ("lock obtained", HaInput::LockAcquired(held(machine))),
-        ("lock refused", HaInput::LockRefused { holder: None }),
-        (
-            "lock file does not answer",
-            HaInput::LockUnreachable {
-                reason: "it hangs".into(),
-            },
-        ),
-        (
-            "lock lost",
-            HaInput::LockLost {
-                reason: "it was replaced".into(),
-            },
-        ),
-        (
-            "lock held, record claimed by another",
-            HaInput::LockConfirmed {
-                record: Some(other.clone()),
-            },
-        ),
+    ];
+    inputs.extend(of_the_lock(held(machine), &other));
+    inputs.extend([
         (
             "lock held, record went back",
             HaInput::LockConfirmed {
@@ -319,7 +297,7 @@ pub(super) fn inputs(machine: &SharedMachine) -> Vec<(&'static str, HaInput)> {
         ("lease over", HaInput::LeaseExpired),
         ("stop asked for", HaInput::StopRequested),
         ("clients drained", HaInput::ClientsDrained),
-    ];
+    ]);
     let answers = [
         ("store founded", StoreAnswer::Founded(MY_STORE, Epoch::ZERO)),
         ("data file taken", StoreAnswer::Taken { local: false }),

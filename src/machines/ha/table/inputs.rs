@@ -1,11 +1,46 @@
 //! The inputs that each state is given.
 
-use crate::machines::ha::{HaInput, HaMachine, HaTimer, LinkEnd};
+use crate::machines::ha::{HaInput, HaMachine, HaTimer, HeldLock, LinkEnd};
 use crate::proto::arbiter::{ArbiterAnswer, ArbiterRecord};
 use crate::proto::ids::{Epoch, RecordSeq, SessionId};
 use crate::proto::peer::ServerState;
 
 use super::{PEER, PEER_STORE, SESSION, held, hello, lock_file, peer, record};
+
+/// Those of a peer that does not fit, and of the lock, in either mode; `other` is another server's record.
+pub(in crate::machines::ha) fn of_the_lock(
+    held: HeldLock,
+    other: &ArbiterRecord,
+) -> [(&'static str, HaInput); 6] {
+    [
+        (
+            "peer does not fit",
+            HaInput::PeerMismatch {
+                reason: "it does not fit".into(),
+            },
+        ),
+        ("lock obtained", HaInput::LockAcquired(held)),
+        ("lock refused", HaInput::LockRefused { holder: None }),
+        (
+            "lock file does not answer",
+            HaInput::LockUnreachable {
+                reason: "it hangs".into(),
+            },
+        ),
+        (
+            "lock lost",
+            HaInput::LockLost {
+                reason: "it was replaced".into(),
+            },
+        ),
+        (
+            "lock held, record claimed by another",
+            HaInput::LockConfirmed {
+                record: Some(other.clone()),
+            },
+        ),
+    ]
+}
 
 #[expect(clippy::too_many_lines, reason = "one entry for each input")]
 pub(in crate::machines::ha) fn of(machine: &HaMachine) -> Vec<(&'static str, HaInput)> {
@@ -63,32 +98,9 @@ pub(in crate::machines::ha) fn of(machine: &HaMachine) -> Vec<(&'static str, HaI
                 epoch: Epoch(5),
             },
         ),
-        (
-            "peer does not fit",
-            HaInput::PeerMismatch {
-                reason: "it does not fit".into(),
-            },
-        ),
-        ("lock obtained", HaInput::LockAcquired(held(machine))),
-        ("lock refused", HaInput::LockRefused { holder: None }),
-        (
-            "lock file does not answer",
-            HaInput::LockUnreachable {
-                reason: "it hangs".into(),
-            },
-        ),
-        (
-            "lock lost",
-            HaInput::LockLost {
-                reason: "it was replaced".into(),
-            },
-        ),
-        (
-            "lock held, record claimed by another",
-            HaInput::LockConfirmed {
-                record: Some(other.clone()),
-            },
-        ),
+    ];
+    inputs.extend(of_the_lock(held(machine), &other));
+    inputs.extend([
         ("lock released", HaInput::LockReleased),
         ("arbiter read", answer(read)),
         (
@@ -146,7 +158,7 @@ pub(in crate::machines::ha) fn of(machine: &HaMachine) -> Vec<(&'static str, HaI
             "promotion asked for, epoch typed",
             HaInput::PromoteRequested { epoch: Epoch(5) },
         ),
-    ];
+    ]);
     if let Some(next) = next {
         inputs.push(("compare-and-set: done", answer(ArbiterAnswer::Set(next))));
     }

@@ -11,6 +11,7 @@ mod searched;
 
 use super::*;
 use crate::proto::ids::StoreId;
+use crate::proto::peer::ServerState;
 use pair::{PRIMARY, Pair, SECONDARY, position};
 
 use ServerState::{Active, Dead, Passive, PassiveSync, Standalone, Waiting};
