@@ -233,6 +233,7 @@ impl DataPlane {
                     running.directory().look_at_store();
                     running.directory().look_at_expiry();
                     running.directory().look_at_deletions();
+                    running.directory().look_at_idle();
                 }
             }
         }

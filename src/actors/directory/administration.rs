@@ -78,7 +78,7 @@ impl Works {
         self.0.retain(|_, running| running.dest() != Some(dest));
     }
 
-    fn is_swept(&self, dest: DestId) -> bool {
+    pub(super) fn is_swept(&self, dest: DestId) -> bool {
         self.0.values().any(|running| match running {
             Running::Sweep(sweep) => sweep.dest == dest,
             Running::Browse(_) | Running::Deleting(_) | Running::Delete(..) => false,

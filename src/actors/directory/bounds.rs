@@ -411,7 +411,7 @@ impl Directory {
 }
 
 impl Known {
-    fn held(&self) -> Load {
+    pub(super) fn held(&self) -> Load {
         match &self.state {
             Presence::Asleep(activation) => Load {
                 messages: activation.depth(),

@@ -123,6 +123,11 @@ impl Redelivery {
         asks
     }
 
+    /// Nothing waits here, and nothing was asked.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.waiting.is_empty() && !self.needs_queue() && !self.asked
+    }
+
     fn needs_queue(&self) -> bool {
         self.wanted || !self.dead.is_empty()
     }
