@@ -232,6 +232,8 @@ impl DataPlane {
                 _ = look.tick() => {
                     running.directory().look_at_store();
                     running.directory().look_at_expiry();
+                    running.directory().look_at_deletions();
+                    running.directory().look_at_idle();
                 }
             }
         }

@@ -1,12 +1,13 @@
 //! Destination: one queue. Owns a `DestinationMachine`. Sends fetches to the store, units
 //! to it through the directory, and deliveries and answers to sessions the same way.
+//! It stops when nobody needs it; the directory begins it again.
 //! Does not: know names, sockets or permits, or see what other queues do.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix::prelude::{Actor, Addr, Context, Handler};
+use actix::prelude::{Actor, ActorContext, Addr, Context, Handler};
 
 use crate::actors::directory::Directory;
 use crate::actors::post::Posted;
@@ -32,6 +33,8 @@ pub struct DestinationReport {
     pub acks: u64,
     /// Bytes of messages in its memory.
     pub kept_bytes: usize,
+    /// Steps since it began: as many as before say that nobody used it meanwhile.
+    pub steps: u64,
 }
 
 /// Where a destination sends.
@@ -154,23 +157,21 @@ impl Shelled for Destination {
     ) {
         let wall_ms = self.shell.wall_ms();
         self.machine.step(Now { moment, wall_ms }, input, effects);
-        let (before, kept_bytes) = (
-            self.ports.report.get().kept_bytes,
-            self.machine.kept_bytes(),
-        );
+        let (before, kept_bytes) = (self.ports.report.get(), self.machine.kept_bytes());
         let kept = self.ports.kept.get().saturating_add(kept_bytes);
-        self.ports.kept.set(kept.saturating_sub(before));
+        self.ports.kept.set(kept.saturating_sub(before.kept_bytes));
         self.ports.report.set(DestinationReport {
             figures: self.machine.figures(),
             fetching: self.machine.fetching(),
             acks: self.acks,
             kept_bytes,
+            steps: before.steps.saturating_add(1),
         });
         let account = &self.ports.account;
         self.ports.directory.mind_bounds(self.id, account);
     }
 
-    fn run(&mut self, _: &mut Self::Context, effect: DestinationEffect) {
+    fn run(&mut self, ctx: &mut Self::Context, effect: DestinationEffect) {
         match effect {
             DestinationEffect::Submit(units) => self.submit(units),
             DestinationEffect::Deliver {
@@ -204,6 +205,11 @@ impl Shelled for Destination {
             }
             DestinationEffect::Shown { tag, entries } => {
                 self.ports.directory.looked(self.id, tag, entries);
+            }
+            DestinationEffect::Rest(left) => {
+                if self.ports.directory.falls_asleep(self.id, *left) {
+                    ctx.stop();
+                }
             }
         }
     }

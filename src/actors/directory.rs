@@ -19,7 +19,7 @@ use crate::machines::delivery::{
 };
 use crate::machines::destination::account::Account;
 use crate::machines::destination::{
-    Activation, DestinationFigures, DestinationInput, VolatilePool, VolatileShare, request_of,
+    Activation, DestinationInput, VolatilePool, VolatileShare, request_of,
 };
 use crate::machines::duplicates::DuplicateMachine;
 use crate::machines::policy::Policies;
@@ -34,7 +34,7 @@ use definition::{KIND_QUEUE, definition};
 pub use bounds::Waiting;
 
 pub use administration::{
-    Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
+    Administration, AdministrationError, BrowseQuery, Deletion, DestinationPage, DestinationQuery,
     MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
 };
 pub use clients::{ClientAtRisk, ClientSigns, ClientsDescription};
@@ -48,7 +48,9 @@ mod browse;
 mod clients;
 mod definition;
 mod load;
+mod sleep;
 mod submit;
+mod takeover;
 mod temporary;
 mod terms;
 mod topics;
@@ -67,7 +69,7 @@ struct Known {
 }
 
 enum Presence {
-    /// Not used in this term yet; what it will begin with.
+    /// Not used in this term yet, or not for a while; what it will begin with.
     Asleep(Activation),
     Awake {
         port: Port<DestinationInput>,
@@ -76,6 +78,8 @@ enum Presence {
         volatile: Rc<VolatileShare>,
         /// All its messages are such.
         all_volatile: bool,
+        /// Tells this time from others before and after a sleep.
+        waking: u64,
     },
 }
 
@@ -98,6 +102,7 @@ struct Term {
     topics: topics::Topics,
     temporaries: HashMap<SessionKey, Vec<DestinationName>>,
     browsers: browse::Browsers,
+    sleepers: sleep::Sleepers,
     works: administration::Works,
     /// Queues for dead messages, with who was told of them.
     dead_letters: HashMap<DestId, HashSet<DestId>>,
@@ -122,6 +127,7 @@ pub struct Directory {
     next_session: Cell<u32>,
     next_browser: Cell<u32>,
     next_work: Cell<u32>,
+    next_idle: Cell<u32>,
     upto: Cell<Lsn>,
     duplicates: RefCell<DuplicateMachine>,
     ending: RefCell<uploads::Ending>,
@@ -153,6 +159,7 @@ impl Directory {
             next_session: Cell::new(1),
             next_browser: Cell::new(0),
             next_work: Cell::new(1),
+            next_idle: Cell::new(1),
             upto: Cell::new(Lsn::ZERO),
             duplicates: RefCell::new(DuplicateMachine::new(config.duplicates)),
             ending: RefCell::default(),
@@ -292,6 +299,7 @@ impl Directory {
             report,
             volatile,
             all_volatile,
+            waking: term.sleepers.wakes(id, self.clock.now()),
         };
         Some(port)
     }
@@ -333,6 +341,10 @@ impl Directory {
                 self.subscription_defined(request);
                 continue;
             }
+            if session == sleep::SLEEPERS {
+                self.idle_confirmed(request);
+                continue;
+            }
             if session == OPERATOR {
                 self.work_committed(request);
                 continue;
@@ -350,12 +362,16 @@ impl Directory {
         }
     }
 
-    fn route(&self, changes: Vec<(DestId, Change)>, upto: Lsn) {
+    fn route(self: &Rc<Self>, changes: Vec<(DestId, Change)>, upto: Lsn) {
+        let mut arrived = Vec::new();
         if let Some(term) = self.term.borrow_mut().as_mut() {
             for (id, change) in changes {
-                term.route(id, change, upto);
+                if term.route(id, change, upto) {
+                    arrived.push(id);
+                }
             }
         }
+        self.wake_overfull(arrived);
     }
 
     /// The store's answer to a fetch.
@@ -468,19 +484,22 @@ impl Term {
         self.known.insert(id, known);
     }
 
-    fn route(&mut self, id: DestId, change: Change, upto: Lsn) {
+    /// Whether something arrived at one that is asleep.
+    fn route(&mut self, id: DestId, change: Change, upto: Lsn) -> bool {
         let Some(known) = self.known.get_mut(&id) else {
-            return;
+            return false;
         };
         match &mut known.state {
             Presence::Awake { port, .. } => {
                 post(port, DestinationInput::Committed { change, upto });
+                false
             }
             Presence::Asleep(activation) => {
                 let arrived = activation.absorb(&change);
                 let expiry = activation.next_expiry_ms;
                 known.hold_asleep(arrived);
                 self.expires(expiry);
+                true
             }
         }
     }
@@ -503,11 +522,7 @@ impl Presence {
 /// What a destination that is asleep shows of itself.
 fn asleep(activation: &Activation) -> DestinationReport {
     DestinationReport {
-        figures: DestinationFigures {
-            depth: activation.depth(),
-            bytes: activation.bytes,
-            ..DestinationFigures::default()
-        },
+        figures: activation.figures(),
         ..DestinationReport::default()
     }
 }

@@ -412,8 +412,8 @@ pub(super) async fn post_delete(
     let name = query.name.clone();
     let asked = |reply| Administration::Delete(query.name, messages, reply);
     respond(
-        ask(&state, asked)
-            .await
-            .map(|()| json!({ "deleted": name })),
+        ask(&state, asked).await.map(
+            |gone| json!({ "deleted": name, "messages": gone.messages, "senders": gone.senders }),
+        ),
     )
 }

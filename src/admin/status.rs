@@ -339,6 +339,7 @@ mod tests {
                 fetching: 1,
                 acks: 0,
                 kept_bytes: 6,
+                steps: 20,
             },
             subscription: Some(SubscriptionView {
                 spec: SubscriptionSpec {

@@ -6,15 +6,18 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::delete::delete;
 use super::admin_client::{AdminClient, AdminError};
 use super::args::{
-    DeleteArgs, ListArgs, QueueArgs, QueueBrowseArgs, QueueCommand, ServerArgs,
-    SubscriptionCommand, TopicCommand, WhichArgs,
+    ListArgs, QueueArgs, QueueBrowseArgs, QueueCommand, ServerArgs, SubscriptionCommand,
+    TopicCommand, WhichArgs,
 };
 use super::typed::typed;
 use super::{CliError, complain, print, print_json};
 use crate::exit::ExitCode;
 use crate::proto::destination::DestinationName;
+
+mod delete;
 
 /// Destinations asked for at a time.
 const PAGE: usize = 1000;
@@ -515,24 +518,6 @@ fn work(which: &WhichArgs, what: &str, to: Option<&str>) -> Result<ExitCode, Cli
         homeless => format!("; {homeless} name no place that there is, and stay"),
     };
     print(&format!("{done}{held}{homeless}"))?;
-    Ok(ExitCode::Done)
-}
-
-fn delete(args: &DeleteArgs, name: &str) -> Result<ExitCode, CliError> {
-    let client = client(&args.server)?;
-    let path = format!("destination?name={}", encoded(name));
-    let of: Listed = read(&client, client.get(&path).map_err(plainly)?)?;
-    if of.depth > 0 {
-        let what = format!("{name} is deleted with its {} messages", of.depth);
-        confirm(args.yes, name, &what)?;
-    }
-    let path = format!("delete?name={}&messages={}", encoded(name), of.depth);
-    client.post(&path).map_err(plainly)?;
-    if args.json {
-        print_json(&json!({ "deleted": name, "messages": of.depth }))?;
-    } else {
-        print(&format!("{name} is deleted, with {} messages", of.depth))?;
-    }
     Ok(ExitCode::Done)
 }
 

@@ -271,7 +271,7 @@ impl From<&Entry> for Delivery {
     fn from(entry: &Entry) -> Self {
         Self {
             lsn: entry.lsn,
-            redelivered: entry.marked,
+            redelivered: entry.marked || entry.failures > 0,
             failures: entry.failures,
             message: entry.message.clone(),
         }

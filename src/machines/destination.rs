@@ -63,6 +63,7 @@ mod pick;
 mod picky;
 mod redelivery;
 mod removals;
+mod rest;
 mod timers;
 mod vocabulary;
 mod volatile;
@@ -148,9 +149,11 @@ impl DestinationMachine {
         activation: Activation,
         volatile: Rc<VolatileShare>,
     ) -> Self {
+        let counted = activation.counted.as_deref().copied().unwrap_or_default();
         Self {
             config,
             id,
+            upto: activation.upto(),
             lanes: Lanes::new(config.idle, &activation),
             timers: Timers::new(&activation),
             stored: activation.depth(),
@@ -162,7 +165,7 @@ impl DestinationMachine {
             draining: false,
             keeps_in_memory: activation.volatile,
             consumers: Consumers::new(config.consumer_bytes_max),
-            pickers: Pickers::default(),
+            pickers: Pickers::new(counted.selector_reads),
             groups: Groups::default(),
             redelivery: Redelivery::default(),
             holds: Holds::default(),
@@ -170,9 +173,8 @@ impl DestinationMachine {
             claims: Claims::default(),
             account: activation.account.unwrap_or_default(),
             shedding: Shedding::default(),
-            upto: activation.horizon,
             horizon: activation.horizon,
-            figures: DestinationFigures::default(),
+            figures: counted,
             admitted: Load::default(),
             units: Vec::new(),
             acks: Vec::new(),
@@ -187,6 +189,7 @@ impl DestinationMachine {
         input: DestinationInput,
         effects: &mut Vec<DestinationEffect>,
     ) {
+        let may_rest = matches!(input, DestinationInput::Unneeded);
         match input {
             DestinationInput::Commands { commands, upto } => {
                 self.upto = self.upto.max(upto);
@@ -210,7 +213,7 @@ impl DestinationMachine {
                     }
                 }
             }
-            DestinationInput::Deadline => {}
+            DestinationInput::Deadline | DestinationInput::Unneeded => {}
             DestinationInput::PolicyChanged(policy) => {
                 self.policy = Some(policy);
                 self.redelivery.forget_queue();
@@ -221,6 +224,12 @@ impl DestinationMachine {
         self.admitted = Load::default();
         self.account.hold(self.held());
         self.assert_invariants();
+        if may_rest
+            && effects.is_empty()
+            && let Some(activation) = self.rest()
+        {
+            effects.push(DestinationEffect::Rest(Box::new(activation)));
+        }
     }
 
     /// When to come back with [`DestinationInput::Deadline`].

@@ -291,6 +291,7 @@ impl StompSession {
             return;
         }
         let before = out.len();
+        let is_part = matches!(&input, SessionInput::Event(SessionEvent::PartsRead { .. }));
         match input {
             SessionInput::Frame(frame) => {
                 self.beats.has_read(now);
@@ -325,6 +326,9 @@ impl StompSession {
             SessionInput::Event(event) => self.on_event(event, out, effects),
             SessionInput::OutputFlushed => self.on_flushed(effects),
             SessionInput::Deadline => {}
+        }
+        if !is_part {
+            self.leave_when_quiet(out, effects);
         }
         self.maintain(now, before, out, effects);
     }

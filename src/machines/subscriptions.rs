@@ -289,6 +289,23 @@ impl SubscriptionTable {
         name
     }
 
+    /// The consumer of another connection that has the durable subscription that is asked for: it gives way
+    /// to who comes now, which has the same client id. The older one may be a connection that died without a
+    /// word, and what is owed must not wait for that to be noticed.
+    #[must_use]
+    pub fn gives_way(
+        &self,
+        session: SessionKey,
+        spec: &SubscriptionSpec,
+    ) -> Option<(DestId, ConsumerKey)> {
+        let dest = self.named.get(&spec.identity).copied()?;
+        let there = self.all.get(&dest)?;
+        let alone = spec.identity.is_durable() && !spec.shared && !there.spec.shared;
+        let mut others = there.consumers.iter().filter(|it| it.session != session);
+        let other = others.next().filter(|_| alone)?;
+        Some((dest, *other))
+    }
+
     /// What subscribing would make anew.
     #[must_use]
     pub fn makes(&self, spec: &SubscriptionSpec) -> bool {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::machines::selector::Selector;
 use crate::proto::ids::{DestId, Lsn};
-use crate::proto::message::Message;
+use crate::proto::message::{self, Message};
 use crate::storage::api::Entry;
 use crate::time::Moment;
 
@@ -30,6 +30,17 @@ pub const PAGE_BYTES: usize = 1 << 20;
 /// looked for.
 pub const ORIGIN_HEADERS: [&str; 2] = ["TMQ_ORIGINAL_DESTINATION", "dead-letter-destination"];
 
+/// What the server wrote on a dead message: gone from one that goes back, which is dead no more. Should it
+/// die again, it gets them anew.
+pub const DEATH_HEADERS: [&str; 6] = [
+    "TMQ_DEAD_REASON",
+    "TMQ_DEAD_CAUSE",
+    "TMQ_DEAD_TIME",
+    "TMQ_DELIVERY_COUNT",
+    "TMQ_ORIGINAL_DESTINATION",
+    "TMQ_ORIGINAL_MESSAGE_ID",
+];
+
 /// What becomes of the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SweepAction {
@@ -37,7 +48,7 @@ pub enum SweepAction {
     Purge,
     /// They go to another destination.
     Move(DestId),
-    /// They go to where their headers say that they came from.
+    /// They go to where their headers say that they came from, without [`DEATH_HEADERS`].
     Retry,
 }
 
@@ -94,7 +105,7 @@ pub enum SweepTarget {
 pub struct Swept {
     /// Which.
     pub lsn: Lsn,
-    /// As it lies.
+    /// As it goes there.
     pub message: Bytes,
     /// Where it goes.
     pub target: SweepTarget,
@@ -260,7 +271,7 @@ impl SweepMachine {
             };
             batch.push(Swept {
                 lsn: entry.lsn,
-                message: entry.message,
+                message: self.as_it_goes(entry.message),
                 target,
             });
             left = left.saturating_sub(1);
@@ -289,6 +300,16 @@ impl SweepMachine {
             SweepAction::Purge => Some(SweepTarget::Nothing),
             SweepAction::Move(to) => Some(SweepTarget::Destination(to)),
             SweepAction::Retry => origin(message).map(SweepTarget::Named),
+        }
+    }
+
+    fn as_it_goes(&self, message: Bytes) -> Bytes {
+        match self.spec.action {
+            SweepAction::Purge | SweepAction::Move(_) => message,
+            SweepAction::Retry => {
+                // Who it came from was read in it, so it can be read.
+                message::without_headers(&message, &DEATH_HEADERS).unwrap_or(message)
+            }
         }
     }
 

@@ -23,7 +23,7 @@ mod parts;
 mod rewrite;
 
 pub use self::parts::{BODY_IN_ONE_MAX, PART_BYTES, Parts};
-pub use self::rewrite::with_headers;
+pub use self::rewrite::{with_headers, without_headers};
 
 /// The format written by this version.
 const FORMAT: u8 = 1;

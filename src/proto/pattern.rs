@@ -2,7 +2,8 @@
 //!
 //! A name has levels with `.` between them. In a pattern `*` stands for any one level, and `>`, as its
 //! last, for one or more of them. A pattern that begins with `/queue/` or `/topic/` is for that kind
-//! only, others are for both.
+//! only, others are for both. None is for temporary queues: those go with a connection, and their names
+//! are made by the server.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -76,8 +77,11 @@ impl NamePattern {
     /// Whether a destination is meant.
     #[must_use]
     pub fn matches(&self, destination: &DestinationName) -> bool {
-        self.kind.is_none_or(|kind| kind == destination.kind())
-            && levels::matches(&self.name, destination.name())
+        let fits = match self.kind {
+            Some(kind) => kind == destination.kind(),
+            None => destination.kind() != DestinationKind::TemporaryQueue,
+        };
+        fits && levels::matches(&self.name, destination.name())
     }
 
     /// The more specific one is less. Patterns are compared level by level from the left: a name comes
@@ -138,6 +142,8 @@ mod tests {
             ("a/b", "/queue/a/b", true),
             ("a..b", "/queue/a..b", true),
             ("a.*.b", "/queue/a..b", true),
+            (">", "/remote-temp-queue/1f-2/answers", false),
+            ("*", "/remote-temp-queue/1f-2/answers", false),
         ] {
             assert_eq!(matches(text, destination), expected, "{text} {destination}");
         }

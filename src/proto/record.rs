@@ -159,20 +159,28 @@ pub enum Record<'a> {
     Relogged {
         /// The chunk's first LSN.
         from: Lsn,
-        /// All that was owed of it, by ascending LSNs.
+        /// All that was owed of it, messages and parts of bodies, by ascending LSNs.
         messages: &'a [Straggler],
     },
 }
 
-/// A message in a [`Record::Relogged`].
+/// A message in a [`Record::Relogged`], or a part of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Straggler {
-    /// The LSN of its PUT: still its position, and its identity.
+    /// The LSN of its PUT or PART: still its position, and its identity.
     pub lsn: Lsn,
-    /// Who owed it when it was read.
+    /// Who owed it when it was read; nobody for a part, which messages hold.
     pub targets: Vec<DestId>,
-    /// Its canonical bytes.
+    /// Its canonical bytes, or those of the part.
     pub message: Bytes,
+}
+
+impl Straggler {
+    /// It is a part of a body.
+    #[must_use]
+    pub fn is_part(&self) -> bool {
+        self.targets.is_empty()
+    }
 }
 
 /// A record as it is applied: decoded from a chunk, or made from what was just encoded.

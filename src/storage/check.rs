@@ -154,8 +154,8 @@ impl CheckReport {
 struct Walked {
     chunks: BTreeSet<Lsn>,
     puts: BTreeMap<Lsn, Put>,
-    /// Parts of bodies, and the chunks that they are in.
-    parts: BTreeMap<Lsn, Lsn>,
+    /// Parts of bodies after the chunks that they are in, also those that were re-logged.
+    parts: BTreeSet<(Lsn, Lsn)>,
     /// Messages that were re-logged, by the chunk that they were brought to.
     brought: BTreeMap<(Lsn, Lsn), Put>,
     /// Acknowledged pairs above the floor.
@@ -299,6 +299,10 @@ impl Walked {
             }
             LogRecord::Relogged { messages, .. } => {
                 for straggler in messages {
+                    if straggler.is_part() {
+                        self.parts.insert((chunk, straggler.lsn));
+                        continue;
+                    }
                     let put = Put {
                         chunk,
                         times: Times::of(&straggler.message),
@@ -317,7 +321,7 @@ impl Walked {
             }
             LogRecord::Epoch(epoch) => begun.push((epoch, lsn)),
             LogRecord::Part { .. } => {
-                self.parts.insert(lsn, chunk);
+                self.parts.insert((chunk, lsn));
             }
             LogRecord::Ack { .. }
             | LogRecord::Delivered { .. }
@@ -397,8 +401,9 @@ fn count_parts(
     report: &mut CheckReport,
 ) {
     for lsn in index.bodies().iter().flat_map(Parts::lsns) {
-        match walked.parts.get(&lsn) {
-            Some(chunk) => *live.entry(*chunk).or_default() += 1,
+        let place = index.ledger.place_of(lsn);
+        match place.filter(|place| walked.parts.contains(&(place.chunk, lsn))) {
+            Some(place) => *live.entry(place.chunk).or_default() += 1,
             None => report.find("log", lsn, "is a part of a body, and is not there"),
         }
     }

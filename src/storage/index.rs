@@ -252,12 +252,18 @@ impl Index {
         }
     }
 
-    /// What of these messages is owed and lies in this chunk.
+    /// What of these messages and parts is owed and lies in this chunk.
     pub fn owed_of(&self, messages: &[Straggler], chunk: Lsn) -> Content {
         let mut content = Content::default();
         for straggler in messages {
             let place = self.ledger.place_of(straggler.lsn);
             if place.is_none_or(|place| place.chunk != chunk) {
+                continue;
+            }
+            if straggler.is_part() {
+                if self.bodies.holds(straggler.lsn) {
+                    content.add(1, 0, straggler.message.len());
+                }
                 continue;
             }
             let owes = |target: &&DestId| {

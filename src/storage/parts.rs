@@ -32,6 +32,8 @@ impl Body {
 pub struct Bodies {
     /// By their first part.
     bodies: BTreeMap<Lsn, Body>,
+    /// The body of each row of parts that follow each other in the log, by the first of the row.
+    rows: BTreeMap<Lsn, Lsn>,
     /// The body of each message that has one.
     heads: HashMap<Lsn, Lsn>,
     /// The bodies of open uploads that have a part.
@@ -47,7 +49,11 @@ impl Bodies {
         let body = self.bodies.entry(first).or_default();
         body.upload = Some(upload);
         self.changed.insert(first);
-        body.parts.push(lsn, bytes)
+        let taken = body.parts.push(lsn, bytes);
+        if body.parts.rows().next_back() == Some(lsn) {
+            self.rows.insert(lsn, first);
+        }
+        taken
     }
 
     /// An upload is over; gives the parts that nobody needs any more.
@@ -108,7 +114,11 @@ impl Bodies {
         if self.bodies.get(&first)?.is_held() {
             return None;
         }
-        self.bodies.remove(&first).map(|body| body.parts)
+        let parts = self.bodies.remove(&first)?.parts;
+        for row in parts.rows() {
+            self.rows.remove(&row);
+        }
+        Some(parts)
     }
 
     /// The parts of each body that is held.
@@ -122,13 +132,12 @@ impl Bodies {
         bodies.flat_map(|body| body.heads.iter().map(|(head, pairs)| (*head, *pairs)))
     }
 
-    /// Whether this part is held. Looks at every body.
+    /// Whether this part is held.
     #[must_use]
     pub fn holds(&self, part: Lsn) -> bool {
-        self.iter().any(|parts| {
-            let next = parts.after(part.prev(), 1);
-            next.first() == Some(&part)
-        })
+        let row = self.rows.range(..=part).next_back();
+        let body = row.and_then(|(_, first)| self.bodies.get(first));
+        body.is_some_and(|body| body.parts.contains(part))
     }
 
     /// Bodies of which something changed since this was asked last.
@@ -192,6 +201,7 @@ impl Bodies {
         self.heads
             .extend(body.heads.keys().map(|head| (*head, first)));
         let parts = body.parts.clone();
+        self.rows.extend(parts.rows().map(|row| (row, first)));
         self.bodies.insert(first, body);
         Ok(parts)
     }
@@ -206,7 +216,7 @@ impl Bodies {
     #[must_use]
     pub fn memory(&self) -> usize {
         let parts = self.iter().map(|parts| parts.memory() + 160);
-        parts.sum::<usize>() + self.heads.len() * 64
+        parts.sum::<usize>() + self.heads.len() * 64 + self.rows.len() * 24
     }
 }
 
@@ -246,6 +256,7 @@ mod tests {
         assert_eq!(lsns(bodies.settle(Lsn(6))), NONE, "settled twice");
         assert!(bodies.holds(Lsn(5)) && bodies.holds(Lsn(4)) && !bodies.holds(Lsn(6)));
         assert_eq!(lsns(bodies.settle(Lsn(9))), [3, 5]);
+        assert!(!bodies.holds(Lsn(5)) && bodies.holds(Lsn(4)));
         assert_eq!(bodies.find(&message), None);
         assert_eq!(lsns(bodies.end(8)), [4]);
         assert_eq!(lsns(bodies.end(8)), NONE);
@@ -279,6 +290,7 @@ mod tests {
             );
         }
         assert!(copy.same_as(&bodies));
+        assert!((2..6).all(|part| copy.holds(Lsn(part))));
         let gone: Vec<_> = copy
             .end_all()
             .iter()

@@ -71,7 +71,7 @@ impl Reclaim {
     }
 }
 
-/// A chunk's messages that are owed.
+/// What is owed of a chunk: messages, and parts of bodies.
 struct Found {
     from: Lsn,
     content: Content,
@@ -206,8 +206,8 @@ impl<H: Home> Core<H> {
         (self.shared.facts().bytes, owed)
     }
 
-    /// The messages of a chunk that are owed, which the ledger takes note of. None when there are none
-    /// any more, or when something else in it is owed than messages.
+    /// What is owed of a chunk, of which the ledger takes note. None when that is nothing any more, or
+    /// not all of it is found.
     fn owed_of(&mut self, chunk: ChunkFacts) -> Result<Option<Found>, StoreError> {
         let (from, limit) = (chunk.first, self.limits().chunk);
         let view = self.env().view();
@@ -222,6 +222,9 @@ impl<H: Home> Core<H> {
             let place = state.index.ledger.place_of(straggler.lsn);
             if place.is_none_or(|place| place.chunk != from) {
                 return false;
+            }
+            if straggler.is_part() {
+                return state.index.bodies().holds(straggler.lsn);
             }
             let owes = |target: &DestId| {
                 let owed = state.index.destination(*target);
@@ -268,7 +271,7 @@ fn may_append(state: &State, awaited: Lsn) -> bool {
         && applied >= awaited
 }
 
-/// All messages in a chunk, those that were brought to it too, by ascending LSNs.
+/// All messages and parts in a chunk, those that were brought to it too, by ascending LSNs.
 fn messages_of(chunk: &Chunk) -> Result<Vec<Straggler>, DecodeError> {
     let mut messages = Vec::new();
     for record in chunk.records() {
@@ -278,22 +281,27 @@ fn messages_of(chunk: &Chunk) -> Result<Vec<Straggler>, DecodeError> {
                 LogRecord::Put {
                     targets, message, ..
                 },
-            ) => messages.push(Straggler {
+            ) if !targets.is_empty() => messages.push(Straggler {
                 lsn,
                 targets: distinct(targets),
                 message,
             }),
+            (lsn, LogRecord::Part { bytes, .. }) => messages.push(Straggler {
+                lsn,
+                targets: Vec::new(),
+                message: bytes,
+            }),
             (_, LogRecord::Relogged { messages: more, .. }) => messages.extend(more),
             (
                 _,
-                LogRecord::Ack { .. }
+                // Owed to nobody.
+                LogRecord::Put { .. }
+                | LogRecord::Ack { .. }
                 | LogRecord::Delivered { .. }
                 | LogRecord::DeliveredEach { .. }
                 | LogRecord::Failed { .. }
                 | LogRecord::Kv { .. }
                 | LogRecord::Seen { .. }
-                // While it is held, its chunk stays: parts take nearly all of theirs.
-                | LogRecord::Part { .. }
                 | LogRecord::UploadEnded(_)
                 | LogRecord::Epoch(_),
             ) => {}

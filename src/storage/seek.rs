@@ -376,30 +376,50 @@ pub(super) fn read_parts<V: View>(
     let mut parts = Vec::with_capacity(lsns.len());
     let mut loaded: Option<Loaded> = None;
     for lsn in lsns {
-        let (place, view) = {
-            let state = shared.state();
-            (state.index.ledger.chunk_of(*lsn), shared.view())
-        };
-        let Some(place) = place else {
-            break;
-        };
-        if loaded.as_ref().is_none_or(|last| last.first != place.first) {
-            loaded = load(&view, place.first)?;
-        }
-        let found = match &loaded {
-            Some(chunk) => Messages::new(&chunk.bytes, &chunk.header)
-                .find_part(*lsn)
-                .map_err(|error| bad(&view, place.first, &error))?
-                .map(|range| chunk.bytes.slice(range)),
-            None => None,
-        };
-        match found {
+        match read_part(shared, &mut loaded, *lsn)? {
             Some(part) => parts.push(part),
-            None if !shared.state().index.bodies().holds(*lsn) => break,
-            None => return Err(bad(&view, place.first, &"lacks a part of a body")),
+            None => break,
         }
     }
     Ok(parts)
+}
+
+/// One of them, as a part of its chunk. One that was re-logged since it was looked for is read where it
+/// lies now.
+fn read_part<V: View>(
+    shared: &Shared<V>,
+    loaded: &mut Option<Loaded>,
+    lsn: Lsn,
+) -> Result<Option<Bytes>, StoreError> {
+    let place = || {
+        let state = shared.state();
+        let place = state.index.ledger.place_of(lsn)?;
+        Some((place.chunk, shared.view()))
+    };
+    let mut next = place();
+    while let Some((chunk, view)) = next {
+        if loaded.as_ref().is_none_or(|last| last.first != chunk) {
+            *loaded = load(&view, chunk)?;
+        }
+        let found = match loaded {
+            Some(loaded) => Messages::new(&loaded.bytes, &loaded.header)
+                .find_part(lsn)
+                .map_err(|error| bad(&view, chunk, &error))?
+                .map(|range| loaded.bytes.slice(range)),
+            None => None,
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+        if !shared.state().index.bodies().holds(lsn) {
+            break;
+        }
+        next = place();
+        if next.as_ref().is_some_and(|(now, _)| *now == chunk) {
+            return Err(bad(&view, chunk, &"lacks a part of a body"));
+        }
+    }
+    Ok(None)
 }
 
 fn sooner(next: &mut Option<u64>, at: Option<u64>) {

@@ -8,6 +8,7 @@ mod pair;
 mod properties;
 mod reference;
 mod relog;
+mod relog_parts;
 mod resync;
 mod rig;
 

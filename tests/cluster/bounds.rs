@@ -40,7 +40,12 @@ fn texts(numbers: std::ops::RangeInclusive<u32>) -> Vec<String> {
 
 /// What a server says of a destination, once it is as wanted.
 #[track_caller]
-fn await_listed(server: &Server, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn await_listed(
+    server: &Server,
+    name: &str,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
     let mut found = Value::Null;
     eventually(SOON, what, || {
         let output = server

@@ -21,16 +21,16 @@ const QUEUE: &str = "/queue/large";
 const GROWTH_MAX_KIB: u64 = 32 * 1024;
 
 /// An unmodified stomp.py client.
-struct Client(Told);
+pub(crate) struct Client(pub(crate) Told);
 
 impl Client {
-    fn start(hosts: &str) -> Self {
+    pub(crate) fn start(hosts: &str) -> Self {
         Self(Told::connected("large_driver.py", &[hosts]))
     }
 
     /// It came, whole.
     #[track_caller]
-    fn received(&self, name: &str, bytes: usize) -> Value {
+    pub(crate) fn received(&self, name: &str, bytes: usize) -> Value {
         let fact = self.0.until(&format!("the message {name}"), |fact| {
             fact["event"] == "received" && fact["name"] == name
         });

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::disk::{Fate, Step};
 use crate::recording::Recording;
 use crate::scenes;
+use crate::stragglers;
 use crate::support::chance::{Chance, number_from};
 use crate::support::pair::copy;
 use crate::support::server::FORKS;
@@ -335,6 +336,12 @@ fn a_server_alone_loses_nothing_by_a_power_cut() {
 fn a_server_that_collects_its_log_loses_nothing_by_a_power_cut() {
     let recording = scenes::collected(test_name!());
     run(&recording, "collected", 5);
+}
+
+#[test]
+fn a_store_that_appends_again_what_is_left_loses_nothing_by_a_power_cut() {
+    let recording = stragglers::strewn(test_name!());
+    run(&recording, "strewn", 15);
 }
 
 #[test]

@@ -16,7 +16,8 @@ const KEPT: &str = "/queue/kept";
 const DONE: &str = "/queue/done";
 /// Requests under way at most.
 const WINDOW: usize = 6;
-const FILL: u8 = b'.';
+/// What follows the name in a body.
+pub(crate) const FILL: u8 = b'.';
 
 /// What a client sends.
 #[derive(Clone, Copy, Debug)]

@@ -17,5 +17,6 @@ mod images;
 mod load;
 mod recording;
 mod scenes;
+mod stragglers;
 mod trace;
 mod verdict;

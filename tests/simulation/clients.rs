@@ -44,6 +44,8 @@ pub(crate) struct Setting {
     pub(crate) homes: Arc<Homes>,
     /// Producers have something to send.
     pub(crate) flow: Arc<AtomicBool>,
+    /// See [`crate::course::Course::strewn`].
+    pub(crate) strewn: bool,
     pub(crate) chance: Chance,
     pub(crate) trace: Trace,
     pub(crate) clock: Arc<dyn Clock>,

@@ -22,6 +22,9 @@ pub(crate) struct Course {
     pub(crate) wall_jumps: bool,
     /// One store on the share, and no copies.
     pub(crate) shared: bool,
+    /// Some messages are left among many that are taken, so that what little is owed of a chunk is
+    /// appended again.
+    pub(crate) strewn: bool,
 }
 
 /// What the protocol cannot do without.
@@ -97,6 +100,7 @@ impl Course {
             broken: None,
             wall_jumps: true,
             shared: false,
+            strewn: false,
         }
     }
 
@@ -104,6 +108,14 @@ impl Course {
     pub(crate) fn shared(seed: u64) -> Self {
         Self {
             shared: true,
+            ..Self::of(seed)
+        }
+    }
+
+    /// The same faults, while messages are left among others.
+    pub(crate) fn strewn(seed: u64) -> Self {
+        Self {
+            strewn: true,
             ..Self::of(seed)
         }
     }

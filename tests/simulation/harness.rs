@@ -37,6 +37,7 @@ struct Asked {
     seed: Option<u64>,
     schedules: Option<u64>,
     shared: bool,
+    strewn: bool,
 }
 
 impl Asked {
@@ -68,6 +69,7 @@ impl Asked {
                 "--seed" => asked.seed = Some(value().parse().expect("a number")),
                 "--schedules" => asked.schedules = Some(value().parse().expect("a number")),
                 "--shared" => asked.shared = true,
+                "--strewn" => asked.strewn = true,
                 "--skip" => {
                     let skipped = value();
                     asked.skips.push(skipped);
@@ -109,6 +111,8 @@ pub(crate) fn run(tests: &[Test]) -> ExitCode {
     let asked = Asked::read(std::env::args().skip(1));
     let course = if asked.shared {
         Course::shared
+    } else if asked.strewn {
+        Course::strewn
     } else {
         Course::of
     };

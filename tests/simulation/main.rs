@@ -2,8 +2,8 @@
 //! memory. Chance comes from a seed alone: one seed, one course of events.
 //!
 //! `cargo test --test simulation -- --seed 42` plays one seed, `--schedules 20000` many, from the seed
-//! on if one is given, `--shared` in shared mode; `TWINMQ_SEED` and `TWINMQ_RUNS` do the same. Without
-//! them the tests run.
+//! on if one is given, `--shared` in shared mode, `--strewn` with messages that are left among others;
+//! `TWINMQ_SEED` and `TWINMQ_RUNS` do the same. Without them the tests run.
 #![expect(
     clippy::print_stdout,
     reason = "this is the program that runs the tests and tells what came of them"
@@ -25,6 +25,7 @@ mod play;
 mod scenarios;
 mod server;
 mod sessions;
+mod sink;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -41,6 +42,8 @@ use scenarios::{deaths, departures, interruptions, simulate};
 const SCHEDULES: u64 = 300;
 /// The same in shared mode.
 const SHARED_SCHEDULES: u64 = 60;
+/// The same where messages are left among others.
+const STREWN_SCHEDULES: u64 = 25;
 /// Seeds of each scenario.
 const SCENARIO_SEEDS: std::ops::Range<u64> = 1..9;
 /// Among so many schedules the checker finds what is broken on purpose.
@@ -70,6 +73,14 @@ const TESTS: &[Test] = &[
     (
         "what_was_confirmed_to_a_shared_store_survives_random_schedules_of_faults",
         || assert!(schedules(1..=SHARED_SCHEDULES, Course::shared), "see above"),
+    ),
+    (
+        "what_is_left_among_others_survives_random_schedules_of_faults",
+        || assert!(schedules(1..=STREWN_SCHEDULES, Course::strewn), "see above"),
+    ),
+    (
+        "what_is_left_is_appended_again",
+        what_is_left_is_appended_again,
     ),
     (
         "one_seed_gives_one_course_of_events",
@@ -130,6 +141,21 @@ fn one_seed_gives_one_course() {
     for two in outcomes.windows(2) {
         assert_ne!(two[0], two[1], "the seed matters");
     }
+}
+
+/// Else the schedules with messages that are left would be about nothing.
+fn what_is_left_is_appended_again() {
+    let again = |seed| {
+        let outcome = play(&Course::strewn(seed)).expect("it holds");
+        let count = outcome.marks.get("chunks appended again").copied();
+        count.unwrap_or_default()
+    };
+    let counts: Vec<u64> = (1..9).map(again).collect();
+    println!("chunks appended again: {counts:?}");
+    assert!(
+        counts.iter().filter(|count| **count > 10).count() >= 4,
+        "{counts:?}"
+    );
 }
 
 fn wall_clocks_decide_nothing() {

@@ -99,6 +99,7 @@ impl Pair {
                     HaMode::Replicated
                 },
                 short_logs: kind.short_logs,
+                strewn: course.strewn,
             },
             hosts,
             servers: [None, None],

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
+use tokio::time::timeout;
 use twinmq::actors::client_roll::ClientRoll;
 use twinmq::actors::gateway_pinger::{GatewayMessage, Prober};
 use twinmq::actors::ha_chronicle::NoChronicle;
@@ -29,7 +30,7 @@ use twinmq::proto::arbiter_codec::decode_record;
 use twinmq::proto::auth::PairSecret;
 use twinmq::proto::ids::{ArbiterId, Epoch, NodeId};
 use twinmq::proto::peer::ServerState;
-use twinmq::storage::api::{JobOutcome, SharedStore, StoreDoor, StoreEvent, StoreSink};
+use twinmq::storage::api::{SharedStore, StoreDoor};
 use twinmq::storage::common_memory::CommonMemory;
 use twinmq::storage::error::StoreError;
 use twinmq::storage::inline::InlineStore;
@@ -44,10 +45,15 @@ use crate::door::{Setting as DoorSetting, SimDoor};
 use crate::homes::Homes;
 use crate::ledger::Ledger;
 use crate::net::SimNet;
+use crate::sink::TracedSink;
 
 const CLUSTER: &str = "simulated";
 /// The longest that one commit or flush takes, in milliseconds.
 const DISK_MS: u64 = 2;
+/// Nothing is asked of a store for so long before it is idle...
+const IDLE_PAUSE: Duration = Duration::from_millis(20);
+/// ...and while it has something to do then.
+const BUSY_PAUSE: Duration = Duration::from_millis(3);
 
 /// What all servers of a simulation share.
 pub(crate) struct World {
@@ -63,6 +69,8 @@ pub(crate) struct World {
     pub(crate) mode: HaMode,
     /// Logs are kept so short that a peer may come too late for what it missed.
     pub(crate) short_logs: bool,
+    /// See [`crate::course::Course::strewn`].
+    pub(crate) strewn: bool,
 }
 
 /// A machine that a server runs on, whether it does or not.
@@ -146,6 +154,7 @@ impl Server {
             ledger: Arc::clone(&world.ledger),
             homes: Arc::clone(&world.homes),
             flow: Arc::clone(&world.flow),
+            strewn: world.strewn,
             chance: world.chance.split(),
             trace: world.trace.clone(),
             clock,
@@ -261,8 +270,12 @@ fn replication() -> ReplicationConfig {
 
 fn store_config(world: &World) -> StoreConfig {
     let mut config = StoreConfig::new(PathBuf::from("memory"), CLUSTER);
-    if world.short_logs {
-        (config.retain_bytes, config.checkpoint_bytes) = (16 << 10, 8 << 10);
+    if world.short_logs || world.strewn {
+        let retained = if world.short_logs { 16 } else { 64 };
+        (config.retain_bytes, config.checkpoint_bytes) = (retained << 10, 8 << 10);
+    }
+    if world.strewn {
+        config.slack_bytes = 0;
     }
     config
 }
@@ -306,6 +319,7 @@ fn open_store(world: &World, host: &Host, sink: TracedSink) -> Option<Opened> {
         woken,
         Arc::clone(&host.disk_ms),
         world.chance.split(),
+        world.strewn,
     )));
     Some(Opened {
         node: opened.node,
@@ -386,15 +400,22 @@ fn pair_parts(
     }
 }
 
-/// The store's writer and reader: each thing that is queued takes a while.
+/// The store's writer and reader: each thing that is queued takes a while. `idles`: when nothing was
+/// asked of them for a moment, they see what else is to be done.
 async fn pump(
     store: Arc<InlineStore<MemoryHome>>,
     wake: Arc<Notify>,
     disk_ms: Arc<AtomicU64>,
     chance: Chance,
+    idles: bool,
 ) {
+    let mut pause = IDLE_PAUSE;
     loop {
-        wake.notified().await;
+        if !idles {
+            wake.notified().await;
+        } else if timeout(pause, wake.notified()).await.is_err() {
+            pause = if store.idle() { BUSY_PAUSE } else { IDLE_PAUSE };
+        }
         loop {
             chance.delay(disk_ms.load(Ordering::Relaxed)).await;
             if !store.pump_one() {
@@ -425,44 +446,5 @@ impl Prober for Gateway {
             };
             post(&port, GatewayMessage::ProbeFinished { probe_id, outcome });
         }));
-    }
-}
-
-/// The server's sink, with a line for each event about the log.
-struct TracedSink {
-    life: Life,
-    trace: Trace,
-    inner: Arc<ServerSink>,
-    /// The process is dead.
-    silent: Arc<AtomicBool>,
-}
-
-impl StoreSink for TracedSink {
-    fn event(&self, event: StoreEvent) {
-        if self.silent.load(Ordering::Relaxed) {
-            return;
-        }
-        let life = self.life;
-        let tell = |what: String| self.trace.tell(format_args!("{life} {what}"));
-        match &event {
-            StoreEvent::Cut(batch) => tell(format!(
-                "cut {}..{} after {:08x}",
-                batch.first, batch.last, batch.prev_chain
-            )),
-            StoreEvent::Durable(position) => tell(format!("durable: {position}")),
-            StoreEvent::Done { request, outcome } => {
-                if matches!(outcome, Ok(JobOutcome::Snapshot { .. })) {
-                    self.trace.mark("full resyncs begun");
-                }
-                tell(format!("job {request:x}: {outcome:?}"));
-            }
-            StoreEvent::LogRead { request, batches } => {
-                tell(format!("read {request:x}: {} batches", batches.len()));
-            }
-            StoreEvent::Failed(error) => tell(format!("failed: {error}")),
-            // Told by the clients.
-            StoreEvent::Committed(_) | StoreEvent::Fetched(_) | StoreEvent::PartsRead { .. } => {}
-        }
-        self.inner.event(event);
     }
 }

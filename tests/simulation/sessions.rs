@@ -27,6 +27,12 @@ const PRODUCER_MS: u64 = 150;
 const CONSUMER_MS: u64 = 100;
 /// Unsettled deliveries of a consumer.
 const PREFETCH: u32 = 10;
+/// Of a consumer who leaves some for later: more than it leaves.
+const PREFETCH_STREWN: u32 = 5000;
+/// It leaves every n-th copy.
+const LEFT_EACH: u64 = 12;
+/// Messages that a producer sends at once then, at most.
+const AT_ONCE: u64 = 6;
 
 /// A session of the data thread.
 pub(crate) struct Session {
@@ -90,12 +96,15 @@ impl Session {
         }
     }
 
-    fn publish(&mut self, queue: usize, copy: u64, message: Bytes) -> bool {
-        let request = self.request(copy);
-        let bytes = message.len();
-        self.inbox.ledger(|ledger| ledger.publish(request, bytes));
+    fn publish(&mut self, queue: usize, copies: Vec<(u64, Bytes)>) -> bool {
+        let mut messages = Vec::new();
+        for (copy, message) in copies {
+            let request = self.request(copy);
+            let bytes = message.len();
+            self.inbox.ledger(|ledger| ledger.publish(request, bytes));
+            messages.push((request, message));
+        }
         let session = self.key;
-        let messages = vec![(request, message)];
         self.command(queue, DestinationCommand::Publish { session, messages })
     }
 
@@ -163,7 +172,7 @@ pub(crate) async fn produce(mut session: Session, producer: usize) {
 async fn turns_of_producer(session: &mut Session, producer: usize) {
     let queue = producer % QUEUES;
     for (copy, message) in session.setting.ledger.again(producer) {
-        if !session.publish(queue, copy, message) {
+        if !session.publish(queue, vec![(copy, message)]) {
             return;
         }
     }
@@ -204,10 +213,17 @@ async fn turns_of_producer(session: &mut Session, producer: usize) {
             return;
         }
         if session.inbox.ordered() == Order::Run && flow.load(Ordering::Relaxed) {
-            let padding = usize::try_from(chance.below(300)).expect("below 300");
-            if let Some((copy, message)) = ledger.send(producer, padding)
-                && !session.publish(queue, copy, message)
-            {
+            let at_once = if session.setting.strewn {
+                1 + chance.below(AT_ONCE)
+            } else {
+                1
+            };
+            let copies = (0..at_once).map_while(|_| {
+                let padding = usize::try_from(chance.below(300)).expect("below 300");
+                ledger.send(producer, padding)
+            });
+            let copies: Vec<_> = copies.collect();
+            if !copies.is_empty() && !session.publish(queue, copies) {
                 return;
             }
         }
@@ -225,7 +241,11 @@ pub(crate) async fn consume(mut session: Session, queue: usize) {
         };
         let attach = DestinationCommand::Attach {
             consumer,
-            prefetch: PREFETCH,
+            prefetch: if session.setting.strewn {
+                PREFETCH_STREWN
+            } else {
+                PREFETCH
+            },
             traits: ConsumerTraits::default(),
         };
         if session.command(queue, attach) {
@@ -238,7 +258,7 @@ pub(crate) async fn consume(mut session: Session, queue: usize) {
 
 async fn turns_of_consumer(session: &mut Session, queue: usize, consumer: ConsumerKey) {
     let client = PRODUCERS + queue;
-    let mut unsettled = VecDeque::new();
+    let (mut unsettled, mut left) = (VecDeque::new(), VecDeque::new());
     loop {
         let Some(acked) = session.answers() else {
             return;
@@ -255,6 +275,9 @@ async fn turns_of_consumer(session: &mut Session, queue: usize, consumer: Consum
         if !deliver(session, &mut unsettled) || session.is_over() {
             return;
         }
+        if session.setting.strewn {
+            leave_some(session, &mut unsettled, &mut left);
+        }
         let chance = &session.setting.chance;
         let waits_too_long = !session.asked.is_empty() && !chance.once_in(4);
         if !waits_too_long && !session.setting.homes.heard(client, session.setting.life) {
@@ -264,7 +287,7 @@ async fn turns_of_consumer(session: &mut Session, queue: usize, consumer: Consum
         let some = if chance.once_in(8) {
             0
         } else {
-            1 + chance.below(8)
+            1 + chance.below(if session.setting.strewn { 40 } else { 8 })
         };
         for _ in 0..some {
             if session.inbox.ordered() == Order::Run
@@ -274,6 +297,21 @@ async fn turns_of_consumer(session: &mut Session, queue: usize, consumer: Consum
             }
         }
         session.rest(CONSUMER_MS).await;
+    }
+}
+
+/// Some are left for when nothing more is sent.
+fn leave_some(
+    session: &Session,
+    unsettled: &mut VecDeque<(Lsn, u64)>,
+    left: &mut VecDeque<(Lsn, u64)>,
+) {
+    if session.setting.flow.load(Ordering::Relaxed) {
+        let is_left = |(_, copy): &(Lsn, u64)| copy.is_multiple_of(LEFT_EACH);
+        left.extend(unsettled.iter().copied().filter(is_left));
+        unsettled.retain(|delivery| !is_left(delivery));
+    } else {
+        unsettled.append(left);
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{DestinationDescription, Directory, KIND_QUEUE, Presence, Term};
-use crate::machines::delivery::{DestinationCommand, OPERATOR, Removal, RequestNumber};
+use super::{DestinationDescription, Directory, KIND_QUEUE, Term};
+use crate::machines::delivery::{DestinationCommand, Removal, RequestNumber};
+use crate::machines::destination::account::Load;
 use crate::machines::sweep::{
     PAGE_MESSAGES, SweepAction, SweepEffect, SweepInput, SweepMachine, SweepReport, SweepSpec,
     SweepTarget, Swept,
@@ -17,12 +18,14 @@ use crate::proto::destination::{DestinationKind, DestinationName};
 use crate::proto::ids::{DestId, Lsn};
 use crate::storage::api::{Draft, Entry, Fetched, SPACE_DESTINATION, Scope, Times};
 
+mod deletion;
 mod looks;
 mod vocabulary;
 
+use self::deletion::Deleting;
 use self::looks::Look;
 pub use self::vocabulary::{
-    Administration, AdministrationError, BrowseQuery, DestinationPage, DestinationQuery,
+    Administration, AdministrationError, BrowseQuery, Deletion, DestinationPage, DestinationQuery,
     MessagePage, Reply, SweepOrder, SweepProgress, SweepWish, kind_of,
 };
 use self::vocabulary::{LISTED_MAX, RUNNING_MAX};
@@ -48,7 +51,10 @@ struct Sweep {
 enum Running {
     Sweep(Box<Sweep>),
     Browse(Box<Look>),
-    Delete(Reply<()>),
+    /// Waits until nothing is on its way there.
+    Deleting(Box<Deleting>),
+    /// Waits for the commit of its end.
+    Delete(Reply<Deletion>, Deletion),
 }
 
 impl Running {
@@ -56,7 +62,8 @@ impl Running {
         match self {
             Self::Sweep(sweep) => Some(sweep.dest),
             Self::Browse(look) => Some(look.dest),
-            Self::Delete(_) => None,
+            Self::Deleting(deleting) => Some(deleting.dest),
+            Self::Delete(..) => None,
         }
     }
 }
@@ -71,10 +78,10 @@ impl Works {
         self.0.retain(|_, running| running.dest() != Some(dest));
     }
 
-    fn is_swept(&self, dest: DestId) -> bool {
+    pub(super) fn is_swept(&self, dest: DestId) -> bool {
         self.0.values().any(|running| match running {
             Running::Sweep(sweep) => sweep.dest == dest,
-            Running::Browse(_) | Running::Delete(_) => false,
+            Running::Browse(_) | Running::Deleting(_) | Running::Delete(..) => false,
         })
     }
 }
@@ -338,7 +345,7 @@ impl Directory {
         }
         let refused = targets_of(&removals)
             .into_iter()
-            .find_map(|(target, messages)| self.no_room_for(target, messages));
+            .find_map(|(target, (all, last))| self.no_room_for(target, all, last));
         if let Some(reason) = refused {
             self.removed(RequestNumber(number), Err(reason));
             return;
@@ -383,7 +390,9 @@ impl Directory {
         let homeless = match self.term.borrow().as_ref() {
             Some(term) => match term.works.0.get(&request.0) {
                 Some(Running::Sweep(sweep)) => sweep.homeless,
-                Some(Running::Browse(_) | Running::Delete(_)) | None => return,
+                Some(Running::Browse(_) | Running::Deleting(_) | Running::Delete(..)) | None => {
+                    return;
+                }
             },
             None => return,
         };
@@ -396,13 +405,13 @@ impl Directory {
             let mut term = self.term.borrow_mut();
             let works = term.as_mut().map(|term| &mut term.works.0);
             works.and_then(|works| match works.get(&request.0) {
-                Some(Running::Delete(_)) => works.remove(&request.0),
-                Some(Running::Sweep(_) | Running::Browse(_)) | None => None,
+                Some(Running::Delete(..)) => works.remove(&request.0),
+                Some(Running::Sweep(_) | Running::Browse(_) | Running::Deleting(_)) | None => None,
             })
         };
         match deleted {
-            Some(Running::Delete(reply)) => reply(Ok(())),
-            Some(Running::Sweep(_) | Running::Browse(_)) | None => {
+            Some(Running::Delete(reply, gone)) => reply(Ok(gone)),
+            Some(Running::Sweep(_) | Running::Browse(_) | Running::Deleting(_)) | None => {
                 self.drive_sweep(request.0, SweepInput::Committed);
             }
         }
@@ -432,113 +441,33 @@ impl Directory {
                 Some(Running::Browse(look)) if look.dest == dest => works.remove(&number),
                 Some(Running::Sweep(sweep)) if sweep.dest == dest => None,
                 // Whoever asked has gone.
-                Some(Running::Sweep(_) | Running::Browse(_) | Running::Delete(_)) | None => {
-                    return;
-                }
+                Some(
+                    Running::Sweep(_)
+                    | Running::Browse(_)
+                    | Running::Deleting(_)
+                    | Running::Delete(..),
+                )
+                | None => return,
             }
         };
         match looked {
             Some(Running::Browse(look)) => self.show(number, look, entries, scanned),
-            Some(Running::Sweep(_) | Running::Delete(_)) | None => {
+            Some(Running::Sweep(_) | Running::Deleting(_) | Running::Delete(..)) | None => {
                 self.drive_sweep(number, SweepInput::Fetched { entries, scanned });
             }
         }
     }
-
-    fn delete(&self, spelling: &str, messages_max: u64, reply: Reply<()>) {
-        let Some((id, name)) = self.find(spelling) else {
-            reply(Err(AdministrationError::Unknown(spelling.to_owned())));
-            return;
-        };
-        if self.is_busy() {
-            reply(Err(AdministrationError::Busy));
-            return;
-        }
-        let refusal = {
-            let mut term = self.term.borrow_mut();
-            term.as_mut()
-                .and_then(|term| term.objection(id, &name, messages_max))
-        };
-        if let Some(reason) = refusal {
-            reply(Err(AdministrationError::Refused(reason)));
-            return;
-        }
-        let Some(number) = self.begin(|_| Running::Delete(reply)) else {
-            return;
-        };
-        let ticket = crate::machines::destination::ticket(OPERATOR, RequestNumber(number));
-        tracing::info!(target: "twinmq::admin", destination = %name, "deleted by an operator");
-        if let Some(term) = self.term.borrow_mut().as_mut() {
-            self.drop_destination(term, id, ticket);
-        }
-    }
 }
 
-impl Term {
-    /// Why this destination cannot go; a subscription that can go is no more in its table then.
-    fn objection(
-        &mut self,
-        id: DestId,
-        name: &DestinationName,
-        messages_max: u64,
-    ) -> Option<String> {
-        let known = self.known.get(&id)?;
-        let report = known.state.report();
-        let figures = report.figures;
-        let waits = match &known.state {
-            Presence::Awake { port, .. } => port.depth(),
-            Presence::Asleep(_) => 0,
-        };
-        if name.kind() == DestinationKind::TemporaryQueue {
-            return Some(format!("{name} goes with the connection that made it"));
-        }
-        if figures.consumers > 0 || figures.unsettled > 0 {
-            return Some(format!(
-                "{name} has {} consumers and {} unsettled deliveries: stop its consumers first",
-                figures.consumers, figures.unsettled
-            ));
-        }
-        let quiet = known
-            .account
-            .as_ref()
-            .is_none_or(|account| account.is_quiet());
-        if waits > 0 || !quiet || self.works.is_swept(id) {
-            return Some(format!("{name} is in use at this moment: try again"));
-        }
-        if figures.depth > messages_max {
-            return Some(format!(
-                "{name} holds {} messages, which would go with it",
-                figures.depth
-            ));
-        }
-        if let Some(user) = self.user_of_dead(id) {
-            return Some(format!(
-                "{name} takes the dead messages of {user}: say another dead_letter for that in the profile, \
-                 or delete it first"
-            ));
-        }
-        let identity = self.topics.table.view(id).map(|view| view.spec.identity)?;
-        let forgotten = self.topics.table.forget(OPERATOR, &identity);
-        forgotten.err().map(|error| error.to_string())
-    }
-
-    /// A destination that sends its dead messages to this one, or is about to.
-    fn user_of_dead(&self, queue: DestId) -> Option<&DestinationName> {
-        let users = self.dead_letters.get(&queue)?;
-        let users = users.iter().filter(|user| **user != queue);
-        let names = users.filter_map(|user| self.known.get(user));
-        // The same state gives the same words.
-        names.map(|known| &known.name).min()
-    }
-}
-
-/// How many messages go where, by destination.
-fn targets_of(removals: &[Removal]) -> BTreeMap<DestId, u64> {
-    let mut all = BTreeMap::new();
+/// What goes where, by destination: all of it, and the last message of it.
+fn targets_of(removals: &[Removal]) -> BTreeMap<DestId, (Load, Load)> {
+    let mut all: BTreeMap<DestId, (Load, Load)> = BTreeMap::new();
     for record in removals.iter().flat_map(|removal| &removal.records) {
-        if let Draft::Put { targets, .. } = record {
+        if let Draft::Put { targets, message } = record {
+            let last = Load::of(message);
             for target in targets {
-                *all.entry(*target).or_default() += 1;
+                let before = all.get(target).map_or(Load::default(), |(sum, _)| *sum);
+                all.insert(*target, (before.plus(last), last));
             }
         }
     }

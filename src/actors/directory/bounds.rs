@@ -47,6 +47,9 @@ impl Waiting {
     /// Why, in words.
     #[must_use]
     pub fn why(&self) -> String {
+        if self.account.is_leaving() {
+            return format!("{} is being deleted by an operator: send again", self.name);
+        }
         let bounds = self.account.bounds();
         let bounds = bounds.map_or_else(|| "no bounds".to_owned(), |bounds| bounds.to_string());
         format!(
@@ -271,7 +274,11 @@ impl Directory {
         let known = full.iter().filter_map(|id| {
             let known = term.as_ref()?.known.get(id)?;
             let account = known.account.as_ref()?;
-            let said = format!("{} is full: {}", known.name, account.bounds()?);
+            let said = if account.is_leaving() {
+                format!("{} is being deleted", known.name)
+            } else {
+                format!("{} is full: {}", known.name, account.bounds()?)
+            };
             Some(match account.waiting() {
                 0 => said,
                 _ => format!("senders wait: {said}"),
@@ -366,9 +373,15 @@ impl Directory {
         None
     }
 
-    /// Why so many messages cannot be brought to a destination by an operator, if they cannot: its bound
-    /// holds for them as for a sender, and nothing waits here.
-    pub(super) fn no_room_for(self: &Rc<Self>, target: DestId, messages: u64) -> Option<String> {
+    /// Why these messages, of which the last is named, cannot be brought to a destination by an operator, if
+    /// they cannot: its bound holds for them as for a sender, who may go over that of bytes by one message;
+    /// and nothing waits here.
+    pub(super) fn no_room_for(
+        self: &Rc<Self>,
+        target: DestId,
+        all: Load,
+        last: Load,
+    ) -> Option<String> {
         let mut term = self.term.borrow_mut();
         let term = term.as_mut()?;
         let account = self.account(term, target)?;
@@ -379,23 +392,26 @@ impl Directory {
         }
         let load = account.load();
         let room = bounds.most.minus(load);
-        (room.messages < messages || room.bytes == 0).then(|| {
+        let fits = all.messages <= room.messages && all.minus(last).bytes < room.bytes;
+        (!fits).then(|| {
             format!(
                 "{} holds {} messages of {} bytes in all, and its [[destination]] table says {bounds}: \
-                 there is no room for {messages} more; ask for fewer at once, receive messages from it, or \
-                 raise the bound",
+                 there is no room for {} more of {} bytes; ask for fewer at once, receive messages from it, \
+                 or raise the bound",
                 term.known
                     .get(&target)
                     .map_or("the destination", |known| known.name.spelling()),
                 load.messages,
-                load.bytes
+                load.bytes,
+                all.messages,
+                all.bytes
             )
         })
     }
 }
 
 impl Known {
-    fn held(&self) -> Load {
+    pub(super) fn held(&self) -> Load {
         match &self.state {
             Presence::Asleep(activation) => Load {
                 messages: activation.depth(),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::definition::queue_name;
 use super::{
-    Directory, Known, Presence, Term, Unavailable, administration, browse, temporary, topics,
+    Directory, Known, Presence, Term, Unavailable, administration, browse, sleep, temporary, topics,
 };
 use crate::actors::inbox::Order;
 use crate::actors::post::Port;
@@ -44,6 +44,7 @@ impl Directory {
             topics: topics::Topics::default(),
             temporaries: HashMap::new(),
             browsers: browse::Browsers::default(),
+            sleepers: sleep::Sleepers::default(),
             works: administration::Works::default(),
             dead_letters: HashMap::new(),
         };
@@ -113,16 +114,20 @@ impl Directory {
         }
     }
 
-    /// Commands of a session for a destination that was looked up before and may have gone since: each
-    /// that is to be answered is, by the destination or here.
+    /// Commands of a session for a destination that was looked up before and may have gone since, or gone
+    /// to sleep: each that is to be answered is, by the destination or here.
     pub fn command_or_answer(
-        &self,
+        self: &Rc<Self>,
         name: &DestinationName,
         port: &Port<DestinationInput>,
         commands: Vec<DestinationCommand>,
     ) {
         if !port.is_retired() {
             self.command(port, commands);
+            return;
+        }
+        if let Some(port) = self.find_again(name) {
+            self.command(&port, commands);
             return;
         }
         for command in commands {

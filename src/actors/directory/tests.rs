@@ -9,6 +9,7 @@ use crate::storage::api::{LogStore, StoreEvent, StoreSink, Ticket};
 
 mod bounds;
 mod load;
+mod takeover;
 mod topics;
 mod volatile;
 
@@ -78,7 +79,12 @@ impl World {
         }
     }
 
-    fn pass_on(&self, event: StoreEvent) {
+    /// What the store told and nobody passed on.
+    pub(super) fn take_told(&self) -> Vec<StoreEvent> {
+        std::mem::take(&mut *self.told.0.lock().unwrap())
+    }
+
+    pub(super) fn pass_on(&self, event: StoreEvent) {
         match event {
             StoreEvent::Committed(committed) => self.directory.committed(committed),
             StoreEvent::Fetched(fetched) => self.directory.fetched(fetched),
@@ -87,7 +93,12 @@ impl World {
         }
     }
 
-    fn publish(&self, port: &Port<DestinationInput>, session: SessionKey, requests: &[u32]) {
+    pub(super) fn publish(
+        &self,
+        port: &Port<DestinationInput>,
+        session: SessionKey,
+        requests: &[u32],
+    ) {
         let messages = requests
             .iter()
             .map(|request| (RequestNumber(*request), Bytes::from_static(b"body")))
@@ -110,7 +121,7 @@ impl World {
     }
 }
 
-fn queue(name: &str) -> DestinationName {
+pub(super) fn queue(name: &str) -> DestinationName {
     DestinationName::new(DestinationKind::Queue, name).unwrap()
 }
 

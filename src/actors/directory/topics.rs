@@ -97,6 +97,7 @@ impl Directory {
         prefetch: u32,
         spec: SubscriptionSpec,
     ) -> Result<DestinationName, String> {
+        self.take_over(consumer.session, &spec);
         let (name, defined) = {
             let mut term = self.term.borrow_mut();
             let term = term.as_mut().ok_or(Unavailable::NotServing);

@@ -13,7 +13,7 @@ use crate::proto::ids::DestId;
 
 impl Directory {
     /// Other policies, from now on.
-    pub fn set_policies(&self, policies: Arc<Policies>) {
+    pub fn set_policies(self: &Rc<Self>, policies: Arc<Policies>) {
         *self.policies.borrow_mut() = policies;
         if let Some(term) = self.term.borrow_mut().as_mut() {
             // Who still needs one asks for it again.
@@ -26,6 +26,7 @@ impl Directory {
             }
         }
         self.change_bounds();
+        self.wake_all_overfull();
     }
 
     /// Tells a destination where its dead messages go: to the queue of this name, which is made if

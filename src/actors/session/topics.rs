@@ -69,6 +69,8 @@ impl Session {
     pub(super) fn subscribe(&mut self, number: u32, prefetch: u32, spec: SubscriptionSpec) {
         // What was published before is not for it.
         self.post_gathered();
+        // It may have to be said who it is that takes a subscription from another.
+        self.show_signs();
         let consumer = self.consumer(number);
         match self.context.directory.subscribe(consumer, prefetch, spec) {
             Ok(name) => {

@@ -144,7 +144,7 @@ pub struct RetryArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Refused while it has consumers. If it holds messages, they go with it: then its name is to be typed, unless \
---yes is given. A queue comes back, empty, when a client uses its name again.")]
+--yes is given. Clients that send to it meanwhile wait, and make it anew, empty, with their next message.")]
 pub struct DeleteArgs {
     /// Its name, as it is listed
     #[arg(value_name = "NAME")]
@@ -152,7 +152,7 @@ pub struct DeleteArgs {
     /// Which server; the one that serves
     #[command(flatten)]
     pub server: ServerArgs,
-    /// Do not ask
+    /// Do not ask, whatever it holds
     #[arg(long)]
     pub yes: bool,
     /// Print the outcome as JSON

@@ -148,6 +148,8 @@ pub struct Account {
     told: Cell<bool>,
     /// Connections that wait for room here.
     waiting: Cell<u32>,
+    /// It is to be deleted as soon as nothing is on its way to it.
+    leaving: Cell<bool>,
 }
 
 impl Account {
@@ -243,20 +245,32 @@ impl Account {
         bounds.filter(|bounds| bounds.is_reached(self.load()))
     }
 
-    /// Senders wait for room: with what was read for it and has not come to it, it is full.
+    /// Senders wait: with what was read for it and has not come to it, it is full, or it is being deleted.
     #[must_use]
     pub fn holds_back(&self) -> bool {
         let bounds = self.bounds.get();
-        bounds.is_some_and(|bounds| {
-            bounds.on_full == OnFull::Block
-                && bounds.is_reached(self.load().plus(self.announced.get()))
-        })
+        self.leaving.get()
+            || bounds.is_some_and(|bounds| {
+                bounds.on_full == OnFull::Block
+                    && bounds.is_reached(self.load().plus(self.announced.get()))
+            })
     }
 
-    /// It has no bounds, and nobody was told of any.
+    /// It is to be deleted (`true`), or not after all.
+    pub fn set_leaving(&self, leaving: bool) {
+        self.leaving.set(leaving);
+    }
+
+    /// It is to be deleted as soon as nothing is on its way to it.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    /// It has no bounds, nobody was told of any, and it is not being deleted.
     #[must_use]
     pub fn is_unbounded(&self) -> bool {
-        self.bounds.get().is_none() && !self.told.get()
+        self.bounds.get().is_none() && !self.told.get() && !self.leaving.get()
     }
 
     /// Whether it became full, or has room again, since this was asked last.

@@ -133,6 +133,17 @@ impl Backlog {
         self.tail
     }
 
+    /// What lies at or below may have been delivered by an earlier active.
+    pub(super) fn suspect_upto(&self) -> Lsn {
+        self.suspect_upto
+    }
+
+    /// The store knows as much of each message. It may have a mark of one that was taken for a consumer
+    /// with a selector and never left, which is not marked here.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.fetching.is_none() && self.returned.values().all(|entry| entry.marked)
+    }
+
     /// What the store knows beyond this will be told as new.
     pub(super) fn end(&self) -> Lsn {
         self.tail.max(self.recent_after)

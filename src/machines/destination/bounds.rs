@@ -94,7 +94,7 @@ impl DestinationMachine {
     }
 
     /// So much has to go, if anything.
-    fn excess(&self) -> Option<(OnFull, Load)> {
+    pub(super) fn excess(&self) -> Option<(OnFull, Load)> {
         let bounds = self.account.bounds()?;
         let goes = match bounds.on_full {
             OnFull::DropOldest => true,

@@ -152,6 +152,11 @@ impl Claims {
         self.open.remove(at).map(|(_, question)| question)
     }
 
+    /// Nothing is on its way to the store or from there.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.submitted.is_empty() && self.open.is_empty()
+    }
+
     pub(super) fn is_open(&self, question: Question) -> bool {
         self.open.iter().any(|(_, open)| *open == question)
     }

@@ -28,6 +28,11 @@ pub(super) struct Holds {
 }
 
 impl Holds {
+    /// No transaction is prepared.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Some transaction has this one.
     pub(super) fn contains(&self, lsn: Lsn) -> bool {
         let mut all = self.all.values().flatten();

@@ -49,7 +49,7 @@ pub(super) struct LaneState {
     used: bool,
     /// The highest LSN that was delivered.
     reached: Lsn,
-    /// LSNs from one own message to the next: moving average, times 16. Observed from the horizon on.
+    /// LSNs from one own message to the next: moving average, times 16. Observed from the beginning on.
     spacing_x16: u64,
     /// Of the present commit: how many came, and the tail before them.
     arrived: u64,
@@ -96,8 +96,8 @@ impl LaneState {
         Some(entry)
     }
 
-    fn observe_spacing(&mut self, horizon: Lsn) {
-        let from = self.before.max(horizon);
+    fn observe_spacing(&mut self, begun: Lsn) {
+        let from = self.before.max(begun);
         let gap_x16 = self
             .backlog
             .tail()
@@ -134,6 +134,8 @@ pub(super) struct Lanes {
     /// Of all lanes together.
     room: Room,
     horizon: Lsn,
+    /// What was committed when this began. No lane that was not there then has anything before it.
+    begun: Lsn,
     /// What is in memory goes before what is stored.
     memory_first: bool,
 }
@@ -144,14 +146,44 @@ impl Lanes {
             all: Vec::new(),
             room,
             horizon: activation.horizon,
+            begun: activation.upto(),
             memory_first: false,
         };
         for facts in &activation.lanes {
             if facts.lane != Lane::DELAYED {
-                lanes.add(facts);
+                let depth = facts.depth.max(u64::from(activation.is_mixed));
+                lanes.add(&LaneFacts { depth, ..*facts });
             }
         }
         lanes
+    }
+
+    /// Nothing is known here that a lane of the same facts would not read from the store again.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.all.iter().all(|state| {
+            state.volatile.is_empty() && state.raise == Raise::Rests && state.backlog.is_at_rest()
+        })
+    }
+
+    /// What each begins with when it begins anew; how many messages it owes is not known lane by lane.
+    pub(super) fn facts(&self) -> impl Iterator<Item = LaneFacts> {
+        self.all.iter().map(|state| LaneFacts {
+            lane: state.lane,
+            depth: 0,
+            tail: state.backlog.tail(),
+            mark: state.mark,
+        })
+    }
+
+    /// The horizon by which lanes that begin anew suspect as these do of having been delivered by an
+    /// earlier active; none if there is none such.
+    pub(super) fn suspected_upto(&self) -> Option<Lsn> {
+        let suspects = || self.all.iter().map(|state| state.backlog.suspect_upto());
+        let horizon = suspects().max().unwrap_or(Lsn::ZERO);
+        let all = self.all.iter().zip(suspects());
+        all.into_iter()
+            .all(|(state, suspect)| state.mark.min(horizon) == suspect)
+            .then_some(horizon)
     }
 
     fn add(&mut self, facts: &LaneFacts) -> usize {
@@ -168,11 +200,11 @@ impl Lanes {
     fn state(&mut self, lane: Lane) -> &mut LaneState {
         let at = match self.all.iter().position(|state| state.lane == lane) {
             Some(at) => at,
-            // Whatever the activation did not name comes after the horizon.
+            // Whatever the activation did not name comes after it.
             None => self.add(&LaneFacts {
                 lane,
                 depth: 0,
-                tail: self.horizon,
+                tail: self.begun,
                 mark: Lsn::ZERO,
             }),
         };
@@ -216,7 +248,7 @@ impl Lanes {
     pub(super) fn arrived(&mut self) {
         for state in &mut self.all {
             if state.arrived > 0 {
-                state.observe_spacing(self.horizon);
+                state.observe_spacing(self.begun);
             }
         }
     }

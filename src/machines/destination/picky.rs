@@ -221,6 +221,14 @@ pub(super) struct Pickers {
 }
 
 impl Pickers {
+    /// None yet; `reads` by those that have been there.
+    pub(super) fn new(reads: u64) -> Self {
+        Self {
+            reads,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn attach(&mut self, key: ConsumerKey, selector: Arc<Selector>) {
         self.all.push(Picker {
             key,

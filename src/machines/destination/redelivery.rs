@@ -123,6 +123,11 @@ impl Redelivery {
         asks
     }
 
+    /// Nothing waits here, and nothing was asked.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.waiting.is_empty() && !self.needs_queue() && !self.asked
+    }
+
     fn needs_queue(&self) -> bool {
         self.wanted || !self.dead.is_empty()
     }
@@ -249,7 +254,7 @@ impl DestinationMachine {
 }
 
 /// A dead message as the dead message queue gets it: persistent, without expiry and due time, with
-/// headers that say where it comes from and why.
+/// headers that say where it comes from and why ([`DEATH_HEADERS`](crate::machines::sweep::DEATH_HEADERS)).
 pub(super) fn obituary(entry: &Entry, reason: Reason, origin: &str, now: Now) -> Bytes {
     let deliveries = match reason {
         Reason::Expired | Reason::Full => entry.failures,

@@ -128,6 +128,7 @@ fn step_at(machine: &mut DestinationMachine, ms: u64, input: DestinationInput) -
 /// One line for each effect, so that a test reads as a list.
 fn show(effect: &DestinationEffect) -> String {
     match effect {
+        DestinationEffect::Rest(left) => format!("rest {}", left.depth()),
         DestinationEffect::Shown { tag, entries } => {
             let lsns = entries.iter().map(|entry| entry.lsn.to_string());
             format!("looked {tag} {}", lsns.collect::<Vec<_>>().join(","))

@@ -115,6 +115,29 @@ impl Timers {
         self.next_due_ms.is_some() || self.next_expiry_ms.is_some()
     }
 
+    /// Nothing is known here that the store does not know, but for times. It may have a mark of one that
+    /// never left, which is not marked here.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.marking.is_empty()
+            && self.unmarked.is_empty()
+            && self.volatile.is_empty()
+            && !self.in_parts
+            && self.ready.values().all(|entry| entry.marked)
+    }
+
+    /// No stored message with a due time is due before this, also of those that were found due.
+    pub(super) fn first_due_ms(&self) -> Option<u64> {
+        let ready = self.ready.keys().next();
+        let found = ready.into_iter().chain(self.parked.first());
+        let found = found.map(|(due, _)| *due);
+        found.chain(self.next_due_ms).min()
+    }
+
+    /// No message expires before this.
+    pub(super) fn next_expiry_ms(&self) -> Option<u64> {
+        self.next_expiry_ms
+    }
+
     /// A stored message with a due time was committed.
     pub(super) fn arrive(&mut self, due_ms: u64, lsn: Lsn) {
         self.next_due_ms = self.next_due_ms.into_iter().chain([due_ms]).min();

@@ -77,13 +77,16 @@ impl Default for DestinationConfig {
     }
 }
 
-/// What the store knew of a destination when this server began to serve, and how it is to behave.
+/// What a destination begins with: what the store knew of it when this server began to serve, or what it
+/// left when it went to sleep; and how it is to behave.
 #[derive(Clone, Debug, Default)]
 pub struct Activation {
     /// The definition, if the store does not have it yet: written before anything else.
     pub definition: Option<Bytes>,
     /// What is in its lanes.
     pub lanes: Vec<LaneFacts>,
+    /// The depths of the lanes are right in their sum only: any of them may owe something.
+    pub is_mixed: bool,
     /// The end of the log then. What comes later has not been delivered by an earlier active.
     pub horizon: Lsn,
     /// No delayed message is due before this.
@@ -100,6 +103,8 @@ pub struct Activation {
     pub bytes: u64,
     /// What is on its way to it, and its bounds; `None`: nothing, and no bounds.
     pub account: Option<Rc<Account>>,
+    /// What was counted before it went to sleep in this term; the rest of the figures is zero.
+    pub counted: Option<Box<DestinationFigures>>,
 }
 
 impl Activation {
@@ -122,6 +127,22 @@ impl Activation {
         self.lanes
             .iter()
             .fold(0, |sum, lane| sum.saturating_add(lane.depth))
+    }
+
+    /// What it shows of itself.
+    #[must_use]
+    pub fn figures(&self) -> DestinationFigures {
+        DestinationFigures {
+            depth: self.depth(),
+            bytes: self.bytes,
+            ..self.counted.as_deref().copied().unwrap_or_default()
+        }
+    }
+
+    /// As much of the log as it is known to have seen.
+    pub(super) fn upto(&self) -> Lsn {
+        let tails = self.lanes.iter().map(|lane| lane.tail);
+        tails.fold(self.horizon, Lsn::max)
     }
 
     /// Something was committed before the machine was there to be told. Gives what of it was sent in this
@@ -198,6 +219,9 @@ pub enum DestinationInput {
     Deadline,
     /// Other rules from now on.
     PolicyChanged(Arc<DestinationPolicy>),
+    /// Nobody has used it for a while, and everything that it had submitted is committed and was told:
+    /// it may go to sleep.
+    Unneeded,
 }
 
 /// The queue that takes dead messages.
@@ -264,9 +288,12 @@ pub enum DestinationEffect {
         /// In LSN order.
         entries: Vec<Entry>,
     },
+    /// The machine is not needed: one that begins with this does what it would do. It goes on as if it had
+    /// said nothing if it is used all the same.
+    Rest(Box<Activation>),
 }
 
-/// Figures for `status`.
+/// Figures for `status`. A sleep changes none of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DestinationFigures {
     /// Messages that are owed.

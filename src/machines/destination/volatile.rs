@@ -159,6 +159,12 @@ impl VolatileShare {
             .set(self.in_flight.get().saturating_sub(count));
     }
 
+    /// Nothing is kept, and a new share would keep no more than this one.
+    #[must_use]
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.messages.get() == 0 && !self.spilled.get() && self.in_flight.get() == 0
+    }
+
     /// Some spilled messages are on their way to the store.
     pub(super) fn is_waiting(&self) -> bool {
         self.in_flight.get() > 0

@@ -23,6 +23,25 @@ impl StompSession {
         }
     }
 
+    /// The last word to a client that leaves, once it has all else. Not in the step that ends a MESSAGE: what
+    /// waits behind that is written after the step, so the end comes when that has reached the socket.
+    pub(super) fn leave_when_quiet(
+        &mut self,
+        out: &mut BytesMut,
+        effects: &mut Vec<SessionEffect>,
+    ) {
+        let Phase::Leaving { receipt } = &mut self.phase else {
+            return;
+        };
+        let is_quiet = self.subscriptions.is_quiet() && self.download.is_none();
+        if self.requests.span() == 0 && is_quiet {
+            if let Some(receipt) = receipt.take() {
+                write_receipt(out, self.version, receipt.raw());
+            }
+            self.close(effects);
+        }
+    }
+
     /// What is due whatever the input was.
     pub(super) fn maintain(
         &mut self,
@@ -35,7 +54,7 @@ impl StompSession {
             // The shell does not read now, so silence is not the client's.
             self.beats.has_read(now);
         }
-        match &mut self.phase {
+        match &self.phase {
             Phase::Greeting { until } => {
                 if now >= *until {
                     let problem = Problem::new(
@@ -60,16 +79,7 @@ impl StompSession {
                     self.fail(&problem, None, out, effects);
                 }
             }
-            Phase::Leaving { receipt } => {
-                let is_quiet = self.subscriptions.is_quiet() && self.download.is_none();
-                if self.requests.span() == 0 && is_quiet {
-                    if let Some(receipt) = receipt.take() {
-                        write_receipt(out, self.version, receipt.raw());
-                    }
-                    self.close(effects);
-                }
-            }
-            Phase::Closed => {}
+            Phase::Leaving { .. } | Phase::Closed => {}
         }
         if out.len() > before {
             self.beats.has_written(now);

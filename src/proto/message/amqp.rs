@@ -170,8 +170,14 @@ impl MapWriter {
     }
 }
 
-/// Application properties: the pairs of `old` whose names are not among `new`, as they are, then these.
-pub(super) fn put_headers(out: &mut BytesMut, old: Values<'_>, new: &[(&str, String)]) {
+/// Application properties: the pairs of `old` whose names are neither among `gone` nor among `new`, as they
+/// are, then `new`.
+pub(super) fn put_headers(
+    out: &mut BytesMut,
+    old: Values<'_>,
+    gone: &[&str],
+    new: &[(&str, String)],
+) {
     let mut writer = MapWriter::new();
     let mut rest = old;
     loop {
@@ -179,8 +185,11 @@ pub(super) fn put_headers(out: &mut BytesMut, old: Values<'_>, new: &[(&str, Str
         let (Some(name), Some(_)) = (rest.next(), rest.next()) else {
             break;
         };
-        let is_replaced = new.iter().any(|(other, _)| name.text() == Some(*other));
-        if !is_replaced {
+        let mut left_out = gone
+            .iter()
+            .copied()
+            .chain(new.iter().map(|(name, _)| *name));
+        if !left_out.any(|other| name.text() == Some(other)) {
             writer.put_raw(out, &before[..before.len() - rest.rest.len()]);
         }
     }

@@ -85,6 +85,19 @@ impl Parts {
             .collect()
     }
 
+    /// Whether this is one of them.
+    #[must_use]
+    pub fn contains(&self, lsn: Lsn) -> bool {
+        let at = self.rows.partition_point(|(first, _)| *first <= lsn);
+        let row = self.rows[..at].last();
+        row.is_some_and(|(first, count)| lsn.0 - first.0 < *count)
+    }
+
+    /// The first of each row, in order.
+    pub fn rows(&self) -> impl DoubleEndedIterator<Item = Lsn> + '_ {
+        self.rows.iter().map(|(first, _)| *first)
+    }
+
     /// Bytes of memory, about.
     #[must_use]
     pub fn memory(&self) -> usize {
@@ -163,6 +176,9 @@ mod tests {
         assert_eq!(after(20), [Lsn(21)]);
         assert_eq!(after(21), []);
         assert_eq!(Parts::default().after(Lsn(3), 2), []);
+        let contained: Vec<u64> = (0..30).filter(|lsn| parts.contains(Lsn(*lsn))).collect();
+        assert_eq!(contained, [5, 6, 7, 20, 21]);
+        assert!(parts.rows().eq([Lsn(5), Lsn(20)]));
     }
 
     #[test]

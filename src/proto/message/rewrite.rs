@@ -1,4 +1,5 @@
-//! A message with more headers than it came with: what the broker says of one that it moves.
+//! A message with other headers than it came with: what the broker says of one that it moves, and what it
+//! says no more of one that goes back.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -10,19 +11,38 @@ use super::{Envelope, MessageError, amqp, flag_parts, is_in_parts, put_envelope,
 /// # Errors
 /// The bytes are no message of a known format.
 pub fn with_headers(bytes: &[u8], headers: &[(&str, String)]) -> Result<Bytes, MessageError> {
-    let (envelope, mut rest) = read_envelope(bytes)?;
+    let (envelope, rest) = read_envelope(bytes)?;
     let envelope = Envelope {
         persistent: true,
         expiry_ms: None,
         due_ms: None,
         ..envelope
     };
+    rewritten(bytes, (&envelope, rest), &[], headers)
+}
+
+/// The same message without the application properties of these names. Everything else stays as it was.
+///
+/// # Errors
+/// The bytes are no message of a known format.
+pub fn without_headers(bytes: &[u8], names: &[&str]) -> Result<Bytes, MessageError> {
+    let (envelope, rest) = read_envelope(bytes)?;
+    rewritten(bytes, (&envelope, rest), names, &[])
+}
+
+/// `bytes` with this envelope, these sections, and application properties without `gone` and with `headers`.
+fn rewritten(
+    bytes: &[u8],
+    (envelope, mut rest): (&Envelope<'_>, &[u8]),
+    gone: &[&str],
+    headers: &[(&str, String)],
+) -> Result<Bytes, MessageError> {
     let added: usize = headers
         .iter()
         .map(|(name, value)| name.len() + value.len() + 10)
         .sum();
     let mut out = BytesMut::with_capacity(bytes.len() + added + 16);
-    put_envelope(&mut out, &envelope);
+    put_envelope(&mut out, envelope);
     if is_in_parts(bytes) {
         flag_parts(&mut out);
     }
@@ -33,11 +53,11 @@ pub fn with_headers(bytes: &[u8], headers: &[(&str, String)]) -> Result<Bytes, M
         rest = after;
         match section {
             amqp::Section::ApplicationProperties(pairs) if !is_written => {
-                amqp::put_headers(&mut out, pairs, headers);
+                amqp::put_headers(&mut out, pairs, gone, headers);
                 is_written = true;
             }
             amqp::Section::Data(_) | amqp::Section::Parts(_) if !is_written => {
-                amqp::put_headers(&mut out, amqp::Values::default(), headers);
+                amqp::put_headers(&mut out, amqp::Values::default(), gone, headers);
                 is_written = true;
                 out.put_slice(raw);
             }
@@ -49,7 +69,7 @@ pub fn with_headers(bytes: &[u8], headers: &[(&str, String)]) -> Result<Bytes, M
         }
     }
     if !is_written {
-        amqp::put_headers(&mut out, amqp::Values::default(), headers);
+        amqp::put_headers(&mut out, amqp::Values::default(), gone, headers);
     }
     Ok(out.freeze())
 }
@@ -121,5 +141,37 @@ mod tests {
         assert_eq!(message.body(), b"");
         let whole = crate::proto::message::whole_bytes(&after);
         assert_eq!(whole, 100_005 + after.len() as u64);
+    }
+
+    #[test]
+    fn headers_that_are_taken_out_leave_all_else_as_it_was() {
+        let envelope = Envelope {
+            persistent: false,
+            priority: 7,
+            expiry_ms: Some(5),
+            due_ms: Some(3),
+            group: Some("g"),
+            ..Envelope::default()
+        };
+        let written = |headers: &[(&str, &str)], parts: Option<&Parts>| {
+            let mut writer = MessageWriter::new(&envelope, &Properties::default(), 9);
+            for (name, value) in headers {
+                writer.header(name, value);
+            }
+            match parts {
+                Some(parts) => writer.finish_in_parts(parts).unwrap(),
+                None => writer.finish(b"body").unwrap(),
+            }
+        };
+        let mut parts = Parts::default();
+        assert!(parts.push(Lsn(7), 100_000));
+        for parts in [None, Some(&parts)] {
+            let before = written(&[("reason", "old"), ("own", "1"), ("time", "9")], parts);
+            let after = without_headers(&before, &["reason", "time", "other"]).unwrap();
+            assert_eq!(after, written(&[("own", "1")], parts));
+            let none = without_headers(&after, &["own"]).unwrap();
+            assert_eq!(none, written(&[], parts), "and no empty section");
+        }
+        assert!(without_headers(b"no message", &[]).is_err());
     }
 }

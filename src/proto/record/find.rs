@@ -54,13 +54,10 @@ impl<'a> Messages<'a> {
     /// # Errors
     /// When the records are not sound.
     pub fn find(&mut self, lsn: Lsn) -> Result<Option<Range<usize>>, DecodeError> {
-        if lsn < self.first {
-            return self.find_relogged(lsn);
-        }
         self.find_kind(lsn, PUT)
     }
 
-    /// The same for the bytes of a part of a body.
+    /// The same for the bytes of a part of a body, in its PART or brought by a RELOGGED record.
     ///
     /// # Errors
     /// When the records are not sound.
@@ -69,7 +66,10 @@ impl<'a> Messages<'a> {
     }
 
     fn find_kind(&mut self, lsn: Lsn, wanted: u8) -> Result<Option<Range<usize>>, DecodeError> {
-        if lsn < self.first || lsn > self.last {
+        if lsn < self.first {
+            return self.find_relogged(lsn, wanted);
+        }
+        if lsn > self.last {
             return Ok(None);
         }
         if lsn < self.next {
@@ -107,18 +107,24 @@ impl<'a> Messages<'a> {
             };
         }
     }
+
     /// From where the last one was found to the end, then from the beginning.
-    fn find_relogged(&mut self, lsn: Lsn) -> Result<Option<Range<usize>>, DecodeError> {
+    fn find_relogged(&mut self, lsn: Lsn, wanted: u8) -> Result<Option<Range<usize>>, DecodeError> {
         let begun = self.next;
-        if let Some(found) = self.walk_relogged(lsn, self.last.next())? {
+        if let Some(found) = self.walk_relogged(lsn, wanted, self.last.next())? {
             return Ok(Some(found));
         }
         (self.next, self.at) = (self.first, CHUNK_HEADER);
-        self.walk_relogged(lsn, begun)
+        self.walk_relogged(lsn, wanted, begun)
     }
 
     /// Stays at the record that has it; records from `until` on are not looked at.
-    fn walk_relogged(&mut self, lsn: Lsn, until: Lsn) -> Result<Option<Range<usize>>, DecodeError> {
+    fn walk_relogged(
+        &mut self,
+        lsn: Lsn,
+        wanted: u8,
+        until: Lsn,
+    ) -> Result<Option<Range<usize>>, DecodeError> {
         while self.next < until {
             let mut from = Reader {
                 bytes: self.chunk,
@@ -133,11 +139,12 @@ impl<'a> Messages<'a> {
                 payload.varint()?;
                 let mut at = Lsn::ZERO;
                 for _ in 0..payload.length()? {
-                    let (found, range) = payload.straggler(at, |_| ())?;
-                    if found == lsn {
+                    let mut kind = PART;
+                    let (found, range) = payload.straggler(at, |_| kind = PUT)?;
+                    if found == lsn && kind == wanted {
                         return Ok(Some(range));
                     }
-                    if found > lsn {
+                    if found >= lsn {
                         break;
                     }
                     at = found;

@@ -98,7 +98,8 @@ impl Reader<'_> {
         Ok(LogRecord::Relogged { from, messages })
     }
 
-    /// One message of a RELOGGED record, after the one at `before`: its LSN, and where it stands.
+    /// One message or part of a RELOGGED record, after the one at `before`: its LSN, and where it
+    /// stands.
     pub(super) fn straggler(
         &mut self,
         before: Lsn,

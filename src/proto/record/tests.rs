@@ -248,6 +248,33 @@ fn a_message_that_was_brought_is_found_by_its_own_lsn_in_any_order() {
 }
 
 #[test]
+fn a_part_that_was_brought_is_found_as_a_part() {
+    let straggler = |lsn: u64, targets: &[DestId]| Straggler {
+        lsn: Lsn(lsn),
+        targets: targets.to_vec(),
+        message: Bytes::from(format!("bytes {lsn}")),
+    };
+    let brought = LogRecord::Relogged {
+        from: Lsn(3),
+        messages: vec![straggler(3, &[]), straggler(4, &[DestId(1)])],
+    };
+    let part = LogRecord::Part {
+        upload: 9,
+        bytes: Bytes::from_static(b"bytes 101"),
+    };
+    let (batch, _, _) = encode(&[brought, part], Lsn(100), 0);
+    let chunk = Chunk::decode(batch.chunks[0].clone(), CHUNK_BYTES).unwrap();
+    let mut messages = Messages::new(&chunk.bytes, &chunk.header);
+    for lsn in [3, 101, 3] {
+        let range = messages.find_part(Lsn(lsn)).unwrap().unwrap();
+        assert_eq!(&chunk.bytes[range], format!("bytes {lsn}").as_bytes());
+        assert_eq!(messages.find(Lsn(lsn)), Ok(None), "{lsn}");
+    }
+    assert_eq!(messages.find_part(Lsn(4)), Ok(None));
+    assert!(messages.find(Lsn(4)).unwrap().is_some());
+}
+
+#[test]
 fn a_record_over_64_kib_has_a_chunk_of_its_own() {
     let small = LogRecord::Delivered {
         dest: DestId(1),

@@ -12,9 +12,9 @@ use crate::storage::check::{check, check_view};
 use super::rig::*;
 use super::{assert_same, catch_up, media};
 
-const SLACK: u64 = 400 << 10;
+pub(super) const SLACK: u64 = 400 << 10;
 
-fn open(medium: &Medium) -> Rig {
+pub(super) fn open(medium: &Medium) -> Rig {
     Rig::open_with(medium, |config| {
         config.checkpoint_bytes = 100 << 10;
         config.retain_bytes = 200 << 10;
@@ -35,7 +35,7 @@ fn send(rig: &Rig, targets: &[u32], count: u64, size: usize) {
     rig.flush();
 }
 
-fn acknowledge(rig: &Rig, dest: u32, keep: impl Fn(usize) -> bool) {
+pub(super) fn acknowledge(rig: &Rig, dest: u32, keep: impl Fn(usize) -> bool) {
     let owed = rig.owed(dest).into_iter().enumerate();
     let gone: Vec<u64> = owed
         .filter(|(place, _)| !keep(*place))
@@ -45,7 +45,7 @@ fn acknowledge(rig: &Rig, dest: u32, keep: impl Fn(usize) -> bool) {
     rig.flush();
 }
 
-fn assert_sound(medium: &Medium) {
+pub(super) fn assert_sound(medium: &Medium) {
     let report = match medium {
         Medium::Memory(disk) => check_view(&disk.present().unwrap()).unwrap(),
         Medium::Inline(dir) | Medium::Threads(dir) => check(dir).unwrap(),
@@ -54,7 +54,7 @@ fn assert_sound(medium: &Medium) {
 }
 
 /// Until no more is in use than may be.
-fn settle(rig: &Rig, most: u64) {
+pub(super) fn settle(rig: &Rig, most: u64) {
     for _ in 0..3000 {
         rig.idle();
         if rig.store.facts().bytes <= most {

@@ -140,6 +140,35 @@ fn what_else_there_is_for_a_client_comes_after_the_message_that_it_is_reading() 
 }
 
 #[test]
+fn the_receipt_of_disconnect_comes_after_those_that_wait_behind_a_message() {
+    real(async {
+        let mut config = config();
+        let limits = &mut Arc::make_mut(&mut config.session.stomp).limits;
+        (limits.body_bytes, limits.frame_bytes) = (32 << 20, 33 << 20);
+        let server = Server::start(config).await;
+        // More than two sockets hold.
+        let (mut client, body) = (server.client().await, body().repeat(60));
+        client.send(&send("q", "receipt:r\n", &body)).await;
+        client.expect("RECEIPT", &["receipt-id:r"]).await;
+        client.subscribe("q", "client").await;
+        // It does not read its message, sends once more and leaves.
+        client.publish("other", "small", "after").await;
+        client.send("DISCONNECT\nreceipt:bye\n\n").await;
+        server
+            .until("both are stored", |_| server.store.owed() == 2)
+            .await;
+        let mut rest = Vec::new();
+        client.stream.read_to_end(&mut rest).await.unwrap();
+        let tail = String::from_utf8_lossy(&rest[rest.len() - 100..]).into_owned();
+        let frames: Vec<&str> = tail.split('\0').collect();
+        let (last, before) = (frames[frames.len() - 2], frames[frames.len() - 3]);
+        assert!(last.contains("receipt-id:bye"), "{tail}");
+        assert!(before.contains("receipt-id:after"), "{tail}");
+        assert!(frames[0].ends_with(&body[body.len() - 9..]), "{tail}");
+    });
+}
+
+#[test]
 fn a_transaction_holds_large_messages_until_its_end() {
     real(async {
         let server = Server::start(config()).await;

@@ -89,8 +89,8 @@ impl World {
         found.map_or(0, |it| it.report.figures.depth)
     }
 
-    /// What the store owes here, by the header `n`.
-    async fn contents(&self, name: &str) -> Vec<String> {
+    /// What is owed here.
+    async fn entries(&self, name: &str) -> Vec<Entry> {
         let (reply, answer) = Answer::new();
         let query = BrowseQuery {
             name: name.to_owned(),
@@ -100,20 +100,40 @@ impl World {
         self.directory
             .administer(Administration::Browse(query, reply));
         self.settle_down().await;
+        answer.get().unwrap().entries
+    }
+
+    /// The same, by the header `n`.
+    async fn contents(&self, name: &str) -> Vec<String> {
         let number = |entry: &Entry| {
             let read = crate::proto::message::Message::read(&entry.message).unwrap();
             let (_, number) = read.headers().next().unwrap();
             number.to_owned()
         };
-        answer.get().unwrap().entries.iter().map(number).collect()
+        self.entries(name).await.iter().map(number).collect()
     }
 
-    async fn delete(&self, name: &str, messages: u64) -> Result<(), AdministrationError> {
+    /// The headers of each message that is owed here.
+    async fn headers(&self, name: &str) -> Vec<Vec<(String, String)>> {
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let headers = |entry: &Entry| {
+            let read = crate::proto::message::Message::read(&entry.message).unwrap();
+            read.headers().map(owned).collect()
+        };
+        self.entries(name).await.iter().map(headers).collect()
+    }
+
+    async fn delete(&self, name: &str, messages: u64) -> Result<u64, AdministrationError> {
+        let answer = self.begin_to_delete(name, messages);
+        self.settle_down().await;
+        answer.get().map(|gone| gone.messages)
+    }
+
+    fn begin_to_delete(&self, name: &str, messages: u64) -> Answer<Deletion> {
         let (reply, answer) = Answer::new();
         let asked = Administration::Delete(name.to_owned(), messages, reply);
         self.directory.administer(asked);
-        self.settle_down().await;
-        answer.get()
+        answer
     }
 }
 
@@ -260,6 +280,42 @@ fn dead_messages_go_back_to_where_they_came_from() {
 }
 
 #[test]
+fn a_message_that_goes_back_says_no_more_that_it_was_dead() {
+    test(async {
+        let world = World::serving();
+        let written = [
+            ("own", "1"),
+            ("TMQ_DEAD_REASON", "redelivery-limit"),
+            (
+                "TMQ_DEAD_CAUSE",
+                "it was delivered 3 times and never accepted",
+            ),
+            ("TMQ_DEAD_TIME", "1234"),
+            ("TMQ_DELIVERY_COUNT", "3"),
+            ("TMQ_ORIGINAL_DESTINATION", "/queue/a"),
+            ("TMQ_ORIGINAL_MESSAGE_ID", "tm-17"),
+        ];
+        world.fill("dead", 1, vec![message(0, &written), message(1, &written)]);
+        world.settle_down().await;
+        let wanted = SweepOrder {
+            count: 1,
+            ..order("/queue/dead", SweepWish::Retry)
+        };
+        assert_eq!(world.sweep(wanted).await.unwrap().report.done, 1);
+        let back = world.headers("/queue/a").await;
+        let expected = [("n", "0"), ("own", "1")];
+        assert_eq!(
+            back,
+            [expected.map(|(name, value)| (name.to_owned(), value.to_owned()))]
+        );
+        // One that is moved stays what it is.
+        let wish = SweepWish::Move("/queue/other".to_owned());
+        world.sweep(order("/queue/dead", wish)).await.unwrap();
+        assert_eq!(world.headers("/queue/other").await[0].len(), 8);
+    });
+}
+
+#[test]
 fn a_store_that_is_almost_full_takes_no_moves_but_purges() {
     test(async {
         let world = World::filled("a", 3).await;
@@ -289,7 +345,7 @@ fn a_queue_goes_only_empty_or_with_as_many_messages_as_were_named() {
         let detach = DestinationCommand::Detach { consumer };
         world.directory.command(&world.port("a"), vec![detach]);
         world.settle_down().await;
-        world.delete("/queue/a", 3).await.unwrap();
+        assert_eq!(world.delete("/queue/a", 3).await.unwrap(), 3);
         assert_eq!(world.store.destinations().len(), 0);
         let unknown = world.delete("/queue/a", 3).await.unwrap_err();
         assert!(matches!(unknown, AdministrationError::Unknown(_)));
@@ -300,21 +356,68 @@ fn a_queue_goes_only_empty_or_with_as_many_messages_as_were_named() {
 }
 
 #[test]
-fn a_queue_does_not_go_while_a_message_is_on_its_way_to_it() {
+fn a_queue_in_use_goes_with_what_is_on_its_way_to_it_while_its_senders_wait() {
     test(async {
         let world = World::filled("a", 1).await;
-        let purged = world.sweep(order("/queue/a", SweepWish::Purge)).await;
-        assert_eq!(purged.unwrap().report.done, 1);
-        // The queue is empty for all that is committed, and its sender will be told that it is not.
+        // The queue holds one for all that is committed, and its sender will be told that it holds two.
         world.store.hold(true);
         world.fill("a", 5, vec![message(5, &[])]);
         world.settle_down().await;
-        let refused = world.delete("/queue/a", 0).await.unwrap_err();
-        assert!(refused.to_string().contains("try again"), "{refused}");
+        let answer = world.begin_to_delete("/queue/a", u64::MAX);
+        let name = name_of("a").unwrap();
+        assert!(world.directory.holds_back(&name));
+        let again = world.delete("/queue/a", u64::MAX).await.unwrap_err();
+        assert!(again.to_string().contains("already"), "{again}");
+        let sender = world.directory.held_back_by(&name);
+        let why = sender.as_ref().unwrap().why();
+        assert!(why.contains("being deleted"), "{why}");
+        let limited = world.directory.limited_now().concat();
+        assert!(limited.contains("/queue/a is being deleted"), "{limited}");
+        world.directory.look_at_deletions();
+        world.settle_down().await;
+        assert!(answer.0.lock().unwrap().is_none() && world.directory.holds_any_back());
         world.store.hold(false);
         world.settle_down().await;
-        assert_eq!(world.contents("/queue/a").await, ["5"]);
-        world.delete("/queue/a", 1).await.unwrap();
+        world.directory.look_at_deletions();
+        world.settle_down().await;
+        let (messages, senders) = (2, 1);
+        assert_eq!(answer.get().unwrap(), Deletion { messages, senders });
+        assert!(!world.directory.holds_any_back());
+        assert_eq!(world.store.destinations().len(), 0);
+        world.fill("a", 9, vec![message(9, &[])]);
+        world.settle_down().await;
+        assert_eq!(world.contents("/queue/a").await, ["9"]);
+    });
+}
+
+#[test]
+fn a_queue_that_is_in_use_for_too_long_stays_and_so_does_one_that_came_to_hold_more() {
+    test(async {
+        let world = World::filled("a", 1).await;
+        for (allowed, patient, expected) in [
+            (u64::MAX, false, "in use all the time"),
+            (2, true, "3 messages"),
+        ] {
+            world.store.hold(true);
+            world.fill("a", 5, vec![message(5, &[])]);
+            world.settle_down().await;
+            let answer = world.begin_to_delete("/queue/a", allowed);
+            assert!(world.directory.holds_any_back());
+            if patient {
+                world.store.hold(false);
+                world.settle_down().await;
+            } else {
+                tokio::time::advance(Duration::from_secs(2)).await;
+            }
+            world.directory.look_at_deletions();
+            world.settle_down().await;
+            let said = answer.get().unwrap_err().to_string();
+            assert!(said.contains(expected), "{said}");
+            assert!(!world.directory.holds_any_back());
+            world.store.hold(false);
+            world.settle_down().await;
+        }
+        assert_eq!(world.depth("/queue/a"), 3);
     });
 }
 
@@ -379,6 +482,32 @@ fn a_move_does_not_go_beyond_the_bound_of_the_queue_that_it_goes_to() {
             ..order("/queue/a", to_b())
         };
         assert_eq!(world.sweep(some).await.unwrap().report.done, 3);
+        assert_eq!(world.contents("/queue/b").await, ["0", "1", "2"]);
+    });
+}
+
+#[test]
+fn a_move_goes_over_a_bound_of_bytes_by_one_message_at_most() {
+    test(async {
+        let world = World::filled("a", 5).await;
+        let one = u64::try_from(message(1, &[]).len()).unwrap();
+        let pattern = NamePattern::parse("b").unwrap();
+        let policy = DestinationPolicy {
+            max_bytes: Some(one * 2 + 1),
+            ..DestinationPolicy::default()
+        };
+        let policies = Policies::new(vec![(pattern, policy)]);
+        world.directory.set_policies(Arc::new(policies));
+        let to_b = |count| SweepOrder {
+            count,
+            ..order("/queue/a", SweepWish::Move("/queue/b".to_owned()))
+        };
+        for count in [5, 4] {
+            let refused = world.sweep(to_b(count)).await.unwrap_err().to_string();
+            let said = format!("{count} more of {} bytes", one * count);
+            assert!(refused.contains(&said), "{refused}");
+        }
+        assert_eq!(world.sweep(to_b(3)).await.unwrap().report.done, 3);
         assert_eq!(world.contents("/queue/b").await, ["0", "1", "2"]);
     });
 }

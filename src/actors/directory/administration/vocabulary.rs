@@ -117,6 +117,15 @@ pub struct SweepProgress {
     pub until: Lsn,
 }
 
+/// What went with a destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deletion {
+    /// Messages that it held.
+    pub messages: u64,
+    /// Connections that wait with a message for it, and make it anew.
+    pub senders: u32,
+}
+
 /// What is asked.
 pub enum Administration {
     /// Which destinations there are.
@@ -126,7 +135,7 @@ pub enum Administration {
     /// A stretch of work.
     Sweep(SweepOrder, Reply<SweepProgress>),
     /// One is to go, with what is in it. Its name, and so many messages may be in it at most.
-    Delete(String, u64, Reply<()>),
+    Delete(String, u64, Reply<Deletion>),
 }
 
 impl Administration {

@@ -32,7 +32,7 @@ impl World {
         self.directory.subscribe(key(session), 100, spec).unwrap()
     }
 
-    fn send(&self, session: SessionKey, topic: &str, requests: &[u32]) {
+    pub(super) fn send(&self, session: SessionKey, topic: &str, requests: &[u32]) {
         let publisher = Publisher {
             session,
             client_id: None,

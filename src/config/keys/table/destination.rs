@@ -17,7 +17,7 @@ pub(in crate::config::keys) const DESTINATION: Section = Section {
             Kind::Pattern,
             "",
             "Names with levels between dots: * stands for any one level, > at the end for one or more. \
-             With /queue/ or /topic/ before it, for that kind only.",
+             With /queue/ or /topic/ before it, for that kind only. Temporary queues are never meant.",
             "mandatory; each pattern once",
         )
         .on_reload(),

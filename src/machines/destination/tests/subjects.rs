@@ -247,6 +247,12 @@ fn a_dead_message_says_where_it_comes_from_and_why() {
             ("TMQ_ORIGINAL_MESSAGE_ID", "tm-17"),
         ]
     );
+    let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        names,
+        crate::machines::sweep::DEATH_HEADERS,
+        "all of them go when it goes back"
+    );
 }
 
 #[test]

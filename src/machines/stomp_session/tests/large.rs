@@ -272,7 +272,11 @@ fn a_client_that_leaves_gets_its_message_whole_before_its_receipt() {
         rig.say("DISCONNECT\nreceipt:bye\n\n\0"),
         (String::new(), vec![])
     );
+    // What waits behind the message is written before the last word.
     let (text, effects) = rig.parts(&["abcd", "efgh"]);
-    assert_eq!(text, format!("abcdefgh^@{}", receipt("bye")));
+    assert_eq!((&text[..], effects), ("abcdefgh^@", vec![]));
+    assert!(!rig.session.is_within_message());
+    let (text, effects) = rig.flushed();
+    assert_eq!(text, receipt("bye"));
     assert_eq!(effects.last(), Some(&SessionEffect::Close));
 }

@@ -466,7 +466,9 @@ impl World {
                     dest: destination(queue),
                     answer,
                 }),
-                DestinationEffect::Removed { .. } | DestinationEffect::Shown { .. } => {
+                DestinationEffect::Removed { .. }
+                | DestinationEffect::Shown { .. }
+                | DestinationEffect::Rest(_) => {
                     panic!("no operator works here")
                 }
             }

@@ -98,9 +98,11 @@ impl World {
 
     pub(super) fn tell(&mut self) {
         // A transaction's end was posted before its unit could be committed.
-        while let Some((transaction, _)) = self.finishing.front()
-            && self.in_the_log.contains(&transaction.key)
-        {
+        let is_in_the_log = |world: &Self| {
+            let mut finishing = world.finishing.iter();
+            finishing.any(|(transaction, _)| world.in_the_log.contains(&transaction.key))
+        };
+        while is_in_the_log(self) {
             self.tell_submitted();
         }
         if let Some((change, upto)) = self.told_later.pop_front() {
