@@ -41,6 +41,10 @@ nemesis STOPS="100" CUTS="300" ARBITER="100":
     TWINMQ_STOPS={{STOPS}} TWINMQ_CUTS={{CUTS}} TWINMQ_ARBITER_FAULTS={{ARBITER}} \
         cargo test --test cluster -- --nocapture nemesis
 
+# A pair on real NFS and SMB mounts, in a guest (tests/nfs/README.md); all scenes or these.
+shares *SCENES:
+    tests/nfs/run {{SCENES}}
+
 # Every benchmark, or one of them.
 bench *NAME:
     cargo bench {{ if NAME == "" { "" } else { "--bench " + NAME } }}
