@@ -1,11 +1,14 @@
 //! Two stores as a replicated pair, by the rules of the Replicator: random traffic, crashes of either
 //! that lose what was not flushed, take-over, and the return of the other by the log or a snapshot.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
 
 use proptest::prelude::*;
 
 use crate::proto::ids::Lsn;
+use crate::proto::message::{self, Envelope, MessageWriter, Parts, Properties};
 use crate::storage::api::*;
 use crate::storage::check::check_view;
 
@@ -16,6 +19,10 @@ use super::{assert_same, catch_up};
 #[derive(Clone, Debug)]
 enum Op {
     Put(usize),
+    /// A message whose body comes in parts of these sizes, one after the other.
+    Large(Vec<usize>),
+    /// One of the messages is put again and acknowledged, in one unit.
+    Move(prop::sample::Index),
     /// Of one of the messages for which none is under way.
     Ack(prop::sample::Index),
     PumpActive,
@@ -37,7 +44,9 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (0usize..3000).prop_map(Op::Put),
-        6 => any::<prop::sample::Index>().prop_map(Op::Ack),
+        4 => prop::collection::vec(1usize..900, 1..5).prop_map(Op::Large),
+        2 => any::<prop::sample::Index>().prop_map(Op::Move),
+        9 => any::<prop::sample::Index>().prop_map(Op::Ack),
         2 => Just(Op::Idle),
         9 => Just(Op::PumpActive),
         9 => Just(Op::Deliver),
@@ -51,6 +60,30 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// Tickets of acknowledgements are those of the messages and this.
 const ACK: u64 = 1 << 32;
+/// And those of moves, and this.
+const MOVE: u64 = 1 << 33;
+
+/// An upload whose parts are on their way to the store.
+struct Upload {
+    sizes: Vec<usize>,
+    sent: usize,
+    stored: Parts,
+}
+
+fn part(id: u64, place: usize, size: usize) -> Bytes {
+    Bytes::from(vec![
+        u8::try_from((id * 7 + place as u64) % 251).unwrap();
+        size
+    ])
+}
+
+/// What a message is known by in these tests.
+fn id_of(body: &[u8]) -> u64 {
+    match message::group(body) {
+        Some(id) if message::is_in_parts(body) => id.parse().unwrap(),
+        _ => u64::from_be_bytes(body[..8].try_into().unwrap()),
+    }
+}
 
 struct Pair {
     media: [Medium; 2],
@@ -63,6 +96,11 @@ struct Pair {
     /// Asked to be acknowledged: may be owed or not until it is confirmed.
     asked: BTreeSet<u64>,
     gone: BTreeSet<u64>,
+    /// Asked to be moved: they are not touched until that is confirmed.
+    moving: BTreeSet<u64>,
+    uploads: BTreeMap<u64, Upload>,
+    /// The sizes of the parts of each large message.
+    bodies: BTreeMap<u64, Vec<usize>>,
 }
 
 fn open(medium: &Medium) -> Rig {
@@ -104,6 +142,9 @@ impl Pair {
             confirmed: BTreeSet::new(),
             asked: BTreeSet::new(),
             gone: BTreeSet::new(),
+            moving: BTreeSet::new(),
+            uploads: BTreeMap::new(),
+            bodies: BTreeMap::new(),
         };
         pair.serve();
         let records = vec![define(1), define(2)];
@@ -126,7 +167,10 @@ impl Pair {
         self.active().serve(self.epoch);
         self.note();
         self.wire.clear();
+        self.moving.clear();
+        self.uploads.clear();
         if self.epoch > 1 {
+            self.assert_whole(self.active());
             let owed = self.owed().into_iter().map(|(_, id)| id);
             let owed: BTreeSet<u64> = owed.collect();
             let lost: Vec<_> = self.confirmed.difference(&self.asked).collect();
@@ -139,8 +183,45 @@ impl Pair {
 
     fn owed(&self) -> Vec<(u64, u64)> {
         let owed = self.active().owed(1);
-        let id = |body: &[u8]| u64::from_be_bytes(body[..8].try_into().unwrap());
-        owed.iter().map(|(lsn, body)| (*lsn, id(body))).collect()
+        owed.iter().map(|(lsn, body)| (*lsn, id_of(body))).collect()
+    }
+
+    /// Each part of each message that is owed is there.
+    fn assert_whole(&self, rig: &Rig) {
+        for (lsn, head) in rig.owed(1) {
+            let Some(parts) = message::parts(&head) else {
+                continue;
+            };
+            let id = id_of(&head);
+            let sizes = self.bodies[&id].iter().enumerate();
+            let expected: Vec<Bytes> = sizes.map(|(at, size)| part(id, at, *size)).collect();
+            let lsns: Vec<Lsn> = parts.lsns().collect();
+            assert_eq!(rig.read_parts(&lsns), expected, "{lsn}: {parts:?}");
+        }
+    }
+
+    /// The next part of an upload, or its message.
+    fn go_on(&mut self, id: u64) {
+        let Some(upload) = self.uploads.get_mut(&id) else {
+            return;
+        };
+        if let Some(size) = upload.sizes.get(upload.sent) {
+            let bytes = part(id, upload.sent, *size);
+            upload.sent += 1;
+            let records = vec![Draft::Part { upload: id, bytes }];
+            self.active().store.submit(vec![unit(0, records)]);
+        } else if upload.stored.len() == upload.sizes.len() as u64 {
+            let group = id.to_string();
+            let envelope = Envelope {
+                group: Some(&group),
+                ..Envelope::default()
+            };
+            let writer = MessageWriter::new(&envelope, &Properties::default(), 0);
+            let head = writer.finish_in_parts(&upload.stored).unwrap();
+            self.uploads.remove(&id);
+            let records = vec![put(&[1], head), Draft::UploadEnded(id)];
+            self.active().store.submit(vec![unit(id, records)]);
+        }
     }
 
     fn note(&mut self) {
@@ -148,9 +229,18 @@ impl Pair {
             match event {
                 StoreEvent::Cut(batch) => self.wire.push_back(batch),
                 StoreEvent::Committed(committed) => {
+                    for (id, lsn) in committed.parts {
+                        if let Some(upload) = self.uploads.get_mut(&id) {
+                            let place = usize::try_from(upload.stored.len()).unwrap();
+                            assert!(upload.stored.push(lsn, upload.sizes[place]));
+                            self.go_on(id);
+                        }
+                    }
                     for Ticket(ticket) in committed.tickets {
                         if ticket < ACK {
                             self.confirmed.insert(ticket);
+                        } else if ticket >= MOVE {
+                            self.moving.remove(&(ticket - MOVE));
                         } else {
                             self.gone.insert(ticket - ACK);
                         }
@@ -175,6 +265,8 @@ impl Pair {
         self.rigs[other] = Some(open(&self.media[other]));
         self.active().flush();
         self.note();
+        // What goes on with uploads is in the log, too, and its floor stays where it is.
+        self.active().flush();
         let (active, passive) = (self.active(), self.passive().unwrap());
         passive.job(Job::BeginSync).unwrap();
         let common = common_point(&active.store.log_facts(), &passive.store.log_facts());
@@ -189,10 +281,42 @@ impl Pair {
             full_resync(active, passive);
         }
         assert_same(active, passive);
+        self.assert_whole(active);
+        self.assert_whole(passive);
         active.store.set_gate(GatePolicy::WithPeer);
         active.store.peer_holds(passive.end());
         self.note();
         self.wire.clear();
+    }
+
+    fn send_large(&mut self, sizes: Vec<usize>) {
+        self.next += 1;
+        let id = self.next;
+        self.bodies.insert(id, sizes.clone());
+        let upload = Upload {
+            sizes,
+            sent: 0,
+            stored: Parts::default(),
+        };
+        self.uploads.insert(id, upload);
+        self.go_on(id);
+    }
+
+    fn move_one(&mut self, pick: prop::sample::Index) {
+        let moving = self.moving.clone();
+        let mut owed = self.active().owed(1);
+        self.note();
+        owed.retain(|(_, head)| {
+            let id = id_of(head);
+            !self.asked.contains(&id) && !moving.contains(&id)
+        });
+        if !owed.is_empty() {
+            let (lsn, head) = &owed[pick.index(owed.len())];
+            let id = id_of(head);
+            self.moving.insert(id);
+            let records = vec![put(&[1], head.clone()), ack(1, &[*lsn])];
+            self.active().store.submit(vec![unit(MOVE + id, records)]);
+        }
     }
 
     fn step(&mut self, op: Op) {
@@ -205,9 +329,11 @@ impl Pair {
                 self.active().store.submit(vec![unit(self.next, records)]);
             }
             Op::Ack(pick) => {
+                // Of a move that is confirmed meanwhile, the old place may have been read.
+                let moving = self.moving.clone();
                 let mut owed = self.owed();
                 self.note();
-                owed.retain(|(_, id)| !self.asked.contains(id));
+                owed.retain(|(_, id)| !self.asked.contains(id) && !moving.contains(id));
                 if !owed.is_empty() {
                     let (lsn, id) = &owed[pick.index(owed.len())];
                     self.asked.insert(*id);
@@ -215,6 +341,8 @@ impl Pair {
                     self.active().store.submit(vec![unit(ACK + id, records)]);
                 }
             }
+            Op::Large(sizes) => self.send_large(sizes),
+            Op::Move(pick) => self.move_one(pick),
             Op::PumpActive => {
                 self.active().pump_one();
             }

@@ -189,3 +189,26 @@ fn the_passive_and_a_full_copy_have_the_parts_where_the_active_has_them() {
     settle(&passive, 2 * live(&passive) + SLACK);
     assert_whole(&passive, 1);
 }
+
+#[test]
+fn a_message_whose_body_is_not_there_is_owed_by_nobody_and_no_damage() {
+    let (_a, _b, media) = media();
+    for medium in media {
+        let rig = open(&medium);
+        rig.serve(1);
+        rig.store.submit(vec![unit(0, vec![define(1)])]);
+        send(&rig, &[1], 20, &mut 0);
+        let all = rig.owed(1);
+        acknowledge(&rig, 1, |_| false);
+        settle(&rig, SLACK);
+        // Of the log's beginning nothing is there, as of what the message names.
+        assert!(rig.store.log_facts().floor > Lsn::ZERO);
+        let head = all[0].1.clone();
+        rig.store.submit(vec![unit(0, vec![put(&[1], head)])]);
+        rig.flush();
+        assert_eq!(rig.owed(1), []);
+        rig.store.close();
+        drop(rig);
+        assert_sound(&medium);
+    }
+}
