@@ -93,6 +93,8 @@ struct Term {
     /// Shared with the destinations: false once the term is over.
     serving: Rc<Cell<bool>>,
     sends_refused: bool,
+    /// The term is about to end: destinations that begin now are told so as well.
+    draining: bool,
     transactions: TransactionMachine,
     volatile: Rc<VolatilePool>,
     /// No message of a destination that is asleep expires before this.
@@ -216,7 +218,8 @@ impl Directory {
         if *order != Order::Run {
             self.roll.machine().freeze();
         }
-        if let (Order::Drain(_), Some(term)) = (order, self.term.borrow().as_ref()) {
+        if let (Order::Drain(_), Some(term)) = (order, self.term.borrow_mut().as_mut()) {
+            term.draining = true;
             for known in term.known.values() {
                 if let Presence::Awake { port, .. } = &known.state {
                     post(port, DestinationInput::Draining);
@@ -293,6 +296,9 @@ impl Directory {
         let port = Port::new("destination", address.recipient());
         if term.sends_refused {
             post(&port, DestinationInput::SendsRefused(true));
+        }
+        if term.draining {
+            post(&port, DestinationInput::Draining);
         }
         known.state = Presence::Awake {
             port: port.clone(),

@@ -35,6 +35,10 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Destinations that one look takes up: some ten microseconds.
 const LOOKS_MAX: usize = 512;
 
+/// Those that are not there any more and are passed over besides, at most: subscriptions and temporary
+/// queues come and go faster than others are looked at, and must not pile up here.
+const GONE_MAX: usize = 32 * LOOKS_MAX;
+
 /// When a destination is looked at next.
 #[derive(Clone, Copy, Debug)]
 struct Look {
@@ -79,13 +83,16 @@ impl Directory {
             return;
         };
         let mut idle = Vec::new();
-        for _ in 0..LOOKS_MAX {
+        let (mut looked, mut gone) = (0, 0);
+        while looked < LOOKS_MAX && gone < GONE_MAX {
             let Some(look) = term.sleepers.looks.pop_front_if(|look| look.at <= now) else {
                 break;
             };
             let Some(steps) = term.steps(look) else {
+                gone += 1;
                 continue;
             };
+            looked += 1;
             let next = Look {
                 at: now.after(IDLE),
                 steps,

@@ -33,6 +33,7 @@ impl Directory {
             next: 1,
             serving: Rc::new(Cell::new(true)),
             sends_refused: self.store.facts().refuses_sends,
+            draining: false,
             transactions: TransactionMachine::default(),
             // Higher than in any earlier life of the process, as long as the clock is not set back.
             volatile: VolatilePool::new(

@@ -103,7 +103,7 @@ pub struct Activation {
     pub bytes: u64,
     /// What is on its way to it, and its bounds; `None`: nothing, and no bounds.
     pub account: Option<Rc<Account>>,
-    /// What was counted before it went to sleep in this term; the rest of the figures is zero.
+    /// What was counted in this term, before it went to sleep and since; the rest of the figures is zero.
     pub counted: Option<Box<DestinationFigures>>,
 }
 
@@ -149,6 +149,7 @@ impl Activation {
     /// term.
     pub fn absorb(&mut self, change: &Change) -> Load {
         let mut sent = Load::default();
+        let mut arrived = 0u64;
         for entry in &change.entries {
             if entry.lsn <= self.horizon {
                 continue;
@@ -161,6 +162,7 @@ impl Activation {
             }
             lane.depth = lane.depth.saturating_add(1);
             lane.tail = entry.lsn;
+            arrived = arrived.saturating_add(1);
             self.next_due_ms = self.next_due_ms.into_iter().chain(times.due_ms).min();
             let expiries = self.next_expiry_ms.into_iter().chain(times.expiry_ms);
             self.next_expiry_ms = expiries.min();
@@ -169,6 +171,10 @@ impl Activation {
         for (lane, mark) in &change.marks {
             let lane = self.lane(*lane);
             lane.mark = lane.mark.max(*mark);
+        }
+        if arrived > 0 {
+            let counted = self.counted.get_or_insert_default();
+            counted.arrived = counted.arrived.saturating_add(arrived);
         }
         sent
     }

@@ -11,6 +11,7 @@ use crate::machines::delivery::{
     ConsumerKey, ConsumerTraits, DestinationCommand, Outcome, SessionEvent,
 };
 use crate::machines::policy::{DestinationPolicy, Policies};
+use crate::proto::destination::DestinationKind;
 use crate::proto::ids::Lsn;
 use crate::proto::message::{Envelope, MessageWriter, Properties};
 use crate::proto::pattern::NamePattern;
@@ -290,5 +291,47 @@ fn many_are_looked_at_a_few_at_a_time() {
             world.directory.look_at_idle();
         }
         assert_eq!(looks(), 0);
+    });
+}
+
+#[test]
+fn what_arrives_while_it_sleeps_is_counted() {
+    local(async {
+        let world = World::serving();
+        let (session, _inbox) = world.directory.open_session();
+        world.publish(&world.port("orders"), session, &[1]);
+        world.settle_down().await;
+        world.idle().await;
+        assert!(world.sleeps("orders"));
+        // As another destination does with dead messages.
+        world.put("orders");
+        world.settle_down().await;
+        assert!(world.sleeps("orders"));
+        let figures = world.report("orders").figures;
+        assert_eq!((figures.depth, figures.arrived), (2, 2));
+        world.port("orders");
+        world.settle_down().await;
+        assert!(!world.sleeps("orders"));
+        assert_eq!(world.report("orders").figures, figures);
+    });
+}
+
+#[test]
+fn those_that_are_gone_keep_no_others_awake() {
+    local(async {
+        let world = World::serving();
+        let (session, _inbox) = world.directory.open_session();
+        for n in 0..2 * LOOKS_MAX {
+            let name =
+                DestinationName::new(DestinationKind::TemporaryQueue, &format!("q{n}")).unwrap();
+            world.directory.make_temporary(session, &name).unwrap();
+            world.directory.resolve(&name).unwrap();
+        }
+        world.directory.close_session(session);
+        world.port("orders");
+        tokio::time::sleep(IDLE).await;
+        world.directory.look_at_idle();
+        world.settle_down().await;
+        assert!(world.sleeps("orders"));
     });
 }

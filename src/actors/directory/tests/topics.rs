@@ -278,3 +278,37 @@ fn a_browser_reads_past_the_queue() {
         assert_eq!(world.store.owed(), 3);
     });
 }
+
+#[test]
+fn what_begins_during_a_drain_counts_no_failures_either() {
+    local(async {
+        let world = World::storing();
+        world.store.hold(true);
+        let (session, inbox) = world.directory.open_session();
+        let name = world.subscribe(session, durable("a"));
+        world.send(session, "a", &[1]);
+        let drain = Order::Drain("a hand-over".to_owned());
+        world.directory.order_all(&drain);
+        world.store.hold(false);
+        world.settle_down().await;
+        assert_eq!(deliveries(&inbox).len(), 1);
+        let port = world.directory.resolve(&name).unwrap();
+        let detach = DestinationCommand::Detach {
+            consumer: key(session),
+        };
+        world.directory.command(&port, vec![detach]);
+        world.directory.leave_subscription(key(session), &name);
+        let (next, inbox) = world.directory.open_session();
+        world.subscribe(next, durable("a"));
+        world.settle_down().await;
+        let again = inbox.take_delivery(usize::MAX);
+        let Some(SessionEvent::Delivered { deliveries, .. }) = again else {
+            panic!("{again:?}");
+        };
+        let seen: Vec<(bool, u32)> = deliveries
+            .iter()
+            .map(|it| (it.redelivered, it.failures))
+            .collect();
+        assert_eq!(seen, [(true, 0)]);
+    });
+}
