@@ -301,6 +301,8 @@ impl SubscriptionTable {
         let dest = self.named.get(&spec.identity).copied()?;
         let there = self.all.get(&dest)?;
         let alone = spec.identity.is_durable() && !spec.shared && !there.spec.shared;
+        // Another topic or selector drops what is owed: not in the place of one that lives.
+        let alone = alone && there.spec.wants_the_same(spec);
         let mut others = there.consumers.iter().filter(|it| it.session != session);
         let other = others.next().filter(|_| alone)?;
         Some((dest, *other))
