@@ -45,7 +45,14 @@ impl HaMachine {
         // It lives again: what was said of its dead process is for no epoch that it may serve now.
         self.peer_died.take_if(|(node, _)| *node == hello.node);
         self.see_peer_lock(hello.node, &hello.facts);
-        self.peer = Some(Peer::linked(session, hello, &self.config, effects));
+        let mut peer = Peer::linked(session, hello, &self.config, effects);
+        let handed_over = self.goodbye == Some((hello.node, self.epoch()));
+        if handed_over && peer.facts.state.serves() && peer.facts.epoch == self.epoch() {
+            // Nobody serves again in an epoch that he has ended: this hello is from before his goodbye.
+            peer.facts.state = ServerState::Waiting;
+        }
+        let waits = peer.facts.state == ServerState::Waiting;
+        self.peer = Some(peer);
         self.patience_over = false;
         self.peer_wait_over = false;
         self.silent = false;
@@ -53,12 +60,8 @@ impl HaMachine {
         effects.push(HaEffect::Disarm(HaTimer::PeerWait));
         // A passive that finds its active again under a new session has missed batches: it asks anew.
         // One that was handed the service goes on taking it.
-        let takes_over = matches!(self.state, HaState::Passive { session: None })
-            && hello.facts.state == ServerState::Waiting
-            && self
-                .goodbye
-                .is_some_and(|(node, epoch)| node == hello.node && epoch == self.epoch());
-        if takes_over {
+        let takes_over = matches!(self.state, HaState::Passive { session: None });
+        if takes_over && waits && handed_over {
             return;
         }
         if matches!(

@@ -1,7 +1,9 @@
 //! Planned changes of roles.
 
 use super::pair::{PRIMARY, Pair, SECONDARY};
+use super::searched::hello;
 use crate::machines::ha::*;
+use crate::proto::ids::SessionId;
 use crate::proto::peer::ServerState::{Active, Dead, Passive, Standalone, Waiting};
 
 #[test]
@@ -35,6 +37,34 @@ fn a_channel_that_is_back_before_the_claim_does_not_turn_it_round() {
     pair.release_answers();
     pair.connect_if_possible();
     assert_eq!(pair.states(), (Passive, Active));
+}
+
+/// The channel is back so soon that the hello was made before the active had ended its service.
+#[test]
+fn a_hello_from_before_the_goodbye_does_not_turn_it_round() {
+    let pair = Pair::formed();
+    let mut peer = pair.machine(SECONDARY).clone();
+    let own = pair.servers[SECONDARY].own;
+    let active = peer.peer().unwrap().clone();
+    let (epoch, gone) = (peer.epoch(), active.session);
+    let mut effects = Vec::new();
+    let goodbye = HaInput::PeerGoodbye {
+        session: gone,
+        epoch,
+    };
+    peer.step(own, goodbye, &mut effects);
+    assert!(effects.contains(&HaEffect::AcquireLock));
+    assert_eq!(active.facts.state, Active);
+    let session = SessionId(99);
+    let hello = hello(&active, active.facts.clone());
+    let mut effects = Vec::new();
+    peer.step(own, HaInput::LinkUp { session, hello }, &mut effects);
+    assert_eq!(*peer.state(), HaState::Passive { session: None });
+    assert!(
+        !effects.contains(&HaEffect::ReleaseLock),
+        "it goes on taking over: {effects:?}"
+    );
+    assert_eq!(peer.peer().unwrap().facts.state, Waiting);
 }
 
 #[test]

@@ -4,7 +4,8 @@ use super::*;
 use crate::proto::ids::Position;
 use crate::proto::peer::Hello;
 
-fn hello(peer: &Peer, facts: PeerFacts) -> Box<Hello> {
+/// As this peer would say it with these facts.
+pub(super) fn hello(peer: &Peer, facts: PeerFacts) -> Box<Hello> {
     Box::new(Hello {
         versions: (1, 1),
         features: 0,
