@@ -25,13 +25,22 @@ pub(super) struct NodeDir {
     dir: PathBuf,
     node: NodeId,
     /// Held as long as this lives.
-    _lock: File,
+    lock: File,
 }
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Identity {
     format: u32,
     pub(super) node: NodeId,
+}
+
+impl Drop for NodeDir {
+    /// By name rather than with the descriptor: a child between its fork and its exec has that, too.
+    fn drop(&mut self) {
+        if let Err(errno) = set_lock(&self.lock, libc::F_UNLCK) {
+            tracing::debug!(target: "twinmq::store", %errno, "the lock goes with its descriptor");
+        }
+    }
 }
 
 impl NodeDir {
@@ -43,11 +52,7 @@ impl NodeDir {
     pub(super) fn lock(dir: PathBuf, owner: &Path) -> Result<Self, StoreError> {
         let lock = take_lock(&dir, owner)?;
         let node = identity(&dir, owner)?;
-        Ok(Self {
-            dir,
-            node,
-            _lock: lock,
-        })
+        Ok(Self { dir, node, lock })
     }
 
     /// This server.
@@ -106,23 +111,27 @@ fn take_lock(dir: &Path, owner: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .open(&path)
         .map_err(StoreError::file("open", &path))?;
-    let small = |constant: libc::c_int| {
-        libc::c_short::try_from(constant).expect("the constants of fcntl are below 10")
-    };
-    let whole = libc::flock {
-        l_type: small(libc::F_WRLCK),
-        l_whence: small(libc::SEEK_SET),
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
-        Ok(_) => Ok(file),
+    match set_lock(&file, libc::F_WRLCK) {
+        Ok(()) => Ok(file),
         Err(nix::Error::EAGAIN | nix::Error::EACCES) => Err(StoreError::InUse {
             dir: owner.to_path_buf(),
         }),
         Err(errno) => Err(StoreError::file("lock", &path)(errno.into())),
     }
+}
+
+fn set_lock(file: &File, kind: libc::c_int) -> nix::Result<()> {
+    let small = |constant: libc::c_int| {
+        libc::c_short::try_from(constant).expect("the constants of fcntl are below 10")
+    };
+    let whole = libc::flock {
+        l_type: small(kind),
+        l_whence: small(libc::SEEK_SET),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&whole)).map(drop)
 }
 
 fn identity(dir: &Path, owner: &Path) -> Result<NodeId, StoreError> {
@@ -154,5 +163,23 @@ fn identity(dir: &Path, owner: &Path) -> Result<NodeId, StoreError> {
             found: identity.format.to_string(),
             known: FORMAT,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = || NodeDir::lock(dir.path().to_path_buf(), dir.path());
+        let first = lock().unwrap();
+        // As a child has it between its fork and its exec.
+        let copy = first.lock.try_clone().unwrap();
+        assert!(matches!(lock(), Err(StoreError::InUse { .. })));
+        drop(first);
+        lock().expect("it was let go");
+        drop(copy);
     }
 }
