@@ -1,4 +1,4 @@
-//! The store of shared mode on a disk in memory, for the simulator: what [`super::common_dir`] and
+//! The store of shared mode on a disk in memory, for the simulator: what `common_dir` and
 //! [`super::door`] are for a directory. Who may have the data file is for the caller to say; a
 //! [`MemoryLock`] is how its holder knows.
 
